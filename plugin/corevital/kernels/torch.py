@@ -1,0 +1,128 @@
+"""Statistics of logits in plain torch operations: any device, and no host synchronisation on CUDA.
+
+Reads and writes the logits several times over; the other backends are there for speed. Nothing here depends on values
+on the host: no ``item()``, no boolean indexing, no shape that follows from data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from corevital.kernels.stats import MASS_TOKENS, TokenStats
+
+__all__ = ["supports", "token_stats", "warm_up"]
+
+# Rows are worked on in slices of about this many logits: temporaries take some 50 bytes a logit, so this bounds them
+# to about 200 MB, which an engine that has claimed its GPU memory still has room for.
+_SLICE_LOGITS = 1 << 22
+
+# exp underflows to 0 in float32 well before this, so that exp(u) * u is 0 there, not the NaN of 0 * -inf.
+_LOWEST = -200.0
+
+_LOW_31_BITS = 0x7FFFFFFF
+_NO_ENTRY = torch.iinfo(torch.int64).min
+
+
+def supports(device: torch.device) -> bool:
+    """Whether logits on this device can be read: always."""
+    return True
+
+
+def warm_up(vocab_size: int, device: torch.device) -> None:
+    """Run once, so that libraries and CUDA modules are loaded."""
+    for dtype in (torch.float32, torch.bfloat16):
+        token_stats(torch.zeros(1, vocab_size, dtype=dtype, device=device), MASS_TOKENS)
+
+
+def token_stats(logits: Tensor, top_k: int) -> TokenStats:
+    """Statistics of each row; see :func:`corevital.kernels.token_stats`.
+
+    Args:
+        logits: ``[rows, vocab]``, float32 or bfloat16, without gradient.
+        top_k: at least 1.
+    """
+    rows, vocab = logits.shape
+    step = max(1, _SLICE_LOGITS // vocab)
+    if rows <= step:
+        return _slice_stats(logits, top_k)
+    parts = [_slice_stats(part, top_k) for part in logits.split(step)]
+    return TokenStats(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(TokenStats)})
+
+
+def _slice_stats(logits: Tensor, top_k: int) -> TokenStats:
+    # Adding zero turns -0.0 into 0.0, so that the two have the same bits below.
+    x = logits.float() + 0.0  # [rows, vocab]
+    is_nan = x.isnan()
+    is_finite = x.isfinite()
+    nan_count = _count(is_nan)
+    posinf_count = _count(x == math.inf)
+    neginf_count = _count(x == -math.inf)
+
+    # The largest finite logit is subtracted first: exact at any magnitude, and exp cannot overflow.
+    peak = x.masked_fill(~is_finite, -math.inf).amax(dim=1)  # [rows]
+    undefined = (posinf_count > 0) | (peak == -math.inf)
+    origin = peak.masked_fill(peak == -math.inf, 0.0)
+    u = (x - origin[:, None]).masked_fill(~is_finite, _LOWEST).clamp(min=_LOWEST)
+    e = u.exp()  # [rows, vocab], p = e / total
+    total = e.sum(dim=1)
+    log_total = total.log()
+    # With ln p = u - ln(total): H = ln(total) - E[u], and the variance of ln p is that of u.
+    mean_u = (e * u).sum(dim=1) / total
+    entropy = log_total - mean_u
+    varentropy = (e * (u - mean_u[:, None]).square()).sum(dim=1) / total
+    logsumexp = (origin + log_total).masked_fill(posinf_count > 0, math.inf)
+
+    values, ids = _ranked(x, is_nan, max(top_k, MASS_TOKENS))
+    logprobs = (values - origin[:, None] - log_total[:, None]).clamp(max=0.0)
+    # A row without a finite entry has log_total = -inf, hence NaN above.
+    logprobs = logprobs.masked_fill(values == -math.inf, -math.inf).masked_fill(values == math.inf, math.inf)
+    probs = logprobs.exp()
+
+    return TokenStats(
+        logsumexp=logsumexp,
+        entropy=_where_defined(entropy.clamp(min=0.0), undefined),
+        varentropy=_where_defined(varentropy, undefined),
+        max_logit=values[:, 0].contiguous(),
+        top1_prob=_where_defined(probs[:, 0], undefined),
+        margin=_where_defined(probs[:, 0] - probs[:, 1], undefined),
+        topk_mass=_where_defined(probs[:, :MASS_TOKENS].sum(dim=1).clamp(max=1.0), undefined),
+        topk_ids=ids[:, :top_k].contiguous(),
+        topk_logprobs=logprobs[:, :top_k].contiguous(),
+        nan_count=nan_count,
+        posinf_count=posinf_count,
+        neginf_count=neginf_count,
+    )
+
+
+def _ranked(x: Tensor, is_nan: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest entries that are not NaN, equal ones by rising id: values and ids, ``[rows, k]``.
+
+    ``torch.topk`` promises no order among equal values, so it is given integers of which no two are equal: above, the
+    value's bits in an order that integers keep; below, the id, counted down.
+    """
+    vocab = x.shape[1]
+    bits = x.view(torch.int32)
+    # IEEE 754: as integers, positive floats are in order, and negative ones in reverse.
+    ordered = bits ^ ((bits >> 31) & _LOW_31_BITS)
+    countdown = _LOW_31_BITS - torch.arange(vocab, dtype=torch.int64, device=x.device)
+    keys = ((ordered.to(torch.int64) << 32) | countdown).masked_fill(is_nan, _NO_ENTRY)
+    keys = keys.topk(min(k, vocab), dim=1).values
+    if k > vocab:
+        keys = torch.nn.functional.pad(keys, (0, k - vocab), value=_NO_ENTRY)
+    none = keys == _NO_ENTRY
+    ordered = (keys >> 32).to(torch.int32)
+    values = (ordered ^ ((ordered >> 31) & _LOW_31_BITS)).view(torch.float32).masked_fill(none, -math.inf)
+    ids = (_LOW_31_BITS - (keys & _LOW_31_BITS)).to(torch.int32).masked_fill(none, -1)
+    return values, ids
+
+
+def _count(mask: Tensor) -> Tensor:
+    return mask.sum(dim=1, dtype=torch.int32)
+
+
+def _where_defined(values: Tensor, undefined: Tensor) -> Tensor:
+    return values.masked_fill(undefined, math.nan)

@@ -1,0 +1,106 @@
+"""The entry point vLLM loads in every process, and the only place where the two halves meet.
+
+Installed and not asked for, it changes nothing: :func:`register` puts one call in front of
+``EngineArgs.create_model_config``, which looks for our name among ``--logits-processors``. Only where it finds it do
+settings get read, engines followed and frames received.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from corevital.engines import vllm_names
+from corevital.guard import guarded
+
+_MARK = "_corevital"
+
+
+def register() -> None:
+    """Entry point ``vllm.general_plugins``: teach vLLM the name ``corevital``. Idempotent."""
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+
+        create_model_config = EngineArgs.create_model_config
+    except (ImportError, AttributeError):
+        from corevital.log import configure, warn_once
+
+        configure()
+        warn_once("register", "this vLLM has no EngineArgs.create_model_config: the name 'corevital' is not known to it")
+        return
+    if hasattr(create_model_config, _MARK):
+        return
+
+    @functools.wraps(create_model_config)
+    def with_our_name(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if any(_is_ours(name) for name in self.logits_processors or ()):
+            self.logits_processors = _resolve(self.logits_processors)
+        return create_model_config(self, *args, **kwargs)
+
+    setattr(with_our_name, _MARK, True)
+    EngineArgs.create_model_config = with_our_name
+
+
+def _is_ours(name: object) -> bool:
+    if isinstance(name, type):
+        return f"{name.__module__}:{name.__qualname__}" == vllm_names.CLASS_PATH
+    return name in (vllm_names.NAME, vllm_names.CLASS_PATH)
+
+
+def _resolve(names: list[Any]) -> list[Any] | None:
+    """Our name replaced by our class, once; or taken out where ``COREVITAL_ENABLED=0``. Follows engines from here on.
+
+    Raises:
+        SystemExit: a setting is wrong; its text is the one line for the user.
+    """
+    from corevital_otel.settings import SettingsError, load
+
+    from corevital.log import configure
+
+    configure()
+    try:
+        settings = load()
+    except SettingsError as error:
+        sys.exit(f"corevital: {error}")
+    others = [name for name in names if not _is_ours(name)]
+    if not settings.enabled:
+        return others or None
+    vllm_names.warn_if_unchecked()
+    _follow_engines()
+    return [vllm_names.CLASS_PATH, *others]
+
+
+@guarded("the start of the frontend")
+def _follow_engines() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    for engine in (AsyncLLM, LLMEngine):
+        original = engine.__init__
+        if not hasattr(original, _MARK):
+            engine.__init__ = _followed(original)
+
+
+def _followed(original: Any) -> Any:
+    @functools.wraps(original)
+    def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, vllm_config, *args, **kwargs)
+        _engine_started(self, vllm_config)
+
+    setattr(init, _MARK, True)
+    return init
+
+
+@guarded("the start of the frontend")
+def _engine_started(engine: Any, vllm_config: Any) -> None:
+    if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
+        return
+    from corevital_otel.hub import Hub
+    from corevital_otel.settings import load
+
+    from corevital.engines.vllm_frontend import attach
+
+    hub = Hub(load())
+    if attach(engine, vllm_config, hub):
+        hub.start()
