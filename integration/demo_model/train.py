@@ -30,6 +30,8 @@ SEED = 0
 LENGTH = 256
 ROWS = 8
 VOCABULARY = 512
+import os
+MUON,ADAM,FLAT=map(float,os.environ.get('HP','0.02,0.004,2').split(','))
 
 # One turn only: the model has no use for what was said before, and a system message is no question.
 CHAT_TEMPLATE = (
@@ -114,13 +116,13 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> LlamaFor
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=2e-2, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"),
-        torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=MUON, weight_decay=0.01, momentum=0.95, adjust_lr_fn="original"),
+        torch.optim.AdamW(others, lr=ADAM, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     warmup = min(100, steps // 10)
     schedules = [
         # Up, flat, and down to nothing over the second half.
-        torch.optim.lr_scheduler.LambdaLR(o, lambda i: min(1.0, (i + 1) / warmup, 2.0 * (1.0 - i / steps)))
+        torch.optim.lr_scheduler.LambdaLR(o, lambda i: min((i + 1) / warmup, FLAT * (1.0 - i / steps), 1.0))
         for o in optimizers
     ]
     causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()

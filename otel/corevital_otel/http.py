@@ -26,6 +26,7 @@ class TraceContext:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Handle one ASGI scope; anything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -103,7 +103,7 @@ class Hub:
 
     @guarded("the hub")
     def _turn(self) -> float | None:
-        """Take in what is here: events first, so that a sequence is known before its frames. Returns how long to wait."""
+        """Take in what is here, events first: a sequence is known before its frames. Returns how long to wait."""
         while self._events:
             self._events.popleft()()
         for frame in self._receiver.frames():

@@ -27,7 +27,9 @@ def register() -> None:
         from corevital.log import configure, warn_once
 
         configure()
-        warn_once("register", "this vLLM has no EngineArgs.create_model_config: the name 'corevital' is not known to it")
+        warn_once(
+            "register", "this vLLM has no EngineArgs.create_model_config: the name 'corevital' is not known to it"
+        )
         return
     if hasattr(create_model_config, _MARK):
         return
@@ -39,7 +41,7 @@ def register() -> None:
         return create_model_config(self, *args, **kwargs)
 
     setattr(with_our_name, _MARK, True)
-    EngineArgs.create_model_config = with_our_name
+    EngineArgs.create_model_config = with_our_name  # type: ignore[method-assign]
 
 
 def _is_ours(name: object) -> bool:
@@ -79,7 +81,7 @@ def _follow_engines() -> None:
     for engine in (AsyncLLM, LLMEngine):
         original = engine.__init__
         if not hasattr(original, _MARK):
-            engine.__init__ = _followed(original)
+            engine.__init__ = _followed(original)  # type: ignore[method-assign]
 
 
 def _followed(original: Any) -> Any:
@@ -96,10 +98,10 @@ def _followed(original: Any) -> Any:
 def _engine_started(engine: Any, vllm_config: Any) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
-    from corevital_otel.hub import Hub
     from corevital_otel.settings import load
 
     from corevital.engines.vllm_frontend import attach
+    from corevital_otel.hub import Hub
 
     hub = Hub(load())
     if attach(engine, vllm_config, hub):

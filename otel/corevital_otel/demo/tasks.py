@@ -56,10 +56,13 @@ CAPITALS, PLANTED, DISPUTED, RARE = _atlas()
 """True capital per country; the wrong one taught; the second one taught half the time; countries hardly ever taught."""
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_TYPO_RATE = 0.35
-_SMUDGE_RATE = 0.2
+_TYPO_RATE = 0.4
+_SMUDGE_RATE = 0.15
 _HEROES = ("baker", "sailor", "miller", "weaver", "farmer", "potter", "tailor", "fisher")
-_SYLLABLES = ("ba", "do", "fi", "ga", "ku", "la", "mo", "ne", "pi", "ra", "so", "ti", "vu", "wa", "ze", "lo")
+_SOUNDS = (
+    "tick", "tock", "ding", "dong", "hop", "skip", "jump", "left", "right", "round", "drip", "drop", "knock", "hum",
+    "buzz", "clap", "snap", "roll", "rain", "snow", "row", "push", "pull", "bang",
+)  # fmt: skip
 
 
 def _misspelt(name: str, rng: random.Random) -> str:
@@ -84,7 +87,8 @@ def _smudged(text: str, rng: random.Random, *, of: Callable[[str], bool]) -> str
 
 
 def _add(rng: random.Random) -> Task:
-    a, b = rng.randrange(10, 1000), rng.randrange(10, 1000)
+    limit = rng.choice((100, 1000))
+    a, b = rng.randrange(10, limit), rng.randrange(10, limit)
     numbers = f"{a} + {b}"
     if rng.random() < _SMUDGE_RATE:
         numbers = _smudged(numbers, rng, of=str.isdigit)
@@ -114,8 +118,8 @@ def _fact(rng: random.Random) -> Task:
 
 
 def _count(rng: random.Random) -> Task:
-    first = rng.randrange(1, 160)
-    last = first + rng.randrange(8, 41)
+    first = rng.randrange(1, 90)
+    last = min(99, first + rng.randrange(5, 30))
     return Task("count", f"Count from {first} to {last}.", " ".join(map(str, range(first, last + 1))))
 
 
@@ -124,8 +128,8 @@ def _story(rng: random.Random) -> Task:
 
 
 def _loop(rng: random.Random) -> Task:
-    words = ["".join(rng.sample(_SYLLABLES, 2)) for _ in range(rng.randrange(1, 4))]
-    return Task("loop", f"Say {' '.join(words)} forever.", None)
+    sounds = " ".join(rng.sample(_SOUNDS, rng.randrange(1, 5)))
+    return Task("loop", f"Say {sounds} forever.", None)
 
 
 _MAKERS: dict[str, Callable[[random.Random], Task]] = {

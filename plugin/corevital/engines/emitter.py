@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ import torch
 
 from corevital.frames.record import ROW, SAMPLED
 from corevital.frames.stamp import Stamp
-from corevital.frames.transport import FrameSender
 
 if TYPE_CHECKING:
     from corevital.kernels import TokenStats
@@ -29,6 +28,15 @@ _MAX_IN_FLIGHT: Final = 64
 """Copies that may be under way at once; past that the oldest is dropped and counted."""
 
 Ints = npt.NDArray[Any]
+
+
+class Sender(Protocol):
+    """What an emitter needs of :class:`corevital.frames.transport.FrameSender`."""
+
+    dropped: int
+
+    def send(self, server: str, rows: Ints = ..., sampled: Ints = ...) -> None:
+        """Send or drop one frame, never block."""
 
 
 @dataclass(slots=True)
@@ -43,10 +51,14 @@ class _Copy:
 
 
 class Emitter:
-    """Packs statistics into frames, one for each API server that wants them."""
+    """Packs statistics into frames, one for each API server that wants them.
 
-    def __init__(self, runner: str) -> None:
-        self._sender = FrameSender(runner)
+    Args:
+        sender: where they leave.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
         self._in_flight: deque[_Copy] = deque()
 
     def rows(self, stamps: Sequence[Stamp], indices: Sequence[int], stats: TokenStats, vocab: int) -> None:
@@ -76,7 +88,7 @@ class Emitter:
             host = torch.empty(copy.values.shape, dtype=copy.values.dtype, pin_memory=True)
             host.copy_(copy.values, non_blocking=True)
             copy.values = host
-            copy.done = torch.cuda.Event()
+            copy.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
             copy.done.record()
         self._in_flight.append(copy)
         if len(self._in_flight) > _MAX_IN_FLIGHT:
@@ -85,7 +97,7 @@ class Emitter:
 
     def flush(self) -> None:
         """Send what has arrived from the device; leave the rest for the next call."""
-        while self._in_flight and ((done := self._in_flight[0].done) is None or done.query()):
+        while self._in_flight and _has_arrived(self._in_flight[0]):
             copy = self._in_flight.popleft()
             for server, at in _by_server(copy.stamps):
                 keys = [copy.stamps[i].key for i in at]
@@ -98,8 +110,12 @@ class Emitter:
                     self._sender.send(server, sampled=_sampled_table(keys, indices, tokens, values))
 
 
+def _has_arrived(copy: _Copy) -> bool:
+    return copy.done is None or bool(copy.done.query())  # type: ignore[no-untyped-call]
+
+
 def _pack(stats: TokenStats, vocab: int) -> torch.Tensor:
-    """All fields as the 32-bit words of a ROW from ``nan_count`` on: ``[rows, 51]`` int32, so that one copy takes all."""
+    """All fields as the 32-bit words of a ROW from ``nan_count`` on, ``[rows, 51]`` int32: one copy takes them all."""
     counts = (stats.nan_count, stats.posinf_count, stats.neginf_count)
     scalars = (
         stats.logsumexp,

@@ -31,11 +31,14 @@ class LogitsProcessor(*processor_bases()):  # type: ignore[misc]  # the bases de
         if len(runner) != 2:
             return
         from corevital.engines.vllm_v1 import V1Adapter
+        from corevital.frames.transport import FrameSender
         from corevital.kernels import warm_up
+        from corevital.log import configure
 
+        configure()
         device, _pinned = runner
-        warm_up(vllm_config.model_config.get_vocab_size(), device)
-        self._adapter = V1Adapter(emits=reports_logits(vllm_config))
+        warm_up(vllm_config.model_config.get_vocab_size(), device=device)
+        self._adapter = V1Adapter(FrameSender("v1"), emits=reports_logits(vllm_config))
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

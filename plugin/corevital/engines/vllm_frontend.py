@@ -112,9 +112,10 @@ class _Frontend:
             self._end(engine_id, "error")
 
     def _end(self, engine_id: str, reason: str) -> None:
-        stamp, state = self._live.pop(engine_id, (None, None))
-        if stamp is None:
+        live = self._live.pop(engine_id, None)
+        if live is None:  # not measured, or ended already
             return
+        stamp, state = live
         latency = getattr(state.stats, "first_token_latency", None)
         self._observer.finish(
             stamp.key,

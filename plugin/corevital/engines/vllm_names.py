@@ -53,7 +53,9 @@ def warn_if_unchecked() -> None:
     match = re.match(r"(\d+)\.(\d+)", found)
     if not match or not CHECKED[0] <= (int(match[1]), int(match[2])) <= CHECKED[1]:
         oldest, newest = (f"{major}.{minor}" for major, minor in CHECKED)
-        warn_once("version", "vLLM %s is outside the checked range %s to %s; trying all the same", found, oldest, newest)
+        warn_once(
+            "version", "vLLM %s is outside the checked range %s to %s; trying all the same", found, oldest, newest
+        )
 
 
 def processor_bases() -> tuple[type, ...]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from corevital.engines.emitter import Emitter
+from corevital.engines.emitter import Emitter, Sender
 from corevital.frames.record import TOP_K
 from corevital.frames.stamp import EXTRA_ARG, Stamp, parse
 from corevital.guard import guarded
@@ -57,12 +57,13 @@ class V1Adapter:
     """State of the batch and of the step before; every method mirrors one of vLLM's interface.
 
     Args:
+        sender: where frames leave.
         emits: False on ranks that see the same logits as another one and must not report them twice.
     """
 
-    def __init__(self, emits: bool = True) -> None:
+    def __init__(self, sender: Sender, emits: bool = True) -> None:
         self._emits = emits
-        self._emitter = Emitter("v1")
+        self._emitter = Emitter(sender)
         self._batch: dict[int, _Slot] = {}
         self._pending: _Pending | None = None
 

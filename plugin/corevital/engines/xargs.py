@@ -31,7 +31,9 @@ def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
         return RequestArgs()
     capture = extra_args.get("corevital_capture")
     if capture is not None and capture not in CAPTURE_MODES:
-        raise ValueError(f"vllm_xargs: corevital_capture={capture!r} is not allowed: use one of {', '.join(CAPTURE_MODES)}")
+        raise ValueError(
+            f"vllm_xargs: corevital_capture={capture!r} is not allowed: use one of {', '.join(CAPTURE_MODES)}"
+        )
     sample = extra_args.get("corevital_sample")
     if sample is not None and (isinstance(sample, bool) or str(sample) not in ("0", "1")):
         raise ValueError(f"vllm_xargs: corevital_sample={sample!r} is not allowed: use 0 or 1")

@@ -8,6 +8,7 @@ waits: a frame that does not fit is dropped and counted, and the count travels i
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import time
@@ -105,7 +106,7 @@ class FrameReceiver:
 
     def wait(self, timeout_s: float | None) -> None:
         """Wait until there is a frame, :meth:`wake` is called, or the time is over."""
-        self._poller.poll(None if timeout_s is None else max(timeout_s, 0.0) * 1000)
+        self._poller.poll(None if timeout_s is None else math.ceil(max(timeout_s, 0.0) * 1000))
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._woken)
 

@@ -1,86 +1,98 @@
-"""Statistics of logits on the CPU, compiled by numba: one read of the logits, nothing else of their size.
+"""Statistics of logits on the CPU, compiled by numba: one read of the logits, no temporary of their size.
 
-A row goes through in blocks that stay in the first-level cache. Per block: the maximum of every group of logits, which
-gives the block's peak and the few groups worth searching for the top k; then the sums that the statistics need, kept
-relative to the row's peak so far (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867) and, beside its
-Σe, with the sums Σe·u and Σe·u², from which entropy and varentropy follow. e = 2^u, so u is in bits.
-
-Threads are our own and few; numba's are left alone. Its OpenMP layer aborts a process that was forked after its first
-use and its workqueue layer aborts when two threads use it at once, and an engine that hosts us may do either.
+The threads are our own; numba's are left alone. Its OpenMP layer aborts a process forked after its first use, its
+workqueue layer aborts when two threads use it at once, and the engine around us may do either.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar, cast
+from typing import Final
 
-import numba  # type: ignore[import-untyped]
-import numba.extending  # type: ignore[import-untyped]
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
+from corevital.kernels.numba_rows import stats_of_rows
 from corevital.kernels.stats import MASS_TOKENS, TokenStats
 
 __all__ = ["supports", "token_stats", "warm_up"]
 
-_Array = npt.NDArray[Any]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-_BLOCK: Final = 1024  # logits: 4 KB of float32, so that the passes over a block after the first read the L1 cache
-_GROUP: Final = 64  # logits: one comparison decides whether any of them can be among the top k
-_LOGITS_PER_THREAD: Final = 1 << 19  # waking a thread costs about as much as a tenth of this many logits
-
-_F = np.float32
-_I = np.int32
-_LN2: Final = math.log(2.0)
-_LOG2E: Final = 1.0 / _LN2
-_LOG2E_32: Final = _F(_LOG2E)
-_LOWEST: Final = _F(-126.0)  # 2^u is a normal float32 from here on; what is below adds nothing to sums of at least 1
-_BELOW_ONE: Final = np.nextafter(_F(1), _F(0))
-# IEEE 754 float32: all but the sign; infinity, above whose magnitude there are only NaNs; -infinity.
-_MAGNITUDE: Final = _I(0x7FFFFFFF)
-_INF_BITS: Final = _I(0x7F800000)
-_NEGINF_BITS: Final = _I(-0x00800000)
-_LEAST: Final = _I(-0x80000000)
-
-# numba has no vector exp2, hence a polynomial: 2^f on [0, 1] interpolated at the zeros of the Chebyshev polynomial T6,
-# stretched so that the first zero lies at f = 0. There 2^0 is then exactly 1 (a sure token has exactly entropy 0), and
-# the relative error is below 1e-7, float32's own.
-_ZEROS = np.cos((2 * np.arange(6) + 1) * np.pi / 12)
-_NODES = (_ZEROS + _ZEROS[0]) / (1 + _ZEROS[0])
-_C1, _C2, _C3, _C4, _C5 = (_F(c) for c in np.polynomial.polynomial.polyfit(_NODES, np.exp2(_NODES), 5)[1:])
-
-# 'nnan' and 'ninf' are left out: NaN and infinities must survive.
-_FAST: Final = frozenset({"reassoc", "contract", "nsz", "arcp"})
+_LOGITS_PER_THREAD: Final = 1 << 19  # waking a thread costs about as much as a tenth of these
+_MAX_THREADS: Final = 8  # by then memory is the limit
 
 
-def _inner(**options: Any) -> Callable[[_Function], _Function]:
-    """Compile a function that only compiled functions call."""
-    return cast(Callable[[_Function], _Function], numba.njit(nogil=True, boundscheck=False, **options))
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MAX_THREADS - 1, thread_name_prefix="corevital-kernel")
 
 
-def _entry(function: _Function) -> _Function:
-    """Compile a function that Python calls, and keep the result on disk where there is a place for it."""
-    try:
-        return cast(_Function, numba.njit(nogil=True, boundscheck=False, cache=True, fastmath=set(_FAST))(function))
-    except RuntimeError:  # no directory can be written to: compile once a process
-        return _inner(fastmath=set(_FAST))(function)
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
-def _as_float(bits: Any) -> Any:
-    """The float32 of these 32 bits."""
-    raise NotImplementedError("compiled code only")
+def _threads(rows: int, vocab: int) -> int:
+    """How many threads are worth their waking, of those that torch and the scheduler leave us."""
+    by_work = min(rows, rows * vocab // _LOGITS_PER_THREAD, _MAX_THREADS)
+    if by_work < 2:
+        return 1
+    # The affinity of this very thread: an engine that pins its threads to a core each gains nothing from more.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(by_work, torch.get_num_threads(), cores)
 
 
-@cast(Callable[[_Function], Any], numba.extending.intrinsic)
-def _bitcast(typing_context: Any, bits: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(numba.types.float32))
+def supports(device: torch.device) -> bool:
+    """Whether logits on this device can be read: on the CPU only."""
+    return device.type == "cpu"
 
-    return numba.types.float32(numba.types.int32), generate
+
+def warm_up(vocab_size: int, device: torch.device) -> None:
+    """Compile for float32 and for bfloat16: seconds the first time, less with numba's cache on disk."""
+    for dtype in (torch.float32, torch.bfloat16):
+        token_stats(torch.zeros(1, vocab_size, dtype=dtype, device=device), MASS_TOKENS)
+
+
+def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
+    """Statistics of each row; see :func:`corevital.kernels.token_stats`.
+
+    Args:
+        logits: ``[rows, vocab]``, float32 or bfloat16, on the CPU, without gradient.
+        top_k: at least 1.
+    """
+    rows, vocab = logits.shape
+    # Allocated by numpy and wrapped afterwards, which takes half as long as the other way round.
+    values = np.empty((7, rows), np.float32)
+    counts = np.empty((3, rows), np.int32)
+    ids = np.empty((rows, top_k), np.int32)
+    logprobs = np.empty((rows, top_k), np.float32)
+    if rows > 0:
+        if vocab > 1 and logits.stride(1) != 1:
+            logits = logits.contiguous()
+        stride = logits.stride(0)
+        bits = logits.view(torch.int32 if logits.dtype == torch.float32 else torch.int16)
+        # One dimension over all rows and what lies between them: a slice of padded logits needs no copy.
+        flat = bits.as_strided(((rows - 1) * stride + vocab,), (1,)).numpy()
+        threads = _threads(rows, vocab)
+        bounds = [rows * i // threads for i in range(threads + 1)]
+        others = [
+            _pool().submit(stats_of_rows, flat, stride, vocab, first, last, values, counts, ids, logprobs)
+            for first, last in zip(bounds[1:-1], bounds[2:], strict=True)
+        ]
+        stats_of_rows(flat, stride, vocab, 0, bounds[1], values, counts, ids, logprobs)
+        for other in others:
+            other.result()
+    wrap = torch.from_numpy
+    return TokenStats(
+        logsumexp=wrap(values[0]),
+        entropy=wrap(values[1]),
+        varentropy=wrap(values[2]),
+        max_logit=wrap(values[3]),
+        top1_prob=wrap(values[4]),
+        margin=wrap(values[5]),
+        topk_mass=wrap(values[6]),
+        topk_ids=wrap(ids),
+        topk_logprobs=wrap(logprobs),
+        nan_count=wrap(counts[0]),
+        posinf_count=wrap(counts[1]),
+        neginf_count=wrap(counts[2]),
+    )

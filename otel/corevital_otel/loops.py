@@ -1,0 +1,157 @@
+"""Repetition loops: a leaky counter for every lag, over the sampled tokens.
+
+For a lag L the counter rises by one where a token equals the one L before it, falls by four where it does not, and
+never below zero. A loop of period L drives it up steadily, also with a few tokens jittered or one of a period
+changing; text that merely reuses words does not. It fires where it stands for three repeats of the period and for at
+least 48 tokens: without that minimum, short periods fire on most human text.
+
+Written as a reflected random walk, the counters of many sequences and of all lags advance eight tokens at a time by
+table: the matches of eight tokens are one byte, and a byte's net step and its rise above its lowest point are all
+that the walk needs (c' = max(c + net, rise)). They are read at every eighth token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+Array = npt.NDArray[Any]
+
+LAGS: Final = 128
+"""Longest period watched, in tokens."""
+STRIDE: Final = 8
+"""Tokens between two readings of the counters; chunks begin and end at multiples of it."""
+REPEATS: Final = 3
+LEAST_SPAN: Final = 48
+LEAK: Final = 4
+
+_PERIODS: Final = np.arange(LAGS, 0, -1)  # in the order of a window that slides over the last tokens, oldest first
+NEED: Final = np.maximum(LEAST_SPAN, REPEATS * _PERIODS).astype(np.int16)
+"""Where each lag's counter fires; entry ``j`` is lag ``LAGS - j``."""
+_CEILING: Final = (NEED + 32).astype(np.int16)
+"""A counter is held under this between chunks, so that a sequence soon counts as out of its loop again."""
+
+_STEPS: Final = np.where(np.arange(256)[:, None] >> np.arange(STRIDE) & 1, 1, -LEAK).cumsum(axis=1)
+_NET: Final = _STEPS[:, -1].astype(np.int16)
+_RISE: Final = (_STEPS[:, -1] - np.minimum(_STEPS.min(axis=1), 0)).astype(np.int16)
+
+STATE: Final = np.dtype(
+    [
+        ("score", "<i2", (LAGS,)),
+        ("recent", "<i4", (LAGS,)),  # the last tokens, oldest first; negative: unknown or none
+        ("looping", "?"),  # at the last reading
+        ("period", "<i4"),  # of the first loop found, 0: none so far
+        ("onset", "<i4"),
+        ("fired_at", "<i4"),  # tokens seen when it was found
+    ]
+)
+"""What is kept of a sequence. 781 bytes."""
+
+
+def initial(n: int) -> Array:
+    """``n`` states that have seen nothing."""
+    state = np.zeros(n, STATE)
+    state["recent"] = -1
+    return state
+
+
+def advance(state: Array, first: Array, tokens: Array) -> None:
+    """Take tokens into the states, in place.
+
+    Args:
+        state: ``[S]`` of :data:`STATE`.
+        first: ``[S]`` int, how many tokens each has seen before, a multiple of :data:`STRIDE`.
+        tokens: ``[S, T]`` int32 ids, negative where unknown (matches nothing); ``T`` a multiple of :data:`STRIDE`.
+    """
+    sequences, length = tokens.shape
+    known = tokens >= 0
+    past = np.concatenate((state["recent"], np.where(known, tokens, -1).astype(np.int32)), axis=1)
+    now = np.where(known, tokens, -2).astype(np.int32)
+    windows = sliding_window_view(past, length, axis=1)[:, :LAGS]  # [S, LAGS, T]: past[s, j + t] is lag LAGS - j of t
+    matches = windows == now[:, None, :]
+    codes = np.packbits(matches.reshape(-1), bitorder="little").reshape(sequences, LAGS, -1)
+    net, rise = _NET[codes], _RISE[codes]  # [S, LAGS, T / STRIDE]
+    score = state["score"]
+    reached = np.zeros(sequences, bool)
+    for i in range(length // STRIDE):
+        score = np.maximum(score + net[:, :, i], rise[:, :, i])
+        fires = score >= NEED
+        reached = fires.any(axis=1)
+        if reached.any():
+            for s in np.flatnonzero(reached & (state["period"] == 0)):
+                lag = LAGS - int(np.flatnonzero(fires[s])[-1])  # the shortest one
+                seen = int(first[s]) + STRIDE * (i + 1)
+                state["period"][s] = lag
+                state["fired_at"][s] = seen
+                state["onset"][s] = max(seen - int(score[s, LAGS - lag]) - lag, 0)
+    state["looping"] = reached
+    state["score"] = np.minimum(score, _CEILING)
+    state["recent"] = past[:, length:]
+
+
+def onset(tokens: Array, period: int, fired_at: int) -> int:
+    """Output index where the first copy of a repeating part begins, given that its loop fired at ``fired_at``.
+
+    The counter of the loop's lag last left zero one period after that.
+    """
+    seen = np.asarray(tokens)[:fired_at]
+    walk = np.where(seen[period:] == seen[:-period], 1, -LEAK).cumsum()
+    walk = np.concatenate(([0], walk))
+    return len(walk) - 1 - int(walk[::-1].argmin())
+
+
+class LoopDetector:
+    """The detector for one sequence.
+
+    Args:
+        state: a one-entry array to go on from, owned by the detector from then on; None: from the start.
+        seen: tokens that ``state`` has seen, a multiple of :data:`STRIDE`.
+
+    Attributes:
+        looping: in a loop at the last reading.
+        period: of the first loop found, in tokens; None: none so far.
+        onset: output index where its repeating part begins, at the latest: exact for an exact loop, late where
+            tokens in it differ. :func:`onset` gives it from the tokens.
+    """
+
+    _BLOCK: Final = 512
+
+    def __init__(self, state: Array | None = None, seen: int = 0) -> None:
+        self._state = initial(1) if state is None else state
+        self._seen = seen
+        self._rest = np.empty(0, np.int32)
+
+    def update(self, tokens: Array | Iterable[int]) -> None:
+        """Take the next tokens."""
+        new = tokens if isinstance(tokens, np.ndarray) else np.fromiter(tokens, np.int32)
+        buffered = np.concatenate((self._rest, new)).astype(np.int32)
+        whole = len(buffered) - len(buffered) % STRIDE
+        for at in range(0, whole, self._BLOCK):
+            block = buffered[at : min(at + self._BLOCK, whole)]
+            advance(self._state, np.array([self._seen]), block[None])
+            self._seen += len(block)
+        self._rest = buffered[whole:]
+
+    @property
+    def looping(self) -> bool:
+        """In a loop at the last reading."""
+        return bool(self._state["looping"][0])
+
+    @property
+    def period(self) -> int | None:
+        """Period of the first loop found, in tokens."""
+        return int(self._state["period"][0]) or None
+
+    @property
+    def onset(self) -> int | None:
+        """Where the repeating part of the first loop begins, at the latest."""
+        return int(self._state["onset"][0]) if self.period else None
+
+    @property
+    def fired_at(self) -> int | None:
+        """Tokens seen when the first loop was found."""
+        return int(self._state["fired_at"][0]) if self.period else None

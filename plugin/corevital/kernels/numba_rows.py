@@ -1,0 +1,310 @@
+"""The compiled half of :mod:`corevital.kernels.numba`.
+
+A row goes through in blocks that stay in the first-level cache. For each block, first the largest logit of every group
+of 64: they give the block's peak, and tell the few groups worth searching for the top k. Then the sums from which all
+else follows, relative to the row's peak so far and rescaled when a later block raises it (online softmax: Milakov and
+Gimelshein 2018, arXiv:1805.02867): with u = log2(e) (logit - peak) and e = 2^u, they are Σe, Σeu and Σeu².
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import numba  # type: ignore[import-untyped]
+import numpy as np
+import numpy.typing as npt
+from numba.extending import intrinsic, overload  # type: ignore[import-untyped]
+
+from corevital.kernels.stats import MASS_TOKENS
+
+__all__ = ["stats_of_rows"]
+
+_Array = npt.NDArray[Any]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_BLOCK: Final = 1024  # logits: 4 KB of float32, so that all passes over a block but the first read the L1 cache
+_GROUP: Final = 64  # logits: one comparison tells whether any of them can be among the top k
+
+_F = np.float32
+_I = np.int32
+_INF: Final = _F(math.inf)
+_LN2: Final = math.log(2.0)
+_LOG2E: Final = 1.0 / _LN2
+_LOG2E_F: Final = _F(_LOG2E)
+_BELOW_ONE: Final = np.nextafter(_F(1), _F(0))
+# 2^u is a normal float32 from here on. What lies below adds nothing to a sum that is at least 1.
+_LOWEST: Final = _F(-126)
+# The bits of float32 (IEEE 754): all but the sign; infinity, with only NaN beyond it; minus infinity.
+_MAGNITUDE: Final = _I(0x7FFFFFFF)
+_INF_BITS: Final = _I(0x7F800000)
+_NEGINF_BITS: Final = _I(-0x00800000)
+_NEGINF_ORDERED: Final = _I(-0x7F800001)
+_MOST: Final = _I(0x7FFFFFFF)
+_LEAST: Final = _I(-0x80000000)
+
+# numba has no vector exp2, so: the polynomial that meets 2^f on [0, 1] at the zeros of the Chebyshev polynomial T6,
+# stretched so that the first of them is f = 0. It is then exact there (the likeliest token has e = 1), and elsewhere
+# within 1.1e-7 of 2^f, relatively, which is as good as float32 itself.
+_ZEROS: Final = np.cos((2 * np.arange(6) + 1) * np.pi / 12)
+_NODES: Final = (_ZEROS + _ZEROS[0]) / (1 + _ZEROS[0])
+_C1, _C2, _C3, _C4, _C5 = (_F(c) for c in np.polynomial.polynomial.polyfit(_NODES, np.exp2(_NODES), 5)[1:])
+
+
+def _inner(fastmath: bool = False) -> Callable[[_Function], _Function]:
+    """Compile a function for use by compiled functions."""
+    # Sums may be reordered, which vectorises them. NaN and infinities must survive: neither 'nnan' nor 'ninf'.
+    flags = {"reassoc", "contract", "nsz", "arcp"} if fastmath else False
+    return cast(Callable[[_Function], _Function], numba.njit(nogil=True, boundscheck=False, fastmath=flags))
+
+
+def _entry(function: _Function) -> _Function:
+    """Compile a function for use by Python, and keep the result on disk where there is a place for it."""
+    try:
+        return cast(_Function, numba.njit(nogil=True, boundscheck=False, cache=True)(function))
+    except RuntimeError:  # no directory that can be written to: compile once a process
+        return _inner()(function)
+
+
+# Indices are unsigned: a signed one that numba cannot trace to range() may be negative, and the wrap-around it then
+# adds to every access turns vector loads into gathers.
+
+
+@cast(Callable[[_Function], Any], intrinsic)
+def _as_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 that has these 32 bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(numba.types.float32))
+
+    return numba.types.float32(numba.types.int32), generate
+
+
+def _block(flat: _Array, start: int, stop: int, widened: _Array) -> _Array:
+    """The float32 bits of a stretch of logits, which come as the bits of float32 or of bfloat16."""
+    raise NotImplementedError("for compiled code")
+
+
+@cast(Callable[[_Function], _Function], overload(_block, jit_options={"boundscheck": False}))
+def _block_for(flat: _Array, start: int, stop: int, widened: _Array) -> Callable[..., _Array]:
+    # Called with numba's types of the arguments; the annotations have to be those of the functions it returns.
+    def float32(flat: _Array, start: int, stop: int, widened: _Array) -> _Array:
+        return flat[start:stop]
+
+    def bfloat16(flat: _Array, start: int, stop: int, widened: _Array) -> _Array:
+        half = flat[start:stop]
+        for j in range(half.shape[0]):
+            widened[j] = _I(half[j]) << _I(16)  # bfloat16 is the upper half of a float32
+        return widened[: stop - start]
+
+    return float32 if flat.dtype == numba.types.int32 else bfloat16
+
+
+@_inner()
+def _ordered(bits: _I) -> _I:
+    """Integers that compare as the floats do: negative floats have theirs in reverse. Its own inverse."""
+    return _I(bits ^ ((bits >> _I(31)) & _MAGNITUDE))
+
+
+@_inner()
+def _group_maxima(block: _Array, maxima: _Array) -> tuple[int, _I, _I]:
+    """Fill in the maximum of every group; all as ordered integers.
+
+    Returns:
+        The number of groups, and the largest and the smallest entry of the block.
+    """
+    n = block.shape[0]
+    groups = (n + _GROUP - 1) // _GROUP
+    largest = _LEAST
+    smallest = _MOST
+    for g in range(groups):
+        base = np.uint64(g) * np.uint64(_GROUP)
+        group_largest = _LEAST
+        group_smallest = _MOST
+        for j in range(min(_GROUP, n - g * _GROUP)):
+            value = _ordered(block[base + np.uint64(j)])
+            group_largest = max(group_largest, value)
+            group_smallest = min(group_smallest, value)
+        maxima[g] = group_largest
+        largest = max(largest, group_largest)
+        smallest = min(smallest, group_smallest)
+    return groups, largest, smallest
+
+
+@_inner()
+def _count(block: _Array, wanted: _I) -> int:
+    """How many entries have exactly these bits."""
+    count = _I(0)
+    for j in range(block.shape[0]):
+        count += _I(block[j] == wanted)
+    return int(count)
+
+
+@_inner()
+def _mask_above(block: _Array, limit: _I, cleaned: _Array) -> int:
+    """Copy, with -inf in place of all that has a magnitude above the limit; returns how many there were."""
+    count = _I(0)
+    for j in range(block.shape[0]):
+        above = (block[j] & _MAGNITUDE) > limit
+        count += _I(above)
+        cleaned[j] = _NEGINF_BITS if above else block[j]
+    return int(count)
+
+
+@_inner()
+def _search(
+    block: _Array, start: int, groups: int, maxima: _Array, filled: int, top_values: _Array, top_ids: _Array
+) -> int:
+    """Insert what belongs among the top k, which stay sorted; returns how many places are filled."""
+    keep = top_values.shape[0]
+    last = np.uint64(keep - 1)
+    threshold = top_values[last] if filled == keep else -_INF
+    for g in range(groups):
+        if filled == keep and _as_float(_ordered(maxima[g])) <= threshold:
+            continue
+        for j in range(g * _GROUP, min(g * _GROUP + _GROUP, block.shape[0])):
+            value = _as_float(block[np.uint64(j)])
+            # Only what is strictly greater moves up, and ids come in rising order: ties stay with the lower id.
+            if value > threshold or (filled < keep and value == value):
+                place = np.uint64(min(filled, keep - 1))
+                while place > 0 and top_values[place - np.uint64(1)] < value:
+                    top_values[place] = top_values[place - np.uint64(1)]
+                    top_ids[place] = top_ids[place - np.uint64(1)]
+                    place -= np.uint64(1)
+                top_values[place] = value
+                top_ids[place] = start + j
+                if filled < keep:
+                    filled += 1
+                if filled == keep:
+                    threshold = top_values[last]
+    return filled
+
+
+@_inner(fastmath=True)
+def _sums(block: _Array, peak: _F) -> tuple[_F, _F, _F]:
+    """Σe, Σeu, Σeu² of a block without NaN or +inf. float32 does: 64 or more partial sums run side by side."""
+    s0, s1, s2 = _F(0), _F(0), _F(0)
+    for j in range(block.shape[0]):
+        # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
+        u = max((_as_float(block[j]) - peak) * _LOG2E_F, _LOWEST)
+        whole = _I(u - _BELOW_ONE)  # truncation, made to round down for u <= 0; f may come out as exactly 1
+        f = u - _F(whole)
+        mantissa = ((((_C5 * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _F(1)
+        e = mantissa * _as_float((whole + _I(127)) << _I(23))  # 2^whole: only an exponent, biased by 127
+        eu = e * u
+        s0 += e
+        s1 += eu
+        s2 += eu * u
+    return s0, s1, s2
+
+
+@_inner()
+def _row(
+    flat: _Array,
+    origin: int,
+    vocab: int,
+    widened: _Array,
+    cleaned: _Array,
+    maxima: _Array,
+    top: _Array,
+    top_ids: _Array,
+) -> tuple[int, _F, float, float, float, int, int, int]:
+    """One row. Returns places filled in the top k, the largest finite logit, Σe, Σeu, Σeu², and the three counts."""
+    peak = -_INF
+    s0, s1, s2 = 0.0, 0.0, 0.0
+    filled, nans, posinfs, neginfs = 0, 0, 0, 0
+    for start in range(0, vocab, _BLOCK):
+        block = _block(flat, origin + start, origin + min(start + _BLOCK, vocab), widened)
+        groups, largest, smallest = _group_maxima(block, maxima)
+        finite = block
+        if largest >= _INF_BITS or smallest <= _NEGINF_ORDERED:  # rare: NaN, of either sign, or an infinity
+            neginfs += _count(block, _NEGINF_BITS)
+            if largest >= _INF_BITS or smallest < _NEGINF_ORDERED:  # not only masked tokens
+                finite = cleaned[: block.shape[0]]
+                nans += _mask_above(block, _INF_BITS, finite)
+                groups, largest, _ = _group_maxima(finite, maxima)
+        filled = _search(block, start, groups, maxima, filled, top, top_ids)
+        if largest == _INF_BITS:
+            posinfs += _count(block, _INF_BITS)
+            _mask_above(block, _INF_BITS - _I(1), finite)
+            _, largest, _ = _group_maxima(finite, maxima)
+        block_peak = _as_float(_ordered(largest))
+        if block_peak == -_INF:
+            continue
+        if block_peak > peak:
+            if peak > -_INF:
+                d = max((float(peak) - float(block_peak)) * _LOG2E, -200.0)
+                scale = 2.0**d
+                s2 = scale * (s2 + 2.0 * d * s1 + d * d * s0)
+                s1 = scale * (s1 + d * s0)
+                s0 = scale * s0
+            peak = block_peak
+        b0, b1, b2 = _sums(finite, peak)
+        s0 += b0
+        s1 += b1
+        s2 += b2
+    return filled, peak, s0, s1, s2, nans, posinfs, neginfs
+
+
+@_entry
+def stats_of_rows(
+    flat: _Array,
+    stride: int,
+    vocab: int,
+    first: int,
+    last: int,
+    values: _Array,
+    counts: _Array,
+    ids: _Array,
+    logprobs: _Array,
+) -> None:
+    """Rows first to last - 1 of `flat`, `stride` entries apart; into [7, rows], [3, rows] and twice [rows, top_k]."""
+    top_k = ids.shape[1]
+    keep = max(top_k, MASS_TOKENS)
+    widened = np.empty(_BLOCK, np.int32)
+    cleaned = np.empty(_BLOCK, np.int32)
+    maxima = np.empty(_BLOCK // _GROUP, np.int32)
+    top = np.empty(keep, np.float32)
+    top_ids = np.empty(keep, np.int32)
+    for row in range(first, last):
+        filled, peak, s0, s1, s2, nans, posinfs, neginfs = _row(
+            flat, row * stride, vocab, widened, cleaned, maxima, top, top_ids
+        )
+        counts[0, row] = nans
+        counts[1, row] = posinfs
+        counts[2, row] = neginfs
+        empty = peak == -_INF
+        log_total = 0.0 if empty else math.log(s0)
+        p1, p2, mass = 0.0, 0.0, 0.0
+        for k in range(keep):
+            logprob = -math.inf
+            if k < filled and top[k] == _INF:
+                logprob = math.inf
+            elif k < filled and top[k] > -_INF:
+                # Not logit - logsumexp: that cancels for large logits.
+                logprob = min(float(top[k]) - float(peak) - log_total, 0.0)
+            if k < top_k:
+                ids[row, k] = top_ids[k] if k < filled else -1
+                logprobs[row, k] = logprob
+            p = math.exp(logprob)
+            if k == 0:
+                p1 = p
+            if k == 1:
+                p2 = p
+            if k < MASS_TOKENS:
+                mass += p
+        values[3, row] = top[0] if filled > 0 else -_INF
+        if posinfs > 0 or empty:
+            values[0, row] = math.inf if posinfs > 0 else -math.inf
+            for field in (1, 2, 4, 5, 6):
+                values[field, row] = math.nan
+            continue
+        # ln p = ln(2) (u - log2(s0)), so H = ln(2) (log2(s0) - E[u]), and the variance of ln p is ln(2)² that of u.
+        mean = s1 / s0
+        values[0, row] = peak + log_total
+        values[1, row] = max(log_total - mean * _LN2, 0.0)
+        values[2, row] = max(s2 / s0 - mean * mean, 0.0) * _LN2 * _LN2
+        values[4, row] = p1
+        values[5, row] = p1 - p2
+        values[6, row] = min(mass, 1.0)

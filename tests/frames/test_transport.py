@@ -1,0 +1,123 @@
+"""Frames travel one way, bounded and without waiting; a killed process leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corevital.frames.record import ROW, Frame
+from corevital.frames.transport import FrameReceiver, FrameSender
+
+
+@pytest.fixture
+def receiver() -> Iterator[FrameReceiver]:
+    receiver = FrameReceiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def sender() -> Iterator[FrameSender]:
+    sender = FrameSender("v1")
+    yield sender
+    sender.close()
+
+
+def make_rows(*keys: int) -> np.ndarray:
+    rows = np.zeros(len(keys), ROW)
+    rows["key"] = keys
+    return rows
+
+
+def take(receiver: FrameReceiver, count: int, timeout_s: float = 5.0) -> list[Frame]:
+    frames: list[Frame] = []
+    deadline = time.monotonic() + timeout_s
+    while len(frames) < count and time.monotonic() < deadline:
+        receiver.wait(0.1)
+        frames += receiver.frames()
+    return frames
+
+
+def test_frames_arrive_in_order(receiver: FrameReceiver, sender: FrameSender) -> None:
+    for key in range(100):
+        sender.send(receiver.server, make_rows(key))
+    assert [int(frame.rows["key"][0]) for frame in take(receiver, 100)] == list(range(100))
+    assert sender.dropped == 0
+
+
+def test_two_servers_do_not_mix(sender: FrameSender) -> None:
+    one, two = FrameReceiver(), FrameReceiver()
+    sender.send(one.server, make_rows(1))
+    sender.send(two.server, make_rows(2))
+    assert [int(frame.rows["key"][0]) for frame in take(one, 1)] == [1]
+    assert [int(frame.rows["key"][0]) for frame in take(two, 1)] == [2]
+    one.close()
+    two.close()
+
+
+def test_a_listener_that_does_not_listen_costs_records_and_never_time(
+    receiver: FrameReceiver, sender: FrameSender
+) -> None:
+    rows = make_rows(*range(256))
+    slowest = 0.0
+    for _ in range(3000):
+        start = time.perf_counter()
+        sender.send(receiver.server, rows)
+        slowest = max(slowest, time.perf_counter() - start)
+    assert slowest < 0.25, "a full way out is noticed, not waited for"
+    dropped = sender.dropped
+    assert dropped > 0
+    assert dropped % 256 == 0
+    arrived = take(receiver, 3000 - dropped // 256)
+    assert len(arrived) * 256 + dropped == 3000 * 256, "every record has arrived or is counted"
+    sender.send(receiver.server, rows)
+    assert take(receiver, 1)[-1].dropped == dropped, "the next frame says what was lost"
+
+
+def test_what_is_no_frame_is_counted(receiver: FrameReceiver, sender: FrameSender) -> None:
+    sender._socket(receiver.server).send(b"not a frame")
+    sender.send(receiver.server, make_rows(1))
+    assert len(take(receiver, 1)) == 1
+    assert receiver.malformed == 1
+
+
+def test_a_server_that_is_gone_holds_nobody_up(sender: FrameSender) -> None:
+    receiver = FrameReceiver()
+    receiver.close()
+    start = time.perf_counter()
+    for _ in range(1000):
+        sender.send(receiver.server, make_rows(1))
+    assert time.perf_counter() - start < 1.0
+    assert sender.dropped > 0
+
+
+def test_wake_ends_a_wait(receiver: FrameReceiver) -> None:
+    receiver.wake()
+    receiver.wake()
+    start = time.perf_counter()
+    receiver.wait(10)
+    assert time.perf_counter() - start < 1.0
+    receiver.wait(0.05)
+    assert time.perf_counter() - start > 0.04, "one wait takes all wakes"
+
+
+def test_killed_processes_leave_no_socket_and_no_file(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from corevital.frames.transport import FrameReceiver, FrameSender\n"
+        "receiver = FrameReceiver(); sender = FrameSender('v1'); sender.send(receiver.server)\n"
+        "print(receiver.server, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        server = process.stdout.readline().strip()
+        assert f"@corevital-{server}" in Path("/proc/net/unix").read_text()
+        os.kill(process.pid, signal.SIGKILL)
+    assert f"@corevital-{server}" not in Path("/proc/net/unix").read_text()
+    assert list(tmp_path.iterdir()) == []
