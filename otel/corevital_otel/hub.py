@@ -18,6 +18,7 @@ from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded
+from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
 from corevital_otel.http import current_parent, follow_requests
@@ -45,8 +46,8 @@ class Hub:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
-        self._spans = SpanEmitter(settings, self.counters)
-        self._store = StoreWriter(settings, self.counters)
+        self._spans = SpanEmitter(self.counters)
+        self._store = StoreWriter(settings.db, settings.db_retention_days, settings.db_max_mb, self.counters)
         self._assembler = Assembler(
             on_report=self._reported,
             counters=self.counters,
@@ -110,15 +111,15 @@ class Hub:
             lost = frame.dropped - self._lost.get(frame.sender, 0)
             if lost > 0:
                 self._lost[frame.sender] = frame.dropped
-                self.counters.add("corevital.telemetry.dropped", lost, what="record", why="queue_full")
+                self.counters.add(names.DROPPED, lost, what="record", why="queue_full")
             self._assembler.frame(frame)
-        return self._assembler.tick(time.monotonic())
+        return self._assembler.tick()
 
     @guarded("the hub's end")
     def _end(self) -> None:
         while self._events:
             self._events.popleft()()
-        self._assembler.close(time.monotonic())
+        self._assembler.close()
         self._spans.shutdown(5.0)
         self._store.close(3.0)
         self._receiver.close()

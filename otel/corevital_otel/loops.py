@@ -2,8 +2,12 @@
 
 For a lag L the counter rises by one where a token equals the one L before it, falls by four where it does not, and
 never below zero. A loop of period L drives it up steadily, also with a few tokens jittered or one of a period
-changing; text that merely reuses words does not. It fires where it stands for three repeats of the period and for at
-least 48 tokens: without that minimum, short periods fire on most human text.
+changing; text that merely reuses words does not. A lag fires where its counter
+
+- stands for the period seen three times over (2 L matches) and for at least 48 tokens: without that minimum, short
+  periods fire on most human text;
+- and at least seven of eight tokens matched since it last was zero: without that, counting upwards in single digits
+  fires ("1041, 1042, " differs in one token of six).
 
 Written as a reflected random walk, the counters of many sequences and of all lags advance eight tokens at a time by
 table: the matches of eight tokens are one byte, and a byte's net step and its rise above its lowest point are all
@@ -25,15 +29,20 @@ LAGS: Final = 128
 """Longest period watched, in tokens."""
 STRIDE: Final = 8
 """Tokens between two readings of the counters; chunks begin and end at multiples of it."""
-REPEATS: Final = 3
+COPIES: Final = 3
+"""Times the period must have been seen; the first copy matches nothing."""
 LEAST_SPAN: Final = 48
 LEAK: Final = 4
 
 _PERIODS: Final = np.arange(LAGS, 0, -1)  # in the order of a window that slides over the last tokens, oldest first
-NEED: Final = np.maximum(LEAST_SPAN, REPEATS * _PERIODS).astype(np.int16)
+NEED: Final = np.maximum(LEAST_SPAN, (COPIES - 1) * _PERIODS).astype(np.int16)
 """Where each lag's counter fires; entry ``j`` is lag ``LAGS - j``."""
 _CEILING: Final = (NEED + 32).astype(np.int16)
 """A counter is held under this between chunks, so that a sequence soon counts as out of its loop again."""
+
+# Over n tokens with m misses the counter rises by n - 5 m, so m <= n / 8 is a rise of at least 3/8 of n.
+_RISE_NUMERATOR: Final = 8 - (LEAK + 1)
+_RISE_DENOMINATOR: Final = 8
 
 _STEPS: Final = np.where(np.arange(256)[:, None] >> np.arange(STRIDE) & 1, 1, -LEAK).cumsum(axis=1)
 _NET: Final = _STEPS[:, -1].astype(np.int16)
@@ -42,6 +51,7 @@ _RISE: Final = (_STEPS[:, -1] - np.minimum(_STEPS.min(axis=1), 0)).astype(np.int
 STATE: Final = np.dtype(
     [
         ("score", "<i2", (LAGS,)),
+        ("zero_at", "<i4", (LAGS,)),  # tokens seen when the score last was zero, to STRIDE tokens
         ("recent", "<i4", (LAGS,)),  # the last tokens, oldest first; negative: unknown or none
         ("looping", "?"),  # at the last reading
         ("period", "<i4"),  # of the first loop found, 0: none so far
@@ -49,7 +59,7 @@ STATE: Final = np.dtype(
         ("fired_at", "<i4"),  # tokens seen when it was found
     ]
 )
-"""What is kept of a sequence. 781 bytes."""
+"""What is kept of a sequence: 1.3 KiB."""
 
 
 def initial(n: int) -> Array:
@@ -75,21 +85,29 @@ def advance(state: Array, first: Array, tokens: Array) -> None:
     matches = windows == now[:, None, :]
     codes = np.packbits(matches.reshape(-1), bitorder="little").reshape(sequences, LAGS, -1)
     net, rise = _NET[codes], _RISE[codes]  # [S, LAGS, T / STRIDE]
-    score = state["score"]
-    reached = np.zeros(sequences, bool)
+    score, zero_at = state["score"], state["zero_at"].copy()
+    looping = np.zeros(sequences, bool)
     for i in range(length // STRIDE):
-        score = np.maximum(score + net[:, :, i], rise[:, :, i])
+        seen = (first + STRIDE * (i + 1))[:, None]
+        walked, bottom = score + net[:, :, i], rise[:, :, i]
+        np.copyto(zero_at, seen, where=walked <= bottom, casting="same_kind")
+        score = np.maximum(walked, bottom)
         fires = score >= NEED
-        reached = fires.any(axis=1)
-        if reached.any():
-            for s in np.flatnonzero(reached & (state["period"] == 0)):
-                lag = LAGS - int(np.flatnonzero(fires[s])[-1])  # the shortest one
-                seen = int(first[s]) + STRIDE * (i + 1)
-                state["period"][s] = lag
-                state["fired_at"][s] = seen
-                state["onset"][s] = max(seen - int(score[s, LAGS - lag]) - lag, 0)
-    state["looping"] = reached
+        if fires.any():
+            fires &= score.astype(np.int32) * _RISE_DENOMINATOR >= (seen - zero_at) * _RISE_NUMERATOR
+        looping = fires.any(axis=1)
+        for s in np.flatnonzero(looping & (state["period"] == 0)):
+            shortest = int(np.flatnonzero(fires[s])[-1])
+            state["period"][s] = LAGS - shortest
+            state["fired_at"][s] = seen[s, 0]
+            state["onset"][s] = max(int(zero_at[s, shortest]) - (LAGS - shortest), 0)
+    state["looping"] = looping
+    over = score > _CEILING
+    if over.any():  # hold the counter down, and shorten its span alike, so that the share of matches stays
+        span = (seen - zero_at) * _CEILING.astype(np.int64) // np.maximum(score, 1)
+        np.copyto(zero_at, seen - span, where=over, casting="same_kind")
     state["score"] = np.minimum(score, _CEILING)
+    state["zero_at"] = zero_at
     state["recent"] = past[:, length:]
 
 
@@ -114,8 +132,8 @@ class LoopDetector:
     Attributes:
         looping: in a loop at the last reading.
         period: of the first loop found, in tokens; None: none so far.
-        onset: output index where its repeating part begins, at the latest: exact for an exact loop, late where
-            tokens in it differ. :func:`onset` gives it from the tokens.
+        onset: output index where its repeating part begins, to within :data:`STRIDE` tokens. :func:`onset` gives it
+            from the tokens.
     """
 
     _BLOCK: Final = 512
@@ -148,7 +166,7 @@ class LoopDetector:
 
     @property
     def onset(self) -> int | None:
-        """Where the repeating part of the first loop begins, at the latest."""
+        """Where the repeating part of the first loop begins, to within :data:`STRIDE` tokens."""
         return int(self._state["onset"][0]) if self.period else None
 
     @property

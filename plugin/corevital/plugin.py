@@ -56,9 +56,8 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     Raises:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
-    from corevital_otel.settings import SettingsError, load
-
     from corevital.log import configure
+    from corevital_otel.settings import SettingsError, load
 
     configure()
     try:
@@ -98,10 +97,9 @@ def _followed(original: Any) -> Any:
 def _engine_started(engine: Any, vllm_config: Any) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
-    from corevital_otel.settings import load
-
     from corevital.engines.vllm_frontend import attach
     from corevital_otel.hub import Hub
+    from corevital_otel.settings import load
 
     hub = Hub(load())
     if attach(engine, vllm_config, hub):

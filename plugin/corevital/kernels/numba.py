@@ -1,44 +1,28 @@
 """Statistics of logits on the CPU, compiled by numba: one read of the logits, no temporary of their size.
 
-The threads are our own; numba's are left alone. Its OpenMP layer aborts a process forked after its first use, its
-workqueue layer aborts when two threads use it at once, and the engine around us may do either.
+More than one thread means torch's own OpenMP team, which torch keeps awake between its operations and which an engine
+may have bound to its cores. Threads besides those would compete with it. numba's are no choice in an engine: their
+OpenMP layer aborts a process that was forked after its first use, their workqueue layer one that uses it from two
+threads at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import torch
 
-from corevital.kernels.numba_rows import stats_of_rows
+from corevital.kernels.numba_rows import compiled_task
 from corevital.kernels.stats import MASS_TOKENS, TokenStats
 
 __all__ = ["supports", "token_stats", "warm_up"]
 
-_LOGITS_PER_THREAD: Final = 1 << 19  # waking a thread costs about as much as a tenth of these
-_MAX_THREADS: Final = 8  # by then memory is the limit
-
-
-@functools.cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MAX_THREADS - 1, thread_name_prefix="corevital-kernel")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
-
-
-def _threads(rows: int, vocab: int) -> int:
-    """How many threads are worth their waking, of those that torch and the scheduler leave us."""
-    by_work = min(rows, rows * vocab // _LOGITS_PER_THREAD, _MAX_THREADS)
-    if by_work < 2:
-        return 1
-    # The affinity of this very thread: an engine that pins its threads to a core each gains nothing from more.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(by_work, torch.get_num_threads(), cores)
+_TEAM_LOGITS: Final = 1 << 18  # less takes some 0.1 ms: not worth waking a team that has gone to sleep
 
 
 def supports(device: torch.device) -> bool:
@@ -47,9 +31,8 @@ def supports(device: torch.device) -> bool:
 
 
 def warm_up(vocab_size: int, device: torch.device) -> None:
-    """Compile for float32 and for bfloat16: seconds the first time, less with numba's cache on disk."""
-    for dtype in (torch.float32, torch.bfloat16):
-        token_stats(torch.zeros(1, vocab_size, dtype=dtype, device=device), MASS_TOKENS)
+    """Compile, for every dtype at once: seconds the first time, less with numba's cache on disk."""
+    token_stats(torch.zeros(1, vocab_size, device=device), MASS_TOKENS)
 
 
 def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
@@ -60,27 +43,20 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
         top_k: at least 1.
     """
     rows, vocab = logits.shape
-    # Allocated by numpy and wrapped afterwards, which takes half as long as the other way round.
-    values = np.empty((7, rows), np.float32)
-    counts = np.empty((3, rows), np.int32)
-    ids = np.empty((rows, top_k), np.int32)
-    logprobs = np.empty((rows, top_k), np.float32)
+    output = np.empty(rows * (10 + 2 * top_k), np.int32)
     if rows > 0:
         if vocab > 1 and logits.stride(1) != 1:
-            logits = logits.contiguous()
-        stride = logits.stride(0)
-        bits = logits.view(torch.int32 if logits.dtype == torch.float32 else torch.int16)
-        # One dimension over all rows and what lies between them: a slice of padded logits needs no copy.
-        flat = bits.as_strided(((rows - 1) * stride + vocab,), (1,)).numpy()
-        threads = _threads(rows, vocab)
-        bounds = [rows * i // threads for i in range(threads + 1)]
-        others = [
-            _pool().submit(stats_of_rows, flat, stride, vocab, first, last, values, counts, ids, logprobs)
-            for first, last in zip(bounds[1:-1], bounds[2:], strict=True)
-        ]
-        stats_of_rows(flat, stride, vocab, 0, bounds[1], values, counts, ids, logprobs)
-        for other in others:
-            other.result()
+            logits = logits.contiguous()  # rows may lie apart, as those of a slice of padded logits do
+        is_half = logits.dtype == torch.bfloat16
+        task = np.array(
+            [0, rows, vocab, logits.stride(0), top_k, is_half, logits.data_ptr(), output.ctypes.data], np.int64
+        )
+        run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
+        run(task.ctypes.data)
+    values = output[: 7 * rows].view(np.float32).reshape(7, rows)
+    counts = output[7 * rows : 10 * rows].reshape(3, rows)
+    ids, logprobs = output[10 * rows :].reshape(2, rows, top_k)
+    # numpy allocates and slices, torch wraps: half the time of torch doing it all, and it counts beside a single row.
     wrap = torch.from_numpy
     return TokenStats(
         logsumexp=wrap(values[0]),
@@ -91,8 +67,44 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
         margin=wrap(values[5]),
         topk_mass=wrap(values[6]),
         topk_ids=wrap(ids),
-        topk_logprobs=wrap(logprobs),
+        topk_logprobs=wrap(logprobs.view(np.float32)),
         nan_count=wrap(counts[0]),
         posinf_count=wrap(counts[1]),
         neginf_count=wrap(counts[2]),
     )
+
+
+_Runner = Callable[[int], object]
+
+
+@functools.cache
+def _runners() -> tuple[_Runner, _Runner]:
+    """What runs the task at an address: on this thread, and on torch's team (where it has none, on this thread)."""
+    address = compiled_task()
+    # Calls through ctypes release the GIL.
+    alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+    if _forked or "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
+        return alone, alone
+    try:
+        # What `#pragma omp parallel` compiles to, in libgomp and in the OpenMP runtimes that stand in for it:
+        # void GOMP_parallel(void (*function)(void *), void *argument, unsigned threads, unsigned flags).
+        parallel = ctypes.CDLL(None).GOMP_parallel
+    except AttributeError:
+        return alone, alone
+    parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    parallel.restype = None
+    # 0 threads: as many as torch has set. Another number would resize the team, and unbind threads bound to cores.
+    return alone, lambda task: parallel(address, task, 0, 0)
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    # The team's threads are gone, but the OpenMP runtime would still wait for them.
+    global _forked  # noqa: PLW0603
+    _forked = True
+    _runners.cache_clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

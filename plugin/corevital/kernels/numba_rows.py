@@ -8,6 +8,7 @@ Gimelshein 2018, arXiv:1805.02867): with u = log2(e) (logit - peak) and e = 2^u,
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
@@ -19,7 +20,7 @@ from numba.extending import intrinsic, overload  # type: ignore[import-untyped]
 
 from corevital.kernels.stats import MASS_TOKENS
 
-__all__ = ["stats_of_rows"]
+__all__ = ["compiled_task"]
 
 _Array = npt.NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -59,14 +60,6 @@ def _inner(fastmath: bool = False) -> Callable[[_Function], _Function]:
     return cast(Callable[[_Function], _Function], numba.njit(nogil=True, boundscheck=False, fastmath=flags))
 
 
-def _entry(function: _Function) -> _Function:
-    """Compile a function for use by Python, and keep the result on disk where there is a place for it."""
-    try:
-        return cast(_Function, numba.njit(nogil=True, boundscheck=False, cache=True)(function))
-    except RuntimeError:  # no directory that can be written to: compile once a process
-        return _inner()(function)
-
-
 # Indices are unsigned: a signed one that numba cannot trace to range() may be negative, and the wrap-around it then
 # adds to every access turns vector loads into gathers.
 
@@ -79,6 +72,27 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(numba.types.float32))
 
     return numba.types.float32(numba.types.int32), generate
+
+
+@cast(Callable[[_Function], Any], intrinsic)
+def _pointer(typing_context: Any, address: Any) -> Any:
+    """The pointer to this address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(numba.types.voidptr))
+
+    return numba.types.voidptr(numba.types.int64), generate
+
+
+@cast(Callable[[_Function], Any], intrinsic)
+def _take(typing_context: Any, turn: Any) -> Any:
+    """Atomically add 1 to the first entry of an int64 array, and return what it was."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(turn)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, context.get_constant(numba.types.int64, 1), "monotonic")
+
+    return numba.types.int64(turn), generate
 
 
 def _block(flat: _Array, start: int, stop: int, widened: _Array) -> _Array:
@@ -166,7 +180,7 @@ def _search(
         for j in range(g * _GROUP, min(g * _GROUP + _GROUP, block.shape[0])):
             value = _as_float(block[np.uint64(j)])
             # Only what is strictly greater moves up, and ids come in rising order: ties stay with the lower id.
-            if value > threshold or (filled < keep and value == value):
+            if value > threshold or (filled < keep and not math.isnan(value)):
                 place = np.uint64(min(filled, keep - 1))
                 while place > 0 and top_values[place - np.uint64(1)] < value:
                     top_values[place] = top_values[place - np.uint64(1)]
@@ -241,33 +255,28 @@ def _row(
                 s0 = scale * s0
             peak = block_peak
         b0, b1, b2 = _sums(finite, peak)
-        s0 += b0
-        s1 += b1
-        s2 += b2
+        s0 += float(b0)
+        s1 += float(b1)
+        s2 += float(b2)
     return filled, peak, s0, s1, s2, nans, posinfs, neginfs
 
 
-@_entry
-def stats_of_rows(
-    flat: _Array,
-    stride: int,
-    vocab: int,
-    first: int,
-    last: int,
-    values: _Array,
-    counts: _Array,
-    ids: _Array,
-    logprobs: _Array,
+@_inner()
+def _rows(
+    turn: _Array, flat: _Array, stride: int, vocab: int, values: _Array, counts: _Array, ids: _Array, logprobs: _Array
 ) -> None:
-    """Rows first to last - 1 of `flat`, `stride` entries apart; into [7, rows], [3, rows] and twice [rows, top_k]."""
-    top_k = ids.shape[1]
+    """Row after row of `flat`, `stride` entries apart, until none is left to take."""
+    rows, top_k = ids.shape
     keep = max(top_k, MASS_TOKENS)
     widened = np.empty(_BLOCK, np.int32)
     cleaned = np.empty(_BLOCK, np.int32)
     maxima = np.empty(_BLOCK // _GROUP, np.int32)
     top = np.empty(keep, np.float32)
     top_ids = np.empty(keep, np.int32)
-    for row in range(first, last):
+    while True:
+        row = _take(turn)
+        if row >= rows:
+            return
         filled, peak, s0, s1, s2, nans, posinfs, neginfs = _row(
             flat, row * stride, vocab, widened, cleaned, maxima, top, top_ids
         )
@@ -300,7 +309,7 @@ def stats_of_rows(
             for field in (1, 2, 4, 5, 6):
                 values[field, row] = math.nan
             continue
-        # ln p = ln(2) (u - log2(s0)), so H = ln(2) (log2(s0) - E[u]), and the variance of ln p is ln(2)² that of u.
+        # ln p = ln(2) (u - log2(s0)), so H = ln(2) (log2(s0) - E[u]), and the variance of ln p is ln(2)^2 that of u.
         mean = s1 / s0
         values[0, row] = peak + log_total
         values[1, row] = max(log_total - mean * _LN2, 0.0)
@@ -308,3 +317,41 @@ def stats_of_rows(
         values[4, row] = p1
         values[5, row] = p1 - p2
         values[6, row] = min(mass, 1.0)
+
+
+def _task(address: Any) -> None:
+    task = numba.carray(address, 8, np.int64)
+    rows, vocab, stride, top_k, is_half, logits, output = task[1], task[2], task[3], task[4], task[5], task[6], task[7]
+    values = numba.carray(_pointer(output), (7, rows), np.float32)
+    counts = numba.carray(_pointer(output + 4 * 7 * rows), (3, rows), np.int32)
+    ids = numba.carray(_pointer(output + 4 * 10 * rows), (rows, top_k), np.int32)
+    logprobs = numba.carray(_pointer(output + 4 * (10 + top_k) * rows), (rows, top_k), np.float32)
+    entries = (rows - 1) * stride + vocab
+    if is_half:
+        _rows(task, numba.carray(_pointer(logits), entries, np.int16), stride, vocab, values, counts, ids, logprobs)
+    else:
+        _rows(task, numba.carray(_pointer(logits), entries, np.int32), stride, vocab, values, counts, ids, logprobs)
+
+
+@functools.cache
+def compiled_task() -> int:
+    """The address of a C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
+
+    Any number of threads may run one task together, each returning when no row is left to take. A task is eight int64:
+
+    0. the row to take next, 0 at first;
+    1. rows, at least 1;
+    2. vocab, at least 1;
+    3. entries from one row to the next;
+    4. top_k, at least 1;
+    5. 1 where the logits are bfloat16, 0 where they are float32;
+    6. the address of the logits, each row contiguous;
+    7. the address of the output, ``rows * (10 + 2 * top_k)`` entries of 32 bits: float32 ``[7, rows]``, the fields of
+       ``TokenStats`` from ``logsumexp`` to ``topk_mass``; int32 ``[3, rows]``, the counts of NaN, +inf and -inf; int32
+       ``[rows, top_k]``, ids; float32 ``[rows, top_k]``, log-probabilities.
+    """
+    signature = numba.types.void(numba.types.voidptr)
+    try:
+        return int(numba.cfunc(signature, cache=True)(_task).address)
+    except RuntimeError:  # the cache has no directory that can be written to: compile in every process
+        return int(numba.cfunc(signature)(_task).address)

@@ -49,7 +49,7 @@ def token_stats(logits: Tensor, top_k: int) -> TokenStats:
     step = max(1, _SLICE_LOGITS // vocab)
     if rows <= step:
         return _slice_stats(logits, top_k)
-    parts = [_slice_stats(part, top_k) for part in logits.split(step)]
+    parts = [_slice_stats(part, top_k) for part in torch.split(logits, step)]
     return TokenStats(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(TokenStats)})
 
 

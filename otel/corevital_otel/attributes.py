@@ -1,0 +1,81 @@
+"""A report as span attributes, by the conventions. The store keeps the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from corevital_otel import __version__
+from corevital_otel import conventions as names
+from corevital_otel.report import RequestReport
+
+Value = bool | int | float | str | Sequence[str]
+
+
+def span_name(report: RequestReport) -> str:
+    """``{operation} {model}``."""
+    return f"{report.admitted.operation} {report.admitted.model}"
+
+
+def span_attributes(report: RequestReport) -> dict[str, Value]:
+    """All attributes of a report's span. What is not known is absent, never null; floats are finite."""
+    admitted, outcome, features = report.admitted, report.outcome, report.features
+    health, risk = report.health, report.risk
+    attributes: dict[str, Value | None] = {
+        names.OPERATION_NAME: admitted.operation,
+        names.PROVIDER_NAME: admitted.engine,
+        names.REQUEST_MODEL: admitted.model,
+        names.RESPONSE_MODEL: admitted.model,
+        names.RESPONSE_ID: admitted.request_id,
+        names.RESPONSE_FINISH_REASONS: (outcome.reason,),
+        names.USAGE_INPUT_TOKENS: admitted.prompt_tokens,
+        names.USAGE_OUTPUT_TOKENS: len(outcome.token_ids),
+        names.USAGE_CACHE_READ_INPUT_TOKENS: outcome.cached_tokens,
+        names.REQUEST_TEMPERATURE: admitted.temperature,
+        names.REQUEST_TOP_P: admitted.top_p,
+        names.REQUEST_TOP_K: admitted.top_k,
+        names.REQUEST_MAX_TOKENS: admitted.max_tokens,
+        names.REQUEST_SEED: admitted.seed,
+        names.RESPONSE_TIME_TO_FIRST_CHUNK: outcome.first_chunk_s,
+        names.RISK_SCORE: risk.score,
+        names.RISK_LEVEL: risk.level,
+        names.RISK_BASIS: risk.basis,
+        names.RISK_FACTORS: risk.factors,
+        names.HEALTH + "nan_detected": health.nan_detected,
+        names.HEALTH + "inf_detected": health.inf_detected,
+        names.HEALTH + "repetition_loop_detected": health.repetition_loop_detected,
+        names.HEALTH + "truncated": health.truncated,
+        names.HIGH_ENTROPY_STEPS: features.high_entropy_steps,
+        names.LOOP_ONSET: health.loop_onset,
+        names.LOOP_PERIOD: health.loop_period,
+        names.ENTROPY + "mean": features.entropy_mean,
+        names.ENTROPY + "max": features.entropy_max,
+        names.ENTROPY + "std": features.entropy_std,
+        names.ENTROPY + "slope": features.entropy_slope,
+        names.ENTROPY + "sum": features.entropy_sum,
+        names.SURPRISAL + "mean": features.surprisal_mean,
+        names.SURPRISAL + "max": features.surprisal_max,
+        names.SURPRISAL + "sum": features.surprisal_sum,
+        names.SURPRISAL_ESTIMATED: features.surprisal_estimated or None,
+        names.PERPLEXITY: features.perplexity,
+        names.MARGIN + "mean": features.margin_mean,
+        names.MARGIN + "min": features.margin_min,
+        names.TOPK_MASS_MEAN: features.topk_mass_mean,
+        names.CONFIDENCE + "mean": features.confidence_mean,
+        names.CONFIDENCE + "min": features.confidence_min,
+        names.TOKENS_OBSERVED: features.tokens,
+        names.INCOMPLETE: report.incomplete or None,
+        names.LOGITS_STAGE: report.stage,
+        names.ENGINE: admitted.engine,
+        names.ENGINE_VERSION: admitted.engine_version or None,
+        names.RUNNER: report.runner,
+        names.VERSION: __version__,
+        names.CAPTURE: report.capture,
+        names.SEQUENCE: admitted.sequence,
+        names.TAGS: admitted.tags or None,
+    }
+    return {name: value for name, value in attributes.items() if value is not None and _is_finite(value)}
+
+
+def _is_finite(value: Value) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

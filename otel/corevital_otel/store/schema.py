@@ -1,0 +1,60 @@
+"""Tables of the store. ``PRAGMA user_version`` is the schema's version; migrations only go forward."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+VERSION: Final = 1
+
+_CREATE: Final = """
+CREATE TABLE reports (
+    id              INTEGER PRIMARY KEY,
+    request_id      TEXT NOT NULL,              -- what the client sees; a request with n=2 has two rows
+    sequence        INTEGER NOT NULL DEFAULT 0, -- number of the sequence within its request
+    created_at_utc  TEXT NOT NULL,              -- end of the request, ISO 8601 with milliseconds
+    model           TEXT NOT NULL,
+    finish_reason   TEXT NOT NULL,
+    prompt_tokens   INTEGER NOT NULL,
+    output_tokens   INTEGER NOT NULL,
+    risk_score      REAL,
+    risk_level      TEXT NOT NULL,
+    risk_basis      TEXT NOT NULL,
+    trace_id        TEXT NOT NULL,
+    span_id         TEXT NOT NULL UNIQUE,       -- one row a span: writing a report again changes nothing
+    flags           TEXT NOT NULL,              -- JSON array
+    summary         TEXT NOT NULL,              -- JSON object: every attribute of the span
+    series          BLOB                        -- see store/series.py
+);
+CREATE INDEX reports_by_time ON reports (created_at_utc);
+CREATE INDEX reports_by_request ON reports (request_id);
+"""
+
+
+class SchemaError(RuntimeError):
+    """The file's schema is not the one this version writes. Its text names the mend."""
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Create the tables in a new file, or check those of an existing one. Never migrates.
+
+    Raises:
+        SchemaError: the file has an older or newer schema, or belongs to another program.
+    """
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == VERSION:
+        return
+    if version > VERSION:
+        raise SchemaError(f"its schema {version} is newer than ours ({VERSION}): upgrade corevital or use another file")
+    if version > 0:
+        raise SchemaError(f"its schema {version} is older than ours ({VERSION}): run `corevital db migrate`")
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:  # another process was faster
+            return
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise SchemaError("it holds tables of another program: use another file")
+        for statement in _CREATE.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {VERSION}")
