@@ -21,6 +21,11 @@ from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
 
 
+ADMITTED = Admitted(
+    request_id="r", engine_id="r", sequence=0, operation="chat", model="m", arrival_ns=0, prompt_tokens=8
+)
+
+
 class NoCounters:
     """Losses would make the figure worthless."""
 
@@ -46,10 +51,10 @@ class Server:
         self.rows["topk_logprobs"] = -3.0 - np.arange(20) / 4
         self.rows["margin"] = self.rows["topk_mass"] = 0.5
 
-    def start(self, i: int, at: int) -> int:
+    def start(self, i: int) -> int:
         self.keys[i] = key = self.next_key
         self.next_key += 1
-        self.index[i] = at
+        self.index[i] = 0
         self.length[i] = self.rng.integers(self.tokens // 2, self.tokens * 3 // 2)
         self.text[i] = self.rng.integers(0, 30_000, self.text.shape[1])
         return key
@@ -76,17 +81,8 @@ def measure(running: int, tokens: int, frames: int, capture: str, exact: float) 
     reports: list[RequestReport] = []
     assembler = Assembler(reports.append, NoCounters(), risk=PriorRisk(0.7), capture=capture)
     server = Server(running, tokens, exact)
-    admitted = {
-        name: value
-        for name, value in (("request_id", "r"), ("engine_id", "r"), ("sequence", 0), ("operation", "chat"))
-    }
-
-    def admit(i: int) -> None:
-        key = server.start(i, 0)
-        assembler.admit(key, Admitted(**admitted, model="m", arrival_ns=0, prompt_tokens=8), None)  # type: ignore[arg-type]
-
     for i in range(running):
-        admit(i)
+        assembler.admit(server.start(i), ADMITTED)
         server.length[i] = server.rng.integers(8, tokens)  # out of step with each other
     costs: list[float] = []
     spent = handled = 0.0
@@ -95,13 +91,14 @@ def measure(running: int, tokens: int, frames: int, capture: str, exact: float) 
         sampled, rows = server.step()
         over = np.flatnonzero(server.index >= server.length)
         ends = [(int(server.keys[i]), server.text[i, : server.length[i]].tolist()) for i in over]
+        begins = [server.start(int(i)) for i in over]
         begun = time.process_time()
         assembler.frame(decode(sampled))
         assembler.frame(decode(rows))
         for key, ids in ends:
             assembler.finish(key, Finished(reason="stop", token_ids=ids, end_ns=0))
-        for i in over:
-            admit(int(i))
+        for key in begins:
+            assembler.admit(key, ADMITTED)
         assembler.tick(time.monotonic())
         spent += time.process_time() - begun
         handled += running
@@ -126,7 +123,9 @@ def main() -> None:
             costs = measure(running, arguments.tokens, arguments.frames, capture, exact)[1:]
             kind = "sent" if exact else "table"
             median = statistics.median(costs)
-            print(f"{running:8} {arguments.tokens:7} {capture:>8} {kind:>9} {median:16.2f} {min(costs):6.2f}", flush=True)
+            print(
+                f"{running:8} {arguments.tokens:7} {capture:>8} {kind:>9} {median:16.2f} {min(costs):6.2f}", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ LENGTH = 256
 ROWS = 8
 VOCABULARY = 512
 import os
-MUON,ADAM,FLAT=map(float,os.environ.get('HP','0.02,0.004,2').split(','))
+
+MUON, ADAM, FLAT = map(float, os.environ.get("HP", "0.02,0.004,2").split(","))
 
 # One turn only: the model has no use for what was said before, and a system message is no question.
 CHAT_TEMPLATE = (

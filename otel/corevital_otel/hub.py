@@ -113,13 +113,13 @@ class Hub:
                 self._lost[frame.sender] = frame.dropped
                 self.counters.add(names.DROPPED, lost, what="record", why="queue_full")
             self._assembler.frame(frame)
-        return self._assembler.tick()
+        return self._assembler.tick(time.monotonic())
 
     @guarded("the hub's end")
     def _end(self) -> None:
         while self._events:
             self._events.popleft()()
-        self._assembler.close()
+        self._assembler.close(time.monotonic())
         self._spans.shutdown(5.0)
         self._store.close(3.0)
         self._receiver.close()

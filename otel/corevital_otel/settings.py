@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     capture: Literal["summary", "full", "on_risk"] = _setting(
         "on_risk",
         "one of summary, full, on_risk",
-        "`summary`, `full` (per-token series for every request) or `on_risk` (series only where risk or a flag asks for it)",
+        "`summary`, `full` (per-token series for every request) or `on_risk` (only where risk or a flag asks)",
     )
     sample_rate: float = _setting(
         1.0, "a number from 0 to 1", "share of requests measured, decided per request at admission", ge=0, le=1
@@ -116,7 +116,7 @@ def describe() -> list[tuple[str, str, str, str]]:
 
     def text(default: Any) -> str:
         if default is None:
-            return "–"
+            return "none"
         return str(int(default)) if isinstance(default, bool) else str(default)
 
     return [

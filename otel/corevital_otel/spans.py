@@ -116,6 +116,8 @@ class SpanEmitter:
         thread = threading.Thread(target=self._provider.shutdown, name="corevital-shutdown", daemon=True)
         thread.start()
         thread.join(timeout_s)
+        if self._exporter is not None:
+            self._exporter.give_up()
 
 
 def series_events(series: Series) -> list[dict[str, Any]]:
@@ -132,7 +134,7 @@ def series_events(series: Series) -> list[dict[str, Any]]:
 
 
 class CountingExporter(SpanExporter):
-    """Counts what the exporter inside says of each batch, and warns once when delivery fails and once when it is back."""
+    """Counts what the exporter inside says of each batch; warns once when delivery fails, once when it is back."""
 
     def __init__(self, inner: SpanExporter, counters: Counters) -> None:
         self._inner = inner
@@ -149,6 +151,14 @@ class CountingExporter(SpanExporter):
                 self._pending += 1
                 return
         self._counters.add(names.DROPPED, what="span", why="queue_full")
+
+    def give_up(self) -> None:
+        """The end has come: what is still on its way counts as lost."""
+        with self._lock:
+            left, self._pending = self._pending, 0
+        if left:
+            self._counters.add(names.DROPPED, left, what="span", why="shutdown")
+            _logger.warning("%d spans could not be delivered to %s before the end", left, endpoint())
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Export a batch; a failure is counted and never raised."""
@@ -179,9 +189,11 @@ class CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
+        """Shut the exporter inside down."""
         self._inner.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Flush the exporter inside."""
         return self._inner.force_flush(timeout_millis)
 
 

@@ -64,12 +64,13 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         settings = load()
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
-    others = [name for name in names if not _is_ours(name)]
-    if not settings.enabled:
-        return others or None
-    vllm_names.warn_if_unchecked()
-    _follow_engines()
-    return [vllm_names.CLASS_PATH, *others]
+    if settings.enabled:
+        vllm_names.warn_if_unchecked()
+        _follow_engines()
+        wanted = [vllm_names.CLASS_PATH if _is_ours(name) else name for name in names]
+    else:
+        wanted = [name for name in names if not _is_ours(name)]
+    return list(dict.fromkeys(wanted)) or None  # named twice, it still looks once
 
 
 @guarded("the start of the frontend")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +52,7 @@ class StoredReport:
         row = asdict(self)
         if self.series is not None:
             row["series"] = {
-                name: [value if value == value else None for value in getattr(self.series, name).tolist()]
+                name: [None if math.isnan(value) else value for value in getattr(self.series, name).tolist()]
                 for name in ("entropy", "surprisal", "margin", "topk_mass")
             }
         return row

@@ -1,0 +1,147 @@
+"""A real OpenTelemetry collector (rotel), taking spans in by gRPC and HTTP, and a sink that reads what it passes on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from integration.harness.processes import Group, environment, free_port
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as the collector passed it on."""
+
+    name: str
+    kind: int
+    trace_id: str
+    span_id: str
+    parent_id: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
+    events: list[tuple[str, dict[str, Any]]]
+    resource: dict[str, Any]
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+class Sink:
+    """Where the collector sends to: an OTLP/HTTP server that keeps spans."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+                sink.spans += _spans(request)
+                body = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Span]:
+        """At least ``count`` spans, or what there is after that time."""
+        deadline = time.monotonic() + timeout_s
+        while len(self.spans) < count and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)  # one span too many would come now
+        return list(self.spans)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _spans(request: ExportTraceServiceRequest) -> list[Span]:
+    return [
+        Span(
+            name=span.name,
+            kind=span.kind,
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_id=span.parent_span_id.hex(),
+            start_ns=span.start_time_unix_nano,
+            end_ns=span.end_time_unix_nano,
+            attributes=_attributes(span.attributes),
+            events=[(event.name, _attributes(event.attributes)) for event in span.events],
+            resource=_attributes(group.resource.attributes),
+        )
+        for group in request.resource_spans
+        for scope in group.scope_spans
+        for span in scope.spans
+    ]
+
+
+@dataclass
+class Collector:
+    """A running rotel: endpoints, and the spans that came through."""
+
+    grpc: str
+    http: str
+    sink: Sink
+
+
+@contextmanager
+def collector(folder: Path) -> Iterator[Collector]:
+    agent = next(file for file in importlib.metadata.files("rotel") or () if file.name == "rotel-agent").locate()
+    sink, grpc, http = Sink(), free_port(), free_port()
+    command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
+    command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-protocol", "http"]
+    command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--traces-batch-timeout", "200ms"]
+    command += ["--otlp-grpc-max-recv-msg-size-mib", "64"]
+    group = Group(command, environment({}), folder, folder / "rotel.log")
+    try:
+        for port in (grpc, http):
+            _wait_for_port(port, group)
+        yield Collector(f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", sink)
+    finally:
+        group.stop(10.0)
+        sink.close()
+
+
+def _wait_for_port(port: int, group: Group, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            if group.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the collector did not start:\n{group.text()[-2000:]}") from None
+            time.sleep(0.1)

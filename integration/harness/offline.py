@@ -1,0 +1,37 @@
+"""One offline vLLM run for the tests, in a process of its own: ``python -m integration.harness.offline JOB OUT``.
+
+The job: ``processors`` (what ``LLM`` gets as ``logits_processors``), ``dtype``, and ``rounds``, each a list of
+``[prompt, sampling parameters]`` generated together.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from integration.harness.processes import MODEL, MODEL_NAME
+
+
+def main(job_file: str, out_file: str) -> None:
+    from vllm import LLM, SamplingParams
+
+    job = json.loads(Path(job_file).read_text())
+    llm = LLM(
+        str(MODEL),
+        served_model_name=MODEL_NAME,
+        logits_processors=job["processors"] or None,
+        dtype=job.get("dtype", "float32"),
+        max_model_len=1024,
+        max_num_seqs=16,
+        enforce_eager=True,
+        **job.get("engine", {}),
+    )
+    rounds = []
+    for requests in job["rounds"]:
+        prompts = [prompt for prompt, _ in requests]
+        outputs = llm.generate(prompts, [SamplingParams(**params) for _, params in requests], use_tqdm=False)
+        rounds.append([[list(completion.token_ids) for completion in output.outputs] for output in outputs])
+    Path(out_file).write_text(json.dumps(rounds))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

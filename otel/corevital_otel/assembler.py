@@ -1,0 +1,319 @@
+"""From frames and lifecycle events to reports: exactly one for each admitted sequence.
+
+Single-threaded: one thread makes all calls. Nothing here waits; what has to wait for late records is put down with a
+deadline, and :meth:`Assembler.tick` settles what is due.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final, Protocol
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.record import STAGES, Frame
+from corevital.guard import swallow
+from corevital_otel import features, loops
+from corevital_otel.report import Features, Health, RequestReport, Risk
+from corevital_otel.risk import RiskModel
+from corevital_otel.sequence import Sequence, Tail, Windows
+
+Array = npt.NDArray[Any]
+
+CAPTURES: Final = ("summary", "full", "on_risk")
+
+_DROPPED: Final = "corevital.telemetry.dropped"
+_REMEMBERED: Final = 4096
+"""Reported sequences that are still recognised, so that their surplus records are not taken for strangers."""
+
+
+class Adder(Protocol):
+    """What is needed of :class:`corevital_otel.counters.Counters`."""
+
+    def add(self, name: str, amount: int = 1, **labels: str) -> None:
+        """Add to a counter."""
+
+
+class Assembler:
+    """Assembles one report for each admitted sequence, in whatever order its records and its end arrive.
+
+    A sequence is complete when a row has come for each token its client got; surplus rows (asynchronous scheduling,
+    drafts) are trimmed. One that is not complete ``wait_s`` after its end is reported as incomplete.
+
+    Args:
+        on_report: receives each finished report, on the calling thread.
+        counters: where losses are counted.
+        risk: the risk model.
+        capture: the server's capture mode. ``summary`` keeps no series and ``full`` every one. ``on_risk`` keeps the
+            series of a sequence whose risk is high or that has a health flag up; not that of one that is merely
+            incomplete, which says something of the telemetry and nothing of the output.
+        wait_s: longest wait for records after a sequence's end.
+        surprisal_wait_s: longest wait, of that, where only a token's log-probability is still to come.
+        high_entropy_bits: threshold of ``high_entropy_steps``.
+        max_live: sequences that may be live at once; beyond it the oldest is reported as incomplete.
+        max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
+        max_series_tokens: tokens kept of a series at most; those beyond are counted, and the series is that much
+            shorter than the output.
+        clock: what ``tick`` and ``close`` are given the time of.
+        wall_ns: wall clock for sequences that never ended.
+    """
+
+    def __init__(
+        self,
+        on_report: Callable[[RequestReport], None],
+        counters: Adder,
+        *,
+        risk: RiskModel,
+        capture: str = "on_risk",
+        wait_s: float = 2.0,
+        surprisal_wait_s: float = 0.25,
+        high_entropy_bits: float = features.HIGH_ENTROPY_BITS,
+        max_live: int = 100_000,
+        max_windows: int = 16_384,
+        max_series_tokens: int = 32_768,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._on_report = on_report
+        self._counters = counters
+        self._risk = risk
+        self._capture = capture
+        self._wait_s = wait_s
+        self._surprisal_wait_s = min(surprisal_wait_s, wait_s)
+        self._max_live = max_live
+        self._max_windows = max_windows
+        self._max_series_tokens = max_series_tokens
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._windows = Windows(high_entropy_bits, max_series_tokens)
+        self._live: dict[int, Sequence] = {}  # oldest first
+        self._waiting: dict[int, Sequence] = {}  # of those, the ones that have ended
+        self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; may hold sequences reported since
+        self._order = count()
+        self._reported: dict[int, bool] = {}  # the last ones: key -> complete
+
+    @property
+    def running(self) -> int:
+        """Sequences admitted and not reported yet."""
+        return len(self._live)
+
+    @property
+    def looping(self) -> int:
+        """Of those, the ones that were in a repetition loop at the last reading, up to 64 tokens ago."""
+        return self._windows.looping
+
+    def admit(self, key: int, admitted: Admitted, parent: Any = None) -> None:
+        """A sequence comes in.
+
+        Args:
+            key: its stamp's key.
+            admitted: what the frontend knows of it.
+            parent: handed through to the report.
+        """
+        if key in self._live:
+            self._drop(1, "sequence", "duplicate_key")
+            return
+        while len(self._live) >= self._max_live:
+            self._evict(next(iter(self._live.values())))
+        capture = admitted.capture if admitted.capture in CAPTURES else self._capture
+        self._live[key] = Sequence(key, admitted, parent, capture)
+
+    def frame(self, frame: Frame) -> None:
+        """Take in a frame's records."""
+        for records, put in ((frame.rows, self._windows.put_rows), (frame.sampled, self._windows.put_sampled)):
+            if not len(records):
+                continue
+            keys = records["key"].tolist()
+            slots = self._slots(keys, frame.runner)
+            known = slots >= 0
+            if not known.all():
+                slots, records = slots[known], records[known]
+            late, wild = put(slots, records)
+            self._drop(late, "record", "late")
+            self._drop(wild, "record", "index_out_of_range")
+            if self._waiting:
+                for key in self._waiting.keys() & set(keys):
+                    self._consider(self._waiting[key])
+
+    def finish(self, key: int, outcome: Finished) -> None:
+        """A sequence has ended, however it came."""
+        sequence = self._live.get(key)
+        if sequence is None:
+            self._drop(1, "finish", "already_reported" if key in self._reported else "unknown_sequence")
+            return
+        if sequence.outcome is not None:
+            self._drop(1, "finish", "duplicate")
+            return
+        sequence.outcome = outcome
+        sequence.tokens = np.asarray(outcome.token_ids, np.int32)
+        sequence.finished_at = self._clock()
+        if sequence.slot >= 0:
+            self._windows.finished(sequence)
+        self._waiting[key] = sequence
+        if not self._consider(sequence):
+            self._put_deadline(sequence, self._wait_s)
+
+    def tick(self, now: float) -> float | None:
+        """Report what has waited long enough. Returns seconds until the next deadline, None if there is none."""
+        while self._deadlines:
+            deadline, _, sequence = self._deadlines[0]
+            due = self._waiting.get(sequence.key) is sequence
+            if due and deadline > now:
+                return deadline - now
+            heappop(self._deadlines)
+            if due:
+                self._report(sequence)
+        return None
+
+    def close(self, now: float) -> None:
+        """Report everything: what is due, what still waits, and as aborted what never ended."""
+        self.tick(now)
+        for sequence in list(self._live.values()):
+            self._report(sequence)
+        self._deadlines.clear()
+
+    def _drop(self, amount: int, what: str, why: str) -> None:
+        if amount:
+            self._counters.add(_DROPPED, amount, what=what, why=why)
+
+    def _slots(self, keys: list[int], runner: str) -> Array:
+        """The window of each record's sequence, -1 for a sequence we do not know."""
+        slot_of = self._windows.slot_of
+        slots = [slot_of.get(key, -1) for key in keys]
+        if -1 in slots:
+            for key, slot in zip(keys, slots, strict=True):
+                sequence = self._live.get(key) if slot < 0 else None
+                if sequence is not None and sequence.slot < 0:
+                    self._open(sequence, runner)
+            slots = [slot_of.get(key, -1) for key in keys]  # opening may have closed another
+            for key, slot in zip(keys, slots, strict=True):
+                if slot < 0:
+                    self._count_stranger(key)
+        return np.array(slots, np.int64)
+
+    def _open(self, sequence: Sequence, runner: str) -> None:
+        if len(self._windows) >= self._max_windows:
+            self._evict(next(other for other in self._live.values() if other.slot >= 0))
+        sequence.runner = runner
+        self._windows.open(sequence)
+
+    def _count_stranger(self, key: int) -> None:
+        complete = self._reported.get(key)
+        if complete is None:
+            self._drop(1, "record", "unknown_sequence")
+        elif not complete:
+            self._drop(1, "record", "late")
+        # else: surplus of a sequence whose report is whole. Asynchronous scheduling makes one a request; nothing is lost.
+
+    def _evict(self, sequence: Sequence) -> None:
+        self._drop(1, "sequence", "too_many_live")
+        self._report(sequence)
+
+    def _put_deadline(self, sequence: Sequence, wait_s: float) -> None:
+        heappush(self._deadlines, (sequence.finished_at + wait_s, next(self._order), sequence))
+
+    def _consider(self, sequence: Sequence) -> bool:
+        """Report a sequence that has ended if nothing more is to be waited for."""
+        tail = self._windows.tail(sequence)
+        if not tail.arrived:
+            return False
+        if tail.exact or self._clock() >= sequence.finished_at + self._surprisal_wait_s:
+            self._report(sequence, tail)
+            return True
+        if not sequence.settled:
+            sequence.settled = True
+            self._put_deadline(sequence, self._surprisal_wait_s)
+        return False
+
+    def _report(self, sequence: Sequence, tail: Tail | None = None) -> None:
+        """Make the report, forget the sequence, hand the report on: in this order, so that a fault makes no second one."""
+        tail = self._windows.tail(sequence) if tail is None else tail
+        outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
+        state = self._windows.features_state(sequence, tail)[0]
+        summary = features.summary(state)
+        complete = self._windows.faultless(sequence, tail)
+        if sequence.tokens is not None:
+            self._drop(max(len(sequence.tokens) - summary.tokens, 0), "record", "missing")
+        looped, agrees = self._find_loop(sequence, tail)
+        if not agrees:
+            complete = False
+            self._drop(1, "sequence", "other_tokens")
+        period, onset = looped or (None, None)
+        health = Health(
+            nan_detected=bool(state["nan"]),
+            inf_detected=bool(state["inf"]),
+            repetition_loop_detected=looped is not None or outcome.reason == "repetition",
+            truncated=outcome.reason == "length",
+            loop_onset=onset,
+            loop_period=period,
+        )
+        risk = self._assess(summary, health, sequence.admitted)
+        series = None
+        if sequence.capture == "full" or (sequence.capture == "on_risk" and (risk.level == "high" or health.flags)):
+            length = len(sequence.tokens) if sequence.tokens is not None else tail.first + len(tail.tokens)
+            series = self._windows.series(sequence, tail, length) if length else None
+            self._drop(max(length - self._max_series_tokens, 0), "series", "too_long")
+        runner = sequence.runner or sequence.admitted.runner
+        self._forget(sequence, complete)
+        report = RequestReport(
+            admitted=sequence.admitted,
+            outcome=outcome,
+            features=summary,
+            health=health,
+            risk=risk,
+            series=series,
+            capture=sequence.capture,
+            incomplete=not complete,
+            runner=runner,
+            stage=STAGES.get(runner, "raw"),
+            parent=sequence.parent,
+        )
+        try:
+            self._on_report(report)
+        except Exception:
+            self._drop(1, "report", "fault")
+            swallow("a report's receiver")
+
+    def _forget(self, sequence: Sequence, complete: bool) -> None:
+        del self._live[sequence.key]
+        self._waiting.pop(sequence.key, None)
+        if sequence.slot >= 0:
+            self._windows.close(sequence)
+        self._reported[sequence.key] = complete
+        if len(self._reported) > _REMEMBERED:
+            del self._reported[next(iter(self._reported))]
+
+    def _assess(self, summary: Features, health: Health, admitted: Admitted) -> Risk:
+        try:
+            return self._risk.assess(summary, health, admitted)
+        except Exception:
+            self._drop(1, "risk", "fault")
+            swallow("the risk model")
+            return Risk(score=None, level="unknown")
+
+    def _find_loop(self, sequence: Sequence, tail: Tail) -> tuple[tuple[int, int] | None, bool]:
+        """Period and onset of the output's loop, if any; and whether the tokens folded are the client's.
+
+        The client's tokens are what counts. Where the live detector has seen the same ones, it only goes on.
+        """
+        detector, tokens = self._windows.loop_detector(sequence), sequence.tokens
+        if tokens is None:
+            detector.update(tail.tokens)
+            return (detector.period, detector.onset or 0) if detector.period else None, True
+        folded = tail.first
+        same = folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes())
+        agrees = same or sequence.unknown > 0 or folded > len(tokens)
+        if len(tokens) <= loops.LEAST_SPAN:
+            return None, agrees
+        if not same:
+            detector = loops.LoopDetector()
+        detector.update(tokens[folded:] if same else tokens)
+        if not detector.period or not detector.fired_at:
+            return None, agrees
+        return (detector.period, loops.onset(tokens, detector.period, detector.fired_at)), agrees

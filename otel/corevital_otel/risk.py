@@ -1,0 +1,99 @@
+"""Risk: from a sequence's features to a number, a level, and the reasons for it.
+
+:class:`RiskModel` is the seam. Faults (NaN, Inf, loops, truncation) are flags of their own; no model may add them to its
+score, or the score stops being comparable between requests and says twice what an alert already says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from corevital.frames.lifecycle import Admitted
+from corevital_otel.report import Features, Health, Risk, RiskLevel
+
+MEDIUM: Final = 0.4
+"""From here on a risk is at least ``medium``. On the prior's reference table about a quarter of the runs are."""
+
+
+class RiskModel(Protocol):
+    """Assesses finished sequences."""
+
+    def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
+        """Risk of a sequence. ``score`` None and level ``unknown`` where nothing can be said."""
+
+
+def level(score: float | None, threshold: float) -> RiskLevel:
+    """Level of a score: ``high`` from ``threshold`` on, ``medium`` from :data:`MEDIUM` on, None is ``unknown``."""
+    if score is None:
+        return "unknown"
+    if score >= threshold:
+        return "high"
+    return "medium" if score >= MEDIUM else "low"
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One signal of risk and its reference curve, 1 / (1 + (middle / value) ** steepness).
+
+    Attributes:
+        value: takes it from the features; None where they have none.
+        middle: value whose curve is one half.
+        steepness: how fast the curve rises around it; negative where small values are the risky ones.
+        text: how a factor reads, a format of the value.
+    """
+
+    value: Callable[[Features], float | None]
+    middle: float
+    steepness: float
+    text: str
+
+    def curve(self, value: float) -> float:
+        """The signal on a scale from 0, harmless, to 1."""
+        if value <= 0.0:
+            return 0.0 if self.steepness > 0.0 else 1.0
+        return 1.0 / (1.0 + (self.middle / value) ** self.steepness)
+
+
+PRIOR_SIGNALS: Final = (
+    Signal(lambda f: f.entropy_sum, 220.0, 1.5, "total entropy {:.0f} bits"),
+    Signal(lambda f: f.surprisal_sum, 110.0, 1.5, "total surprisal {:.0f} bits"),
+    Signal(lambda f: f.entropy_max, 8.0, 4.0, "entropy peak {:.1f} bits"),
+    Signal(lambda f: f.entropy_std, 1.1, 4.0, "entropy spread {:.1f} bits"),
+    Signal(lambda f: f.confidence_min, 7.0, -4.0, "least confident stretch {:.1f} nats"),
+    Signal(lambda f: f.margin_min, 0.003, -0.5, "closest margin {:.2g}"),
+)
+"""The prior's signals. The first four curves were set on 251 answers of an 8B model to grade-school mathematics (the
+table that CoreVital's commit 818c711 published under Apache-2.0; truncated answers left out), so that in each signal
+about four fifths of them stay under one half: at the median the sums are 157 and 66 bits, the peak 6.6, the spread 0.9.
+It has neither confidences nor minimal margins; those curves are set by reasoning and not by measurement."""
+
+
+class PriorRisk:
+    """The shipped default: the plain mean of six signals' reference curves. Not calibrated.
+
+    The score ranks outputs of one model on one task somewhat better than chance (AUROC 0.65 on the table its curves were
+    set on, with the four signals that table has); it is no probability, and it grows with the length of an output, as
+    total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means, extremes,
+    and the spread. A ``baseline`` or ``calibrated`` model knows the model's own traffic and should replace it.
+
+    Args:
+        threshold: score from which on a risk is ``high``.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
+        """See :meth:`RiskModel.assess`. Factors are the signals above one half, strongest first."""
+        if features.tokens == 0 or features.entropy_mean is None:
+            return Risk(score=None, level="unknown")
+        points: list[tuple[float, str]] = []
+        for signal in PRIOR_SIGNALS:
+            value = signal.value(features)
+            if value is not None:
+                points.append((signal.curve(value), signal.text.format(value)))
+        score = sum(point for point, _ in points) / len(points)
+        raised = sorted((point for point in points if point[0] > 0.5), key=lambda point: -point[0])
+        return Risk(score=score, level=level(score, self._threshold), factors=tuple(text for _, text in raised))
