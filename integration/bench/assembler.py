@@ -1,7 +1,8 @@
 """Host CPU of the assembler a token, at steady decoding: one frame a step of all running sequences.
 
-Prints microseconds of process CPU time a token, its median and best over repeats. Sequences end and are replaced as they
-do in a server, so admission, completion, risk and reports are in the figure; the sender's side and the outputs are not.
+Prints microseconds of process CPU time a token, its median and best over repeats. Sequences end and are replaced as
+they do in a server, so admission, completion, risk and reports are in the figure; the sender's side and the outputs
+are not.
 
     python integration/bench/assembler.py [--running 256] [--tokens 400] [--frames 1500]
 """
@@ -19,7 +20,6 @@ from corevital.frames.record import ROW, SAMPLED, Frame, decode, encode
 from corevital_otel.assembler import Assembler
 from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
-
 
 ADMITTED = Admitted(
     request_id="r", engine_id="r", sequence=0, operation="chat", model="m", arrival_ns=0, prompt_tokens=8

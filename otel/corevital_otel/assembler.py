@@ -132,9 +132,7 @@ class Assembler:
             keys = records["key"].tolist()
             slots = self._slots(keys, frame.runner)
             known = slots >= 0
-            if not known.all():
-                slots, records = slots[known], records[known]
-            late, wild = put(slots, records)
+            late, wild = put(slots, records) if known.all() else put(slots[known], records[known])
             self._drop(late, "record", "late")
             self._drop(wild, "record", "index_out_of_range")
             if self._waiting:
@@ -209,7 +207,7 @@ class Assembler:
             self._drop(1, "record", "unknown_sequence")
         elif not complete:
             self._drop(1, "record", "late")
-        # else: surplus of a sequence whose report is whole. Asynchronous scheduling makes one a request; nothing is lost.
+        # else: surplus of a sequence whose report is whole. Asynchronous scheduling makes one a request.
 
     def _evict(self, sequence: Sequence) -> None:
         self._drop(1, "sequence", "too_many_live")
@@ -232,7 +230,7 @@ class Assembler:
         return False
 
     def _report(self, sequence: Sequence, tail: Tail | None = None) -> None:
-        """Make the report, forget the sequence, hand the report on: in this order, so that a fault makes no second one."""
+        """Make the report, forget the sequence, hand the report on: in this order, so that no fault makes two."""
         tail = self._windows.tail(sequence) if tail is None else tail
         outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
         state = self._windows.features_state(sequence, tail)[0]

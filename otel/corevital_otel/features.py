@@ -29,7 +29,7 @@ COLUMNS: Final = 5
 GROUP: Final = 16
 """Tokens in a group of the group confidence. DeepConf slides over 1024 or 2048 tokens of a long chain of thought; most
 served outputs are shorter than that. Sixteen tokens are about a clause: long enough that one rare word does not make
-the minimum, short enough to see one bad stretch in an answer of a few lines. Outputs shorter than a group are one group."""
+the minimum, short enough to see one bad stretch in an answer of a few lines. A shorter output is one group."""
 
 HIGH_ENTROPY_BITS: Final = 4.0
 """Default threshold of ``high_entropy_steps``: the uncertainty of sixteen equally likely tokens."""
@@ -116,8 +116,8 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
     if not finite.all():
         values[~finite] = np.nan
         estimated &= finite[SURPRISAL]
-    nan = ((rows["nan_count"] > 0) & observed).any(axis=1)
-    inf = ((rows["posinf_count"] > 0) & observed).any(axis=1)
+    nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
+    inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
     return Chunk(values, observed, estimated, nan, inf)
 
 

@@ -1,11 +1,12 @@
 """Risk: from a sequence's features to a number, a level, and the reasons for it.
 
-:class:`RiskModel` is the seam. Faults (NaN, Inf, loops, truncation) are flags of their own; no model may add them to its
-score, or the score stops being comparable between requests and says twice what an alert already says.
+:class:`RiskModel` is the seam. Faults (NaN, Inf, loops, truncation) are flags of their own; no model may add them
+to its score, or the score stops being comparable between requests and says twice what an alert already says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -14,7 +15,7 @@ from corevital.frames.lifecycle import Admitted
 from corevital_otel.report import Features, Health, Risk, RiskLevel
 
 MEDIUM: Final = 0.4
-"""From here on a risk is at least ``medium``. On the prior's reference table about a quarter of the runs are."""
+"""From here on a risk is at least ``medium``. On the prior's reference table three in ten runs are."""
 
 
 class RiskModel(Protocol):
@@ -53,7 +54,7 @@ class Signal:
         """The signal on a scale from 0, harmless, to 1."""
         if value <= 0.0:
             return 0.0 if self.steepness > 0.0 else 1.0
-        return 1.0 / (1.0 + (self.middle / value) ** self.steepness)
+        return 1.0 / (1.0 + math.pow(self.middle / value, self.steepness))
 
 
 PRIOR_SIGNALS: Final = (
@@ -73,9 +74,9 @@ It has neither confidences nor minimal margins; those curves are set by reasonin
 class PriorRisk:
     """The shipped default: the plain mean of six signals' reference curves. Not calibrated.
 
-    The score ranks outputs of one model on one task somewhat better than chance (AUROC 0.65 on the table its curves were
-    set on, with the four signals that table has); it is no probability, and it grows with the length of an output, as
-    total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means, extremes,
+    The score ranks outputs of one model on one task somewhat better than chance (AUROC 0.65 on the table its curves
+    were set on, with the four signals that table has); it is no probability, and it grows with the length of an output,
+    as total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means, extremes,
     and the spread. A ``baseline`` or ``calibrated`` model knows the model's own traffic and should replace it.
 
     Args:

@@ -34,6 +34,8 @@ FURTHEST: Final = 8192
 _UNKNOWN: Final = -1
 _FIRST_CAPACITY: Final = 64
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
+_NO_FEATURES: Final = features.initial(1)[0]
+_NO_LOOP: Final = loops.initial(1)[0]
 _SERIES: Final = (features.ENTROPY, features.SURPRISAL, features.MARGIN, features.TOPK_MASS)
 
 
@@ -124,6 +126,7 @@ class Windows:
         self._folded = np.empty(0, np.int64)  # tokens folded: index of the window's first
         self._missing = np.empty(0, np.int64)  # of those, tokens without a row
         self._finished = np.empty(0, bool)
+        self._due = np.empty(0, bool)  # scratch
         self._features = features.initial(0)
         self._loops = loops.initial(0)
 
@@ -139,6 +142,7 @@ class Windows:
             "_folded",
             "_missing",
             "_finished",
+            "_due",
             "_features",
             "_loops",
         ):
@@ -157,8 +161,8 @@ class Windows:
         self._row_index[slot] = self._token_index[slot] = _UNKNOWN
         self._folded[slot] = self._missing[slot] = 0
         self._finished[slot] = sequence.outcome is not None
-        self._features[slot] = features.initial(1)[0]
-        self._loops[slot] = loops.initial(1)[0]
+        self._features[slot] = _NO_FEATURES
+        self._loops[slot] = _NO_LOOP
         self._owner[slot] = sequence
         self.slot_of[sequence.key] = sequence.slot = slot
 
@@ -186,9 +190,18 @@ class Windows:
 
     def _put(self, slots: Array, records: Array, write: Callable[[Array, Array, Array], None]) -> tuple[int, int]:
         late = wild = 0
+        index = records["index"].astype(np.int64)
         while len(slots):
-            index = records["index"].astype(np.int64)
             ahead = index - self._folded[slots]
+            beyond = (ahead >= WINDOW) & (ahead < FURTHEST)
+            full = slots[beyond]
+            if len(full):
+                self._due[full] = True
+                alone = np.count_nonzero(self._due[slots]) == len(full)
+                self._due[full] = False
+                if alone:  # no other record here is for the chunks about to be folded
+                    self._fold(full)
+                    continue
             fits = (ahead >= 0) & (ahead < WINDOW)
             if fits.all():
                 write(slots * WINDOW + index % WINDOW, index, records)
@@ -196,10 +209,9 @@ class Windows:
             write((slots * WINDOW + index % WINDOW)[fits], index[fits], records[fits])
             late += int((ahead < 0).sum())
             wild += int((ahead >= FURTHEST).sum())
-            beyond = (ahead >= WINDOW) & (ahead < FURTHEST)
-            slots, records = slots[beyond], records[beyond]
-            if len(slots):
-                self._fold(np.unique(slots))
+            slots, index, records = full, index[beyond], records[beyond]
+            if len(full):
+                self._fold(np.unique(full))
         return late, wild
 
     def _write_rows(self, at: Array, index: Array, rows: Array) -> None:

@@ -9,12 +9,12 @@ from typing import Any, Final, Literal, cast
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from corevital_otel.errors import SettingsError
+
+__all__ = ["Settings", "SettingsError", "describe", "load"]
+
 _PREFIX: Final = "COREVITAL_"
 _FILE: Final = "COREVITAL_CONFIG"
-
-
-class SettingsError(ValueError):
-    """A setting is wrong. Its text is one line: the setting, the value given, and what is allowed."""
 
 
 def _setting(default: Any, allowed: str, meaning: str, **constraints: Any) -> Any:

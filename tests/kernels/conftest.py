@@ -32,7 +32,7 @@ TOLERANCE = {
 Check = Callable[..., TokenStats]
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda pair: "-".join(pair), scope="session")
+@pytest.fixture(params=BACKENDS, ids="-".join, scope="session")
 def check(request: pytest.FixtureRequest) -> Check:
     """Call a backend with these logits, and compare all that it returns with the reference."""
     backend, device = request.param

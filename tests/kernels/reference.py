@@ -1,4 +1,4 @@
-"""The statistics once more, from their definitions, in float64 and one row at a time. Shares no code with the product."""
+"""The statistics once more, from their definitions, in float64, a row at a time. Shares no code with the product."""
 
 from typing import Any
 

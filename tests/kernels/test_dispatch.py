@@ -191,4 +191,4 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         from corevital.kernels import numba_rows
 
         monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-        assert numba_rows.compiled_task.__wrapped__() != 0
+        assert numba_rows.compiled_task.__wrapped__().address != 0

@@ -48,7 +48,7 @@ ROWS = {
     "a peak late in the row": filled(4000, 0.0, {3999: 80.0}),
     "large and close together": [1e6 + i % 7 for i in range(2000)],
     "ties across the borders of groups": filled(2100, 0.0, {63: 1.0, 64: 1.0, 1023: 1.0, 1024: 1.0, 2099: 1.0}),
-    "more ties than top_k": filled(9000, 0.0, {token: 7.0 for token in range(100, 9000, 300)}),
+    "more ties than top_k": filled(9000, 0.0, dict.fromkeys(range(100, 9000, 300), 7.0)),
     "all masked": [-INF] * 1500,
     "all NaN": [NAN] * 1500,
     "all +inf": [INF] * 1500,

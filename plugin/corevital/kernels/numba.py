@@ -80,7 +80,7 @@ _Runner = Callable[[int], object]
 @functools.cache
 def _runners() -> tuple[_Runner, _Runner]:
     """What runs the task at an address: on this thread, and on torch's team (where it has none, on this thread)."""
-    address = compiled_task()
+    address = compiled_task().address
     # Calls through ctypes release the GIL.
     alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
     if _forked or "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():

@@ -37,7 +37,8 @@ _LOG2E_F: Final = _F(_LOG2E)
 _BELOW_ONE: Final = np.nextafter(_F(1), _F(0))
 # 2^u is a normal float32 from here on. What lies below adds nothing to a sum that is at least 1.
 _LOWEST: Final = _F(-126)
-# The bits of float32 (IEEE 754): all but the sign; infinity, with only NaN beyond it; minus infinity.
+# The bits of float32 (IEEE 754): all but the sign; infinity, with only NaN beyond it; -infinity, also as an ordered
+# integer (see `_ordered`); and the bounds of int32.
 _MAGNITUDE: Final = _I(0x7FFFFFFF)
 _INF_BITS: Final = _I(0x7F800000)
 _NEGINF_BITS: Final = _I(-0x00800000)
@@ -197,7 +198,7 @@ def _search(
 
 @_inner(fastmath=True)
 def _sums(block: _Array, peak: _F) -> tuple[_F, _F, _F]:
-    """Σe, Σeu, Σeu² of a block without NaN or +inf. float32 does: 64 or more partial sums run side by side."""
+    """Σe, Σeu, Σeu² of a block without NaN or +inf. float32 does: vectorised, each is many short sums."""
     s0, s1, s2 = _F(0), _F(0), _F(0)
     for j in range(block.shape[0]):
         # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
@@ -334,10 +335,11 @@ def _task(address: Any) -> None:
 
 
 @functools.cache
-def compiled_task() -> int:
-    """The address of a C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
+def compiled_task() -> Any:
+    """A C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
 
-    Any number of threads may run one task together, each returning when no row is left to take. A task is eight int64:
+    It is at ``.address`` for as long as the object lives. Any number of threads may run one task together, each
+    returning when no row is left to take. A task is eight int64:
 
     0. the row to take next, 0 at first;
     1. rows, at least 1;
@@ -352,6 +354,6 @@ def compiled_task() -> int:
     """
     signature = numba.types.void(numba.types.voidptr)
     try:
-        return int(numba.cfunc(signature, cache=True)(_task).address)
-    except RuntimeError:  # the cache has no directory that can be written to: compile in every process
-        return int(numba.cfunc(signature)(_task).address)
+        return numba.cfunc(signature, cache=True)(_task)
+    except (RuntimeError, OSError):  # no directory for the cache that can be written to: compile in every process
+        return numba.cfunc(signature)(_task)

@@ -1,0 +1,123 @@
+"""The command line ``corevital``. One module a command; what is heavy is imported when a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from corevital_otel import __version__
+from corevital_otel.errors import SettingsError
+
+app = typer.Typer(
+    name="corevital",
+    help="Vital signs for LLM serving engines.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+# typer's own click is a private copy in newer versions: this is its UsageError wherever it lives
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class CommandError(Exception):
+    """A failure with one line for the user, which names the cause and the mend. Exit 1, or 2 for wrong usage."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+Database = Annotated[Path | None, typer.Option("--db", help="The store's file. Default: COREVITAL_DB.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"corevital {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def spans(
+    since: Annotated[str | None, typer.Option(help="Only younger than this: 90s, 15m, 1h, 7d.")] = None,
+    risk_above: Annotated[float | None, typer.Option(help="Only with a risk score above this.")] = None,
+    flag: Annotated[str | None, typer.Option(help="Only with this flag, such as truncated.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: Json = False,
+    db: Database = None,
+) -> None:
+    """List requests from the store, newest first."""
+    from corevital_otel.cli.spans import run
+
+    run(since=since, risk_above=risk_above, flag=flag, model=model, limit=limit, as_json=as_json, db=db)
+
+
+@app.command()
+def show(
+    request_id: Annotated[str, typer.Argument(help="A request's id, or the beginning of one.")],
+    as_json: Json = False,
+    db: Database = None,
+) -> None:
+    """Show one request whole, with its per-token series."""
+    from corevital_otel.cli.show import run
+
+    run(request_id, as_json=as_json, db=db)
+
+
+@app.command()
+def doctor(as_json: Json = False, db: Database = None) -> None:
+    """Check engine, settings, exporter and store; one line a check."""
+    from corevital_otel.cli.doctor import run
+
+    run(as_json=as_json, db=db)
+
+
+@app.command()
+def demo(
+    requests: Annotated[int, typer.Option(min=10, max=2000, help="How many requests to send.")] = 84,
+    port: Annotated[int | None, typer.Option(help="Port for the server. Default: a free one.")] = None,
+    db: Database = None,
+) -> None:
+    """Serve the demo model in a real vLLM, send it traffic, and show each request with its risk."""
+    from corevital_otel.cli.demo import run
+
+    run(requests=requests, port=port, db=db)
+
+
+def main() -> None:
+    """Entry point: every expected failure is one line on stderr; exit 2 for wrong usage, 1 for a failure."""
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except CommandError as error:
+        _fail(str(error), error.code)
+    except SettingsError as error:
+        _fail(str(error), 1)
+    except _UsageError as error:
+        hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+        _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted", 130)
+    except BrokenPipeError:  # `corevital spans | head`
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"corevital: {' '.join(message.split())}", err=True)
+    sys.exit(code)

