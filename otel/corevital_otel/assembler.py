@@ -311,7 +311,10 @@ class Assembler:
             return None, agrees
         if not same:
             detector = loops.LoopDetector()
-        detector.update(tokens[folded:] if same else tokens)
+        rest = tokens[folded:] if same else tokens
+        if not detector.period and detector.lead + len(rest) < loops.LEAST_SPAN:
+            return None, agrees
+        detector.update(rest)
         if not detector.period or not detector.fired_at:
             return None, agrees
         return (detector.period, loops.onset(tokens, detector.period, detector.fired_at)), agrees

@@ -146,21 +146,28 @@ def _surprisal(rows: Array, observed: Array, tokens: Array, logprobs: Array, out
     need = np.isnan(out) & observed
     if need.any():
         some, token = rows[need], tokens[need]
-        table = some["topk_logprobs"].astype(np.float64)
-        finite = np.isfinite(table)
-        hit = (some["topk_ids"] == token[:, None]) & finite & (token >= 0)[:, None]
+        table = some["topk_logprobs"]
+        hit = (some["topk_ids"] == token[:, None]) & np.isfinite(table) & (token >= 0)[:, None]
         found = hit.any(axis=1)
-        mass = np.clip(1.0 - np.exp(np.where(finite, table, -np.inf)).sum(axis=1), _LEAST_MASS, 1.0)
-        outside = some["vocab"].astype(np.int64) - finite.sum(axis=1)
-        for count in ("nan_count", "posinf_count", "neginf_count"):
-            outside -= some[count]
-        tail = np.minimum(np.log(mass / np.maximum(outside, 1)), np.where(finite, table, np.inf).min(axis=1))
-        tail = np.where(token >= 0, tail, -some["entropy"].astype(np.float64))
-        exact = np.take_along_axis(table, hit.argmax(axis=1)[:, None], axis=1)[:, 0]
-        out[need] = np.where(found, exact, tail) * -_BITS
+        value = table[np.arange(len(table)), hit.argmax(axis=1)].astype(np.float64)
+        if not found.all():
+            value[~found] = _expected_logprob(some[~found], token[~found])
+        out[need] = value * -_BITS
         estimated[need] = ~found
     np.maximum(out, 0.0, out=out)  # a sure token's log-probability may come out a rounding error above 0
     return estimated
+
+
+def _expected_logprob(rows: Array, tokens: Array) -> Array:
+    """Estimates ``[n]``, nats, for tokens outside their rows' tables ``[n]``."""
+    table = rows["topk_logprobs"].astype(np.float64)
+    finite = np.isfinite(table)
+    mass = np.clip(1.0 - np.exp(np.where(finite, table, -np.inf)).sum(axis=1), _LEAST_MASS, 1.0)
+    outside = rows["vocab"].astype(np.int64) - finite.sum(axis=1)
+    for count in ("nan_count", "posinf_count", "neginf_count"):
+        outside -= rows[count]
+    tail = np.minimum(np.log(mass / np.maximum(outside, 1)), np.where(finite, table, np.inf).min(axis=1))
+    return np.where(tokens >= 0, tail, -rows["entropy"].astype(np.float64))
 
 
 def fold(state: Array, first: Array, chunk: Chunk, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> None:

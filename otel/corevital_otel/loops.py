@@ -162,6 +162,11 @@ class LoopDetector:
         return bool(self._state["looping"][0])
 
     @property
+    def lead(self) -> int:
+        """The highest counter: no loop can fire before ``LEAST_SPAN - lead`` more tokens."""
+        return int(self._state["score"].max())
+
+    @property
     def period(self) -> int | None:
         """Period of the first loop found, in tokens."""
         return int(self._state["period"][0]) or None

@@ -76,8 +76,8 @@ class PriorRisk:
 
     The score ranks outputs of one model on one task somewhat better than chance (AUROC 0.65 on the table its curves
     were set on, with the four signals that table has); it is no probability, and it grows with the length of an output,
-    as total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means, extremes,
-    and the spread. A ``baseline`` or ``calibrated`` model knows the model's own traffic and should replace it.
+    as total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means,
+    extremes, and the spread. A ``baseline`` or ``calibrated`` model knows the model's own traffic: prefer it.
 
     Args:
         threshold: score from which on a risk is ``high``.
@@ -90,11 +90,9 @@ class PriorRisk:
         """See :meth:`RiskModel.assess`. Factors are the signals above one half, strongest first."""
         if features.tokens == 0 or features.entropy_mean is None:
             return Risk(score=None, level="unknown")
-        points: list[tuple[float, str]] = []
-        for signal in PRIOR_SIGNALS:
-            value = signal.value(features)
-            if value is not None:
-                points.append((signal.curve(value), signal.text.format(value)))
-        score = sum(point for point, _ in points) / len(points)
+        values = [(signal, signal.value(features)) for signal in PRIOR_SIGNALS]
+        points = [(signal.curve(value), signal, value) for signal, value in values if value is not None]
+        score = sum(point for point, _, _ in points) / len(points)
         raised = sorted((point for point in points if point[0] > 0.5), key=lambda point: -point[0])
-        return Risk(score=score, level=level(score, self._threshold), factors=tuple(text for _, text in raised))
+        factors = tuple(signal.text.format(value) for _, signal, value in raised)
+        return Risk(score=score, level=level(score, self._threshold), factors=factors)

@@ -358,3 +358,15 @@ def test_a_key_admitted_twice_is_one_sequence(kit):
     scene.assembler.finish(7, output.finished())
     kit.check(scene.reports[0].features, output.features())
     assert scene.lost(what="sequence", why="duplicate_key") == 1
+
+
+def test_once_the_end_is_known_rows_need_no_sampled_records(kit):
+    output = kit.Output(200)
+    output.tokens = output.logp.argmax(axis=1)
+    scene = kit.Scene()
+    scene.admit()
+    scene.assembler.finish(7, output.finished())
+    for i in range(200):
+        scene.assembler.frame(kit.frame(output.rows([i])))
+    kit.check(scene.reports[0].features, output.features())
+    assert not scene.reports[0].incomplete

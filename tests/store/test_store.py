@@ -1,0 +1,244 @@
+"""The store keeps what it committed, whatever happens to the process, and never doubles a row."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from corevital_otel.counters import Counters
+from corevital_otel.report import Health, RequestReport, Risk
+from corevital_otel.spans import SpanIds
+from corevital_otel.store import schema, series
+from corevital_otel.store.reader import StoreError, StoreReader
+from corevital_otel.store.writer import StoreWriter
+
+Make = Callable[..., RequestReport]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ids(number: int) -> SpanIds:
+    return SpanIds(f"{number:032x}", f"{number:016x}")
+
+
+def write(path: Path, reports: list[RequestReport], first: int = 1, **bounds: float) -> Counters:
+    counters = Counters()
+    writer = StoreWriter(path, bounds.get("days", 30), bounds.get("mb", 1024), counters)
+    for number, report in enumerate(reports, first):
+        writer.put(report, ids(number))
+    writer.close(10)
+    return counters
+
+
+def now_ns() -> int:
+    return time.time_ns()
+
+
+def test_a_row_has_the_columns_of_the_contract(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "new/folder/corevital.db"
+    write(path, [report(health=Health(truncated=True))])
+    with sqlite3.connect(path) as connection:
+        connection.row_factory = sqlite3.Row
+        (row,) = connection.execute("SELECT * FROM reports").fetchall()
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    connection.close()
+    assert row["request_id"] == "chatcmpl-1"
+    assert row["created_at_utc"] == "2026-09-21T13:33:22.000Z"
+    assert (row["model"], row["finish_reason"], row["prompt_tokens"], row["output_tokens"]) == ("tiny", "stop", 7, 3)
+    assert (row["risk_score"], row["risk_level"], row["risk_basis"]) == (0.25, "low", "prior")
+    assert (row["trace_id"], row["span_id"]) == ids(1)
+    assert json.loads(row["flags"]) == ["truncated"]
+    assert json.loads(row["summary"])["corevital.entropy.mean"] == 0.5
+    assert np.array_equal(series.unpack(row["series"]).entropy, np.linspace(0, 1, 3, dtype=np.float32))
+    assert [file.name for file in path.parent.iterdir()] == ["corevital.db"], "a clean end leaves one file"
+
+
+def test_a_retry_never_doubles_a_row_and_a_restart_goes_on(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "corevital.db"
+    write(path, [report(), report()], first=1)
+    write(path, [report(), report()], first=2)
+    assert StoreReader(path).count() == 3
+
+
+def test_the_reader_finds_by_each_condition(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "corevital.db"
+    reports = [
+        report(request_id="chatcmpl-aa", end_ns=now_ns() - 7200 * 10**9),
+        report(request_id="chatcmpl-ab", end_ns=now_ns(), risk=Risk(score=0.9, level="high"), model="big"),
+        report(request_id="chatcmpl-ab", sequence=1, end_ns=now_ns(), health=Health(nan_detected=True)),
+    ]
+    write(path, reports)
+    reader = StoreReader(path)
+
+    def found(**conditions: object) -> list[tuple[str, int]]:
+        return [(row.request_id, row.sequence) for row in reader.list_reports(**conditions)]  # type: ignore[arg-type]
+
+    assert found() == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0), ("chatcmpl-aa", 0)]
+    assert found(since=timedelta(hours=1)) == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0)]
+    assert found(risk_above=0.5) == found(model="big") == [("chatcmpl-ab", 0)]
+    assert found(flag="nan_detected") == [("chatcmpl-ab", 1)]
+    assert found(limit=1) == [("chatcmpl-ab", 1)]
+    assert [row.sequence for row in reader.get("chatcmpl-ab")] == [0, 1]
+    assert len(reader.get("chatcmpl-a")) == 3
+    assert reader.get("chatcmpl-ab")[0].series is not None
+
+
+def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no store at"):
+        StoreReader(tmp_path / "none.db").count()
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"this is no database" * 1000)
+    with pytest.raises(StoreError, match=r"cannot be read: file is not a database"):
+        StoreReader(broken).count()
+
+
+def test_retention_by_age_and_by_size(tmp_path: Path, report: Make) -> None:
+    old = [report(end_ns=now_ns() - 3 * 86400 * 10**9, request_id=f"old-{i}") for i in range(5)]
+    write(tmp_path / "age.db", [*old, report(end_ns=now_ns(), request_id="new")], days=2)
+    assert [row.request_id for row in StoreReader(tmp_path / "age.db").list_reports()] == ["new"]
+
+    path = tmp_path / "size.db"
+    noise = np.random.default_rng(0).random((4, 2000), dtype=np.float32)
+    big = series.Series(entropy=noise[0], surprisal=noise[1], margin=noise[2], topk_mass=noise[3])
+    write(path, [report(series=big, end_ns=now_ns() + i, request_id=f"r{i}") for i in range(1200)])
+    write(path, [report(end_ns=now_ns() + 10**10, request_id="last")], first=5000, mb=5)
+    kept = StoreReader(path).list_reports(limit=2000)
+    assert path.stat().st_size < 6e6
+    assert kept[0].request_id == "last"
+    assert "r0" not in {row.request_id for row in kept}
+
+
+WRITER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from conftest import make_report
+from corevital_otel.counters import Counters
+from corevital_otel.spans import SpanIds
+from corevital_otel.store.writer import StoreWriter
+writer = StoreWriter(Path(sys.argv[1]), 30, 1024, Counters())
+first = int(sys.argv[2])
+for number in range(first, first + int(sys.argv[3])):
+    writer.put(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}"))
+    time.sleep(0.0005)
+print("done", flush=True)
+writer.close(30)
+""".format(tests=str(ROOT / "tests"))
+
+
+def start_writer(path: Path, first: int, count: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(path), str(first), str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def committed(path: Path) -> set[str]:
+    try:
+        return {row.span_id for row in StoreReader(path).list_reports(limit=100_000)}
+    except StoreError:  # not made yet
+        return set()
+
+
+@pytest.mark.parametrize("rows", [1, 40, 300])
+def test_a_killed_writer_loses_no_committed_row(tmp_path: Path, rows: int) -> None:
+    path = tmp_path / "corevital.db"
+    with start_writer(path, 1, 1_000_000) as process:
+        deadline = time.monotonic() + 30
+        while len(committed(path)) < rows and time.monotonic() < deadline:
+            time.sleep(0.01)
+        before = committed(path)
+        os.kill(process.pid, signal.SIGKILL)
+    assert len(before) >= rows
+    assert before <= committed(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+def test_two_processes_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "corevital.db"
+    with start_writer(path, 1, 500) as one, start_writer(path, 1001, 500) as two:
+        assert one.wait(60) == two.wait(60) == 0
+    assert StoreReader(path).count() == 1000
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
+    return lambda: [record.message for record in caplog.records if record.name == "corevital.store"]
+
+
+def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, said: Callable[[], list[str]]) -> None:
+    counters = write(Path("/proc/nowhere/corevital.db"), [report() for _ in range(3)])
+    assert counters.get("corevital.telemetry.dropped", what="report") == 3
+    assert sum("cannot be written" in line and "COREVITAL_DB" in line for line in said()) == 1
+
+
+def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
+    tmp_path: Path, report: Make, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corevital.db"
+    monkeypatch.setattr("corevital_otel.store.writer._RETRY_S", 0.05)
+    full = True
+    open_ = StoreWriter._open
+
+    def limited(writer: StoreWriter) -> sqlite3.Connection:
+        connection = open_(writer)
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
+        return connection
+
+    monkeypatch.setattr(StoreWriter, "_open", limited)
+    counters = Counters()
+    writer = StoreWriter(path, 30, 1024, counters)
+    for number in range(200):
+        writer.put(report(request_id=f"r{number}"), ids(number))
+    deadline = time.monotonic() + 10
+    while not said() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert "database or disk is full" in said()[0]
+    full = False
+    writer.close(10)
+    assert StoreReader(path).count() == 200
+    assert counters.get("corevital.telemetry.dropped") == 0
+
+
+@pytest.mark.parametrize(("version", "mend"), [(99, "upgrade corevital"), (-1, "another file")])
+def test_a_foreign_schema_is_never_written(
+    tmp_path: Path, report: Make, said: Callable[[], list[str]], version: int, mend: str
+) -> None:
+    path = tmp_path / "corevital.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE reports (theirs)")
+        connection.execute(f"PRAGMA user_version = {max(version, 0)}")
+    connection.close()
+    before = path.read_bytes()[100:]
+    counters = write(path, [report()])
+    assert counters.get("corevital.telemetry.dropped", what="report", why="store_refused") == 1
+    assert len(said()) == 1
+    assert mend in said()[0]
+    assert path.read_bytes()[100:] == before
+
+
+def test_no_store_is_no_store(report: Make) -> None:
+    writer = StoreWriter(None, 30, 1024, Counters())
+    writer.put(report(), ids(1))
+    writer.close(1)
+
+
+def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=timezone.utc)
+    write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
+    assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
+    assert schema.VERSION == 1
