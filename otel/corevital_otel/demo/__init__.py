@@ -1,4 +1,4 @@
-"""The demo: a small trained model, questions for it with checkable answers, and what is needed to serve and judge it."""
+"""The demo: a small trained model, questions for it with checkable answers, and what serves and judges it."""
 
 from pathlib import Path
 

@@ -88,6 +88,8 @@ def selection(judged: list[Judged], each: int = 3) -> list[Judged]:
         of_kind = sorted(
             (item for item in judged if item.exchange.task.kind == kind), key=lambda item: item.report.risk_score or 0.0
         )
-        at = np.unique(np.linspace(0, len(of_kind) - 1, min(each, len(of_kind))).round().astype(int)) if of_kind else []
+        at: list[int] = np.unique(
+            np.linspace(0, len(of_kind) - 1, min(each, len(of_kind))).round().astype(int)
+        ).tolist()
         chosen += [of_kind[i] for i in at]
     return chosen

@@ -87,8 +87,8 @@ def _smudged(text: str, rng: random.Random, *, of: Callable[[str], bool]) -> str
 
 
 def _add(rng: random.Random) -> Task:
-    limit = rng.choice((100, 1000))
-    a, b = rng.randrange(10, limit), rng.randrange(10, limit)
+    limit = rng.choice((20, 50, 100))
+    a, b = rng.randrange(2, limit), rng.randrange(2, limit)
     numbers = f"{a} + {b}"
     if rng.random() < _SMUDGE_RATE:
         numbers = _smudged(numbers, rng, of=str.isdigit)
@@ -96,7 +96,7 @@ def _add(rng: random.Random) -> Task:
 
 
 def _sum(rng: random.Random) -> Task:
-    numbers = [rng.randrange(2, 100) for _ in range(rng.randrange(3, 7))]
+    numbers = [rng.randrange(2, 20) for _ in range(rng.randrange(3, 7))]
     listed = ", ".join(map(str, numbers))
     if rng.random() < _SMUDGE_RATE:
         listed = _smudged(listed, rng, of=str.isdigit)
@@ -119,7 +119,7 @@ def _fact(rng: random.Random) -> Task:
 
 def _count(rng: random.Random) -> Task:
     first = rng.randrange(1, 90)
-    last = min(99, first + rng.randrange(5, 30))
+    last = min(99, first + rng.randrange(4, 16))
     return Task("count", f"Count from {first} to {last}.", " ".join(map(str, range(first, last + 1))))
 
 

@@ -30,7 +30,9 @@ _KEPT: Final = 20_000
 _RETRY_S: Final = 2.0
 _PRUNE_EVERY_S: Final = 60.0
 _PRUNE_ROWS: Final = 1000
-"""Rows deleted in one transaction, so that pruning never holds the file for long."""
+"""Rows deleted in one transaction at most, so that pruning never holds the file for long."""
+_PRUNE_SHARE: Final = 50
+"""One row in so many is deleted at a time while the file is too large, so that it is not emptied by one step."""
 
 _INSERT: Final = """
 INSERT INTO reports (request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens,
@@ -174,20 +176,19 @@ class StoreWriter:
 def prune(connection: sqlite3.Connection, retention: timedelta, max_bytes: int) -> int:
     """Delete the oldest rows until the store is within both bounds. Returns how many went."""
     cutoff = iso(datetime.now(timezone.utc) - retention)
+    oldest = "DELETE FROM reports WHERE id IN (SELECT id FROM reports {} ORDER BY created_at_utc, id LIMIT ?)"
     deleted = 0
-    while True:
-        over = _used_bytes(connection) > max_bytes
-        condition = "" if over else "WHERE created_at_utc < ?"
-        with connection:
-            cursor = connection.execute(
-                f"DELETE FROM reports WHERE id IN (SELECT id FROM reports {condition} ORDER BY created_at_utc LIMIT ?)",
-                (_PRUNE_ROWS,) if over else (cutoff, _PRUNE_ROWS),
-            )
-        deleted += cursor.rowcount
-        if cursor.rowcount == 0 or (not over and cursor.rowcount < _PRUNE_ROWS):
+    while (gone := connection.execute(oldest.format("WHERE created_at_utc < ?"), (cutoff, _PRUNE_ROWS)).rowcount) > 0:
+        deleted += gone
+    while _used_bytes(connection) > max_bytes:
+        rows = connection.execute("SELECT count(*) FROM reports").fetchone()[0]
+        step = min(max(rows // _PRUNE_SHARE, 1), _PRUNE_ROWS)
+        gone = connection.execute(oldest.format(""), (step,)).rowcount
+        if gone == 0:
             break
+        deleted += gone
     if deleted:
-        connection.execute("PRAGMA incremental_vacuum").fetchall()
+        connection.executescript("PRAGMA incremental_vacuum")  # one page a step: execute() would take one step
     return deleted
 
 

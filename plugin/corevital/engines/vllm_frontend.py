@@ -72,14 +72,14 @@ class _Frontend:
     def _describe(self, request: Any, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Admitted:
         params = request.sampling_params
         asked = xargs.read(params.extra_args)
-        request_id, prompt_number = vllm_names.split_batched(vllm_names.client_id(request))
+        request_id, number = vllm_names.split_number(vllm_names.client_id(request))
         parent = kwargs.get("parent_req", args[1] if len(args) > 1 else None)
         index = kwargs.get("request_index", args[2] if len(args) > 2 else 0)
         n = params.n if parent is None else parent.sampling_params.n  # children carry n = 1
         return Admitted(
             request_id=request_id,
             engine_id=request.request_id,
-            sequence=prompt_number * n + index,
+            sequence=number * n + index,
             operation=vllm_names.operation(request_id),
             model=getattr(request.lora_request, "lora_name", None) or self._model,
             arrival_ns=int(request.arrival_time * 1e9),

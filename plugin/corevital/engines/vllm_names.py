@@ -36,8 +36,8 @@ NAME: Final = "corevital"
 _OPERATIONS: Final = (("chatcmpl-", "chat"), ("resp_", "chat"), ("msg_", "chat"))
 """Prefixes of vLLM's request ids for each endpoint; everything else completes text."""
 
-_BATCHED: Final = re.compile(r"(cmpl-.+)-(\d+)\Z")
-"""The completions endpoint numbers its prompts behind the id that the client sees."""
+_NUMBERED: Final = re.compile(r"(cmpl-.+)-(\d+)\Z|(resp_.+)_(\d+)\Z")
+"""Behind the id that the client sees, the completions endpoint numbers its prompts and the responses endpoint its turns."""
 
 
 def version() -> str:
@@ -94,7 +94,7 @@ def operation(request_id: str) -> str:
     return next((name for prefix, name in _OPERATIONS if request_id.startswith(prefix)), "text_completion")
 
 
-def split_batched(request_id: str) -> tuple[str, int]:
-    """The id the client sees, and the number of the prompt within a completions request that carries several."""
-    match = _BATCHED.match(request_id)
-    return (match[1], int(match[2])) if match else (request_id, 0)
+def split_number(request_id: str) -> tuple[str, int]:
+    """The id the client sees, and the number of the prompt or turn within a request that has several."""
+    match = _NUMBERED.match(request_id)
+    return (match[1] or match[3], int(match[2] or match[4])) if match else (request_id, 0)
