@@ -219,3 +219,19 @@ def test_a_row_that_another_processor_copied_is_not_trusted() -> None:
     request.output_token_ids.append(int(logits.argmax()))
     batch.refresh_metadata()
     assert recorder.tokens[4, 0][1] != recorder.tokens[4, 0][1]
+
+
+def test_a_fault_of_ours_leaves_logits_and_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+
+    class Broken(Recorder):
+        def send(self, server: str, rows: Sequence[Any] = (), sampled: Sequence[Any] = ()) -> None:
+            raise OSError("no way out")
+
+    adapter = V1Adapter(Broken())
+    batch = make_batch(adapter)
+    request = make_request(5, temperature=1.0)
+    batch.add_request(request)
+    for _ in range(3):
+        step(batch, adapter, {request.req_id: request})  # asserts that the logits are untouched
+    assert len(request.output_token_ids) == 3

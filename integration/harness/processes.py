@@ -88,7 +88,7 @@ class Vllm(Group):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = ["vllm", "serve", str(MODEL), "--served-model-name", MODEL_NAME, "--host", "127.0.0.1"]
-        command += ["--port", str(self.port), "--max-model-len", "1024", "--max-num-seqs", "32", "--enforce-eager"]
+        command += ["--port", str(self.port), "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager"]
         command += ["--logits-processor", "corevital"] if plugin else []
         super().__init__(
             [str(BIN / command[0]), *command[1:], *arguments], environment(env), folder, folder / "vllm.log"

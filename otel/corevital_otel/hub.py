@@ -97,6 +97,7 @@ class Hub:
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
         deadline = time.monotonic() + _LAST_FRAMES_S
+        self._turn()
         while self._assembler.running and (left := deadline - time.monotonic()) > 0:
             self._receiver.wait(min(left, 0.05))
             self._turn()

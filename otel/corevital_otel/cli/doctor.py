@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -154,10 +155,10 @@ def _store(path: Path | None) -> Check:
         return Check("store", "none", "COREVITAL_DB is empty: no store")
     if not path.exists():
         folder = next(parent for parent in path.absolute().parents if parent.exists())
-        if not os.access(folder, os.W_OK):
-            return Check(
-                "store", "fail", f"{path} cannot be made: {folder} is not writable; set COREVITAL_DB elsewhere"
-            )
+        try:
+            tempfile.TemporaryFile(dir=folder).close()  # access rights alone do not tell: a file system may refuse
+        except OSError as error:
+            return Check("store", "fail", f"{path} cannot be made ({error.strerror}): set COREVITAL_DB elsewhere")
         return Check("store", "ok", f"{path} will be made with the first request")
     if not os.access(path, os.W_OK):
         return Check("store", "fail", f"{path} is not writable: mend its permissions, or set COREVITAL_DB elsewhere")

@@ -131,6 +131,8 @@ class StoreReader:
             raise StoreError(f"the store {self._path} cannot be opened: {error}") from None
         try:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:  # a server has made the file and not written to it yet
+                raise StoreError(f"the store {self._path} is empty: serve some requests first")
             if version != schema.VERSION:
                 raise StoreError(
                     f"the store {self._path} has schema {version}, this version reads {schema.VERSION}: "

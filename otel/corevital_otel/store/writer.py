@@ -98,15 +98,15 @@ class StoreWriter:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closing, timeout=_PRUNE_EVERY_S)
                 batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                closing = self._closing and not self._waiting
+                last_try = self._closing
             written = self._attempt(batch)
             if not written and not self._refused:
                 with self._changed:
                     self._waiting.extendleft(reversed(batch))
-                    if self._closing:
-                        break  # once more was enough: the end is bounded
+                    if last_try:
+                        break  # tried since the end was called: the end is bounded
                     self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
-            elif closing:
+            elif last_try and not self._waiting:
                 break
         if self._connection is not None:
             self._connection.close()

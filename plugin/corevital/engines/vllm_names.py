@@ -37,7 +37,7 @@ _OPERATIONS: Final = (("chatcmpl-", "chat"), ("resp_", "chat"), ("msg_", "chat")
 """Prefixes of vLLM's request ids for each endpoint; everything else completes text."""
 
 _NUMBERED: Final = re.compile(r"(cmpl-.+)-(\d+)\Z|(resp_.+)_(\d+)\Z")
-"""Behind the id that the client sees, the completions endpoint numbers its prompts and the responses endpoint its turns."""
+"""Behind the id that the client sees, completions number their prompts and responses their turns."""
 
 
 def version() -> str:

@@ -1,0 +1,137 @@
+"""The telemetry half's thread, end to end on real frames: every sequence admitted is one row, whatever is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.record import ROW, SAMPLED
+from corevital.frames.stamp import Stamp
+from corevital.frames.transport import FrameSender
+from corevital_otel.hub import Hub
+from corevital_otel.settings import Settings
+from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Hub]]:
+    for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    started: list[Hub] = []
+
+    def start(**settings: Any) -> Hub:
+        started.append(Hub(Settings(db=tmp_path / "corevital.db", **settings)))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.close()
+
+
+@pytest.fixture
+def worker() -> Iterator[FrameSender]:
+    sender = FrameSender("v1")
+    yield sender
+    sender.close()
+
+
+def admitted(number: int = 0, **changes: Any) -> Admitted:
+    values: dict[str, Any] = {"request_id": f"r{number}", "engine_id": f"e{number}", "sequence": 0, "operation": "chat"}
+    return Admitted(**{**values, "model": "tiny", "arrival_ns": time.time_ns(), "prompt_tokens": 3, **changes})
+
+
+def finished(tokens: int, reason: str = "stop") -> Finished:
+    return Finished(reason=reason, token_ids=tuple(range(tokens)), end_ns=time.time_ns())
+
+
+def send_tokens(worker: FrameSender, stamp: Stamp, indices: range) -> None:
+    for index in indices:
+        rows, sampled = np.zeros(1, ROW), np.zeros(1, SAMPLED)
+        rows["key"], rows["index"], rows["entropy"], rows["vocab"] = stamp.key, index, 0.5, 100
+        rows["topk_ids"], rows["topk_logprobs"] = np.arange(20), -3.0
+        sampled["key"], sampled["index"], sampled["token"], sampled["logprob"] = stamp.key, index, index, -1.0
+        worker.send(stamp.server, rows, sampled)
+
+
+def rows(tmp_path: Path) -> dict[str, StoredReport]:
+    with contextlib.suppress(StoreError):  # not made yet
+        return {row.request_id: row for row in StoreReader(tmp_path / "corevital.db").list_reports(limit=1000)}
+    return {}
+
+
+def test_many_sequences_at_once_are_one_row_each(hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path) -> None:
+    running = hub(capture="full")
+    stamps = [running.admit(admitted(number)) for number in range(50)]
+    assert all(stamp is not None for stamp in stamps)
+    for number, stamp in enumerate(stamps):
+        assert stamp is not None
+        send_tokens(worker, stamp, range(number % 7 + 1))
+        running.finish(stamp.key, finished(number % 7 + 1))
+    running.close()
+    found = rows(tmp_path)
+    assert len(found) == 50
+    for number in range(50):
+        row = found[f"r{number}"]
+        assert row.summary["corevital.tokens.observed"] == row.output_tokens == number % 7 + 1
+        assert row.summary["corevital.entropy.mean"] == pytest.approx(0.5 / np.log(2))
+        assert row.summary["corevital.runner"] == "v1"
+        assert "corevital.incomplete" not in row.summary
+
+
+def test_what_is_running_at_the_end_is_reported_and_not_lost(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path
+) -> None:
+    running = hub()
+    stamp = running.admit(admitted())
+    assert stamp is not None
+    send_tokens(worker, stamp, range(3))
+    time.sleep(0.2)
+    start = time.monotonic()
+    running.close()
+    running.close()
+    assert time.monotonic() - start < 5
+    assert rows(tmp_path)["r0"].summary["corevital.incomplete"] is True
+
+
+def test_lost_frames_are_said_to_be_lost(hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path) -> None:
+    running = hub()
+    stamp = running.admit(admitted())
+    assert stamp is not None
+    send_tokens(worker, stamp, range(2))
+    worker.dropped = 7
+    send_tokens(worker, stamp, range(3, 5))
+    running.finish(stamp.key, finished(5))
+    deadline = time.monotonic() + 10
+    while not rows(tmp_path):
+        assert time.monotonic() < deadline, "the wait is bounded"
+        time.sleep(0.05)
+    row = rows(tmp_path)["r0"]
+    assert row.summary["corevital.incomplete"] is True
+    assert (row.output_tokens, row.summary["corevital.tokens.observed"]) == (5, 4)
+    assert running.counters.get("corevital.telemetry.dropped", what="record", why="queue_full") == 7
+
+
+def test_who_is_measured_is_decided_at_admission(hub: Callable[..., Hub]) -> None:
+    never = hub(sample_rate=0.0)
+    assert never.admit(admitted()) is None
+    assert never.admit(admitted(sample=True)) is not None
+    always = hub()
+    assert always.admit(admitted(sample=False)) is None
+    half = hub(sample_rate=0.5)
+    assert 60 < sum(half.admit(admitted()) is not None for _ in range(200)) < 140
+
+
+def test_a_closed_hub_measures_nothing_and_leaves_no_thread(hub: Callable[..., Hub]) -> None:
+    running = hub()
+    running.close()
+    assert running.admit(admitted()) is None
+    assert not [thread.name for thread in threading.enumerate() if thread.name in ("corevital-hub", "corevital-store")]

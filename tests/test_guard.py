@@ -1,0 +1,34 @@
+"""A fault of ours never leaves our code, is counted, and is told once."""
+
+import logging
+
+import pytest
+
+from corevital import guard, log
+
+
+def test_a_fault_is_swallowed_counted_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
+    monkeypatch.setattr(log, "_said", set())
+
+    @guard.guarded("a test")
+    def faulty(value: int) -> int:
+        raise RuntimeError(f"broken {value}")
+
+    before = guard.faults()
+    assert [faulty(number) for number in range(3)] == [None, None, None]
+    assert guard.faults() == before + 3
+    (record,) = [record for record in caplog.records if "a fault in a test" in record.message]
+    assert record.exc_info is not None
+
+
+def test_under_the_tests_it_is_raised() -> None:
+    @guard.guarded("another test")
+    def faulty() -> None:
+        raise RuntimeError("seen")
+
+    with pytest.raises(RuntimeError, match="seen"):
+        faulty()
