@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "otel" / "corevital_otel" / "demo" / "model")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--tasks", type=int, default=200, help="tasks of each kind to evaluate on; 0 for none")
+    parser.add_argument("--tasks", type=int, default=60, help="tasks of each kind to evaluate on; 0 for none")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
