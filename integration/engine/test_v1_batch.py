@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ class Recorder:
 
 
 def make_batch(adapter: V1Adapter, size: int = 8) -> InputBatch:
+    older = {"kernel_block_sizes": [16]} if "kernel_block_sizes" in inspect.signature(InputBatch).parameters else {}
     return InputBatch(
+        **older,
         max_num_reqs=size,
         max_model_len=512,
         max_num_batched_tokens=512,
@@ -193,6 +196,24 @@ def test_placeholders_of_asynchronous_scheduling_are_waited_for() -> None:
     request.output_token_ids[-1] = token  # vLLM repairs the list just before apply()
     adapter.observe(logits_of([request]))
     assert recorder.tokens[9, 0][0] == token
+
+
+def test_a_request_that_left_does_not_take_the_others_tokens_along() -> None:
+    recorder = Recorder()
+    adapter = V1Adapter(recorder)
+    batch = make_batch(adapter)
+    leaving, staying = make_request(1, temperature=1.0), make_request(2, temperature=1.0)
+    requests = {request.req_id: request for request in (leaving, staying)}
+    for request in requests.values():
+        batch.add_request(request)
+    truth = step(batch, adapter, requests)
+    leaving.output_token_ids[-1] = -1  # and no later step will repair it
+    batch.remove_request(leaving.req_id)
+    batch.condense()
+    batch.refresh_metadata()
+    adapter.observe(logits_of([staying]))
+    assert recorder.tokens.keys() == {(2, 0)}
+    assert recorder.tokens[2, 0][0] == truth[staying.req_id, 0][1]
 
 
 def test_a_penalised_row_withholds_the_value_it_cannot_know() -> None:

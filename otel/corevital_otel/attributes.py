@@ -18,7 +18,7 @@ def span_name(report: RequestReport) -> str:
 
 
 def span_attributes(report: RequestReport) -> dict[str, Value]:
-    """All attributes of a report's span. What is not known is absent, never null; floats are finite."""
+    """All attributes of a report's span. What is not known, or OTLP cannot carry, is absent, never null."""
     admitted, outcome, features = report.admitted, report.outcome, report.features
     health, risk = report.health, report.risk
     attributes: dict[str, Value | None] = {
@@ -74,8 +74,10 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.SEQUENCE: admitted.sequence,
         names.TAGS: admitted.tags or None,
     }
-    return {name: value for name, value in attributes.items() if value is not None and _is_finite(value)}
+    return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
 
 
-def _is_finite(value: Value) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _fits(value: Value) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, int) or -(2**63) <= value < 2**63

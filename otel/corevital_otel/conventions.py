@@ -1,39 +1,61 @@
-"""Every name, unit and event we emit. Nothing else in the package spells one.
+"""Every name, unit and bucket we emit. Nothing else in the package spells one.
 
-The ``gen_ai.*`` names are those of the OpenTelemetry semantic conventions for generative AI (in development), from
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/ and ``…/registry/attributes/gen-ai/``.
+The ``gen_ai.*`` names are those of the OpenTelemetry semantic conventions for generative AI (all in development), in
+https://github.com/open-telemetry/semantic-conventions-genai since 2026: span attributes from
+``docs/gen-ai/gen-ai-spans.md`` and ``docs/registry/attributes/gen-ai.md``, metrics from
+``docs/gen-ai/gen-ai-metrics.md``. The Python package's constants for them are deprecated copies.
 The ``corevital.*`` names are ours and public: they change only with a major version.
 """
 
 from typing import Final
+
+# Span attributes: gen-ai-spans.md
 
 OPERATION_NAME: Final = "gen_ai.operation.name"
 """``chat`` or ``text_completion``."""
 PROVIDER_NAME: Final = "gen_ai.provider.name"
 """The serving engine: ``vllm``."""
 REQUEST_MODEL: Final = "gen_ai.request.model"
+"""The name the model is served under."""
 REQUEST_TEMPERATURE: Final = "gen_ai.request.temperature"
+"""Double."""
 REQUEST_TOP_P: Final = "gen_ai.request.top_p"
+"""Double."""
 REQUEST_TOP_K: Final = "gen_ai.request.top_k"
+"""Int (a double in the conventions before 2026)."""
 REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
+"""Most tokens the request lets the model generate."""
 REQUEST_SEED: Final = "gen_ai.request.seed"
+"""Int."""
 RESPONSE_MODEL: Final = "gen_ai.response.model"
+"""The same as :data:`REQUEST_MODEL`: one engine serves one model."""
 RESPONSE_ID: Final = "gen_ai.response.id"
+"""The request id the client sees."""
 RESPONSE_FINISH_REASONS: Final = "gen_ai.response.finish_reasons"
+"""One entry: a span is one sequence."""
 RESPONSE_TIME_TO_FIRST_CHUNK: Final = "gen_ai.response.time_to_first_chunk"
 """Seconds from the request's arrival."""
 USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+"""Tokens of the prompt, cached ones included."""
 USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+"""Tokens returned to the client."""
 USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
+"""Tokens of the prompt that were read from the engine's cache."""
+
+# Span attributes: ours
 
 RISK_SCORE: Final = "corevital.risk_score"
-"""0 to 1; 1 is bad. Absent where nothing can be said."""
+"""0 to 1; 1 is bad. Absent where nothing can be said. Also the name of a metric: histogram, ``{score}``; ``basis``."""
 RISK_LEVEL: Final = "corevital.risk.level"
+"""``low``, ``medium``, ``high`` or ``unknown``."""
 RISK_BASIS: Final = "corevital.risk.basis"
+"""``prior``, ``baseline`` or ``calibrated``."""
 RISK_FACTORS: Final = "corevital.risk.factors"
+"""What raised the score, strongest first."""
 HEALTH: Final = "corevital.health."
 """Prefix of the flags ``nan_detected``, ``inf_detected``, ``repetition_loop_detected``, ``truncated``."""
 HIGH_ENTROPY_STEPS: Final = "corevital.health.high_entropy_steps"
+"""Tokens whose entropy was above ``COREVITAL_HIGH_ENTROPY_BITS``."""
 LOOP_ONSET: Final = "corevital.health.loop_onset"
 """Output index where the repeating part begins."""
 LOOP_PERIOD: Final = "corevital.health.loop_period"
@@ -45,32 +67,81 @@ SURPRISAL: Final = "corevital.surprisal."
 SURPRISAL_ESTIMATED: Final = "corevital.surprisal.estimated"
 """Tokens whose surprisal is an estimate; absent where there is none."""
 PERPLEXITY: Final = "corevital.perplexity"
+"""2 to the power of the mean surprisal."""
 MARGIN: Final = "corevital.margin."
 """p1 - p2. Prefix of ``mean``, ``min``."""
 TOPK_MASS_MEAN: Final = "corevital.topk_mass.mean"
+"""Probability of the 10 likeliest tokens."""
 CONFIDENCE: Final = "corevital.confidence."
 """Minus the mean log-probability (nats) of the 20 likeliest tokens. Prefix of ``mean``, ``min``."""
 TOKENS_OBSERVED: Final = "corevital.tokens.observed"
+"""Tokens whose logits we saw; :data:`USAGE_OUTPUT_TOKENS`, unless :data:`INCOMPLETE`."""
 INCOMPLETE: Final = "corevital.incomplete"
 """True where not every returned token was observed; otherwise absent."""
 LOGITS_STAGE: Final = "corevital.logits.stage"
+"""Which logits the engine let us see: ``raw`` or ``post_penalty``."""
 ENGINE: Final = "corevital.engine"
+"""``vllm``."""
 ENGINE_VERSION: Final = "corevital.engine.version"
+"""The engine's own version."""
 RUNNER: Final = "corevital.runner"
+"""The engine's model runner: ``v1``, ``mrv2`` or ``unknown``."""
 VERSION: Final = "corevital.version"
+"""Our version."""
 CAPTURE: Final = "corevital.capture"
+"""The capture mode that applied."""
 SEQUENCE: Final = "corevital.sequence"
 """Number of the sequence within its request."""
 TAGS: Final = "corevital.tags"
+"""The request's own ``corevital_tags``; absent where there are none."""
+
+# Span events: ours
 
 SERIES_EVENT: Final = "corevital.series"
-"""Span event with per-token arrays ``entropy``, ``surprisal``, ``margin``, ``topk_mass`` from token ``offset`` on."""
+"""Per-token arrays ``entropy``, ``surprisal``, ``margin``, ``topk_mass`` from token ``offset`` on."""
 SERIES_EVENT_TOKENS: Final = 256
 """Tokens an event holds at most."""
 SERIES_UNKNOWN: Final = -1.0
 """Stands in a series for a value that is not known: none of the series can be negative, and JSON has no NaN."""
 
+# Metrics: ours
+
+REQUESTS: Final = "corevital.requests"
+"""Counter, ``{request}``; ``finish_reason``, ``risk_level``."""
+RISK_SCORE_BUCKETS: Final = tuple(step / 20 for step in range(1, 21))
+"""Steps of 0.05."""
+HEALTH_FLAGS: Final = "corevital.health.flags"
+"""Counter, ``{flag}``; ``flag``."""
+TOKENS: Final = "corevital.tokens"
+"""Counter of observed tokens, ``{token}``."""
+ENTROPY_METRIC: Final = "corevital.entropy"
+"""Histogram of per-request means, bits."""
+SURPRISAL_METRIC: Final = "corevital.surprisal"
+"""Histogram of per-request means, bits."""
+SEQUENCES_RUNNING: Final = "corevital.sequences.running"
+"""Gauge, ``{sequence}``."""
+SEQUENCES_LOOPING: Final = "corevital.sequences.looping"
+"""Gauge, ``{sequence}``."""
 DROPPED: Final = "corevital.telemetry.dropped"
 """Counter; ``what``: record, span, report; ``why``."""
 EXPORTED: Final = "corevital.telemetry.exported"
 """Counter; ``signal``: traces."""
+
+# Metrics: gen-ai-metrics.md
+
+SERVER_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
+"""Histogram, seconds."""
+SERVER_REQUEST_DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
+"""Seconds: 0.01 to 81.92."""
+SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
+"""Histogram, seconds."""
+SERVER_TIME_TO_FIRST_TOKEN_BUCKETS: Final = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+"""Seconds."""
+SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
+"""Histogram, seconds, after the first token."""
+SERVER_TIME_PER_OUTPUT_TOKEN_BUCKETS: Final = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
+)  # fmt: skip
+"""Seconds."""

@@ -125,5 +125,6 @@ class Hub:
         self._store.close(3.0)
         self._receiver.close()
 
+    @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:
         self._store.put(report, self._spans.emit(report))

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         Path("runs/corevital.db"), "a file's path, or empty for none", "the embedded SQLite store; empty: none"
     )
     db_retention_days: float = _setting(
-        30, "a number above 0", "the store prunes itself to this age, oldest first", gt=0, le=36500
+        30, "a number above 0, up to 36500", "the store prunes itself to this age, oldest first", gt=0, le=36500
     )
     db_max_mb: float = _setting(1024, "a number from 1 up", "the store prunes itself to this size, oldest first", ge=1)
     profile: Path | None = _setting(None, "a file's path, or empty for none", "a calibration profile")
@@ -87,7 +87,7 @@ def load() -> Settings:
         SettingsError: a setting or the file is wrong.
     """
     file = os.environ.get(_FILE)
-    if file and not os.access(file, os.R_OK):
+    if file and not (Path(file).is_file() and os.access(file, os.R_OK)):
         raise SettingsError(f"{_FILE}={file!r} cannot be read: name a readable TOML file, or unset it")
     try:
         return Settings()

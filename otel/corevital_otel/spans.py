@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.context import Context
@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
 
 from corevital_otel import __version__
 from corevital_otel import conventions as names
@@ -32,6 +32,14 @@ from corevital_otel.settings import SettingsError
 PROTOCOLS: Final = ("grpc", "http/protobuf")
 
 _DEFAULT_SERVICE: Final = "vllm"
+_QUEUE: Final = 2048
+_BATCH: Final = 512
+"""The SDK's own defaults; ``OTEL_BSP_MAX_QUEUE_SIZE`` and ``OTEL_BSP_MAX_EXPORT_BATCH_SIZE`` go before them."""
+_REQUEST_BYTES: Final = 3_000_000
+"""Of a request to the collector, about: gRPC servers take 4 MiB unless told otherwise, and refuse more as a whole."""
+_SPAN_BYTES: Final = 4_096
+_EVENT_BYTES: Final = 12_000
+"""Generous estimates: about 50 attributes; 256 tokens of four doubles, 11 bytes each."""
 _logger = logging.getLogger("corevital.otlp")
 
 
@@ -75,18 +83,21 @@ class SpanEmitter:
     """
 
     def __init__(self, counters: Counters) -> None:
-        self._counters = counters
         self._ids = RandomIdGenerator()
-        # limits that fit what we emit; the user's OTEL_SPAN_* and OTEL_ATTRIBUTE_* variables still apply
-        self._provider = TracerProvider(
-            sampler=ALWAYS_ON, resource=_resource(), shutdown_on_exit=False, span_limits=SpanLimits()
-        )
-        self._tracer = self._provider.get_tracer("corevital", __version__)
         self._exporter: CountingExporter | None = None
-        if endpoint() is not None:
-            self._exporter = CountingExporter(_otlp_exporter(protocol()), counters)
-            self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
-        self._queue_size = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "2048"))
+        try:
+            self._provider = TracerProvider(
+                sampler=ALWAYS_ON, resource=_resource(), shutdown_on_exit=False, span_limits=_limits()
+            )
+            if endpoint() is not None:
+                self._exporter = CountingExporter(_otlp_exporter(protocol()), counters)
+                self._provider.add_span_processor(_bounded_processor(self._exporter))
+        except SettingsError:
+            raise
+        except Exception as error:  # the SDK's parts raise what they like; none of their values is ours to list
+            cause = " ".join(str(error).split())
+            raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
+        self._tracer = self._provider.get_tracer("corevital", __version__)
 
     def emit(self, report: RequestReport) -> SpanIds:
         """Make the span of a report. Returns at once; the export happens in the background."""
@@ -103,13 +114,18 @@ class SpanEmitter:
                 span.add_event(names.SERIES_EVENT, attributes, timestamp=end_ns)
         if report.outcome.reason == "error":
             span.set_status(Status(StatusCode.ERROR, "the engine reported an error"))
-        if self._exporter is not None:
-            self._exporter.expect(self._queue_size)
+        ids = self._ids_of(span)
         span.end(end_ns)
+        return ids
+
+    def _ids_of(self, span: Span) -> SpanIds:
         context = span.get_span_context()
-        if not context.is_valid:  # OTEL_SDK_DISABLED: the store still wants ids that are unique
-            return SpanIds(format_trace_id(self._ids.generate_trace_id()), format_span_id(self._ids.generate_span_id()))
-        return SpanIds(format_trace_id(context.trace_id), format_span_id(context.span_id))
+        trace_id, span_id = context.trace_id, context.span_id
+        if not span.is_recording():
+            # OTEL_SDK_DISABLED: there is no span but the caller's, if any, and the store wants ids that are unique
+            trace_id = trace_id if context.is_valid else self._ids.generate_trace_id()
+            span_id = self._ids.generate_span_id()
+        return SpanIds(format_trace_id(trace_id), format_span_id(span_id))
 
     def shutdown(self, timeout_s: float) -> None:
         """Deliver what is queued, for at most this long. An endpoint that hangs does not hold the process up."""
@@ -141,29 +157,37 @@ class CountingExporter(SpanExporter):
         self._counters = counters
         self._failing = False
         self._pending = 0
+        self._given_up = False
         self._lock = threading.Lock()
         _quieten_library()
 
-    def expect(self, queue_size: int) -> None:
-        """One more span is on its way; the batch processor silently drops the oldest of a full queue, so count it."""
+    def expect(self, bound: int) -> bool:
+        """One more span wants to be exported. False, and it is counted as lost, where so many are on their way."""
         with self._lock:
-            if self._pending < queue_size:
+            if self._pending < bound:
                 self._pending += 1
-                return
+                return True
         self._counters.add(names.DROPPED, what="span", why="queue_full")
+        return False
 
     def give_up(self) -> None:
         """The end has come: what is still on its way counts as lost."""
         with self._lock:
             left, self._pending = self._pending, 0
+            self._given_up = True
         if left:
             self._counters.add(names.DROPPED, left, what="span", why="shutdown")
             _logger.warning("%d spans could not be delivered to %s before the end", left, endpoint())
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export a batch; a failure is counted and never raised."""
+        """Export a batch, in requests that a collector takes; a failure is counted and never raised."""
+        results = [self._export(request) for request in _requests(spans)]
+        failed = SpanExportResult.FAILURE in results
+        return SpanExportResult.FAILURE if failed else SpanExportResult.SUCCESS
+
+    def _export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         cause = "the collector refused them or could not be reached in time"
-        _ours.exporting = True
+        _ours.exporting, _ours.said = True, ""
         try:
             result = self._inner.export(spans)
         except Exception as error:
@@ -171,7 +195,9 @@ class CountingExporter(SpanExporter):
         finally:
             _ours.exporting = False
         with self._lock:
-            self._pending = max(self._pending - len(spans), 0)
+            if self._given_up:  # these are counted as lost already
+                return result
+            self._pending -= len(spans)
         if result is SpanExportResult.SUCCESS:
             self._counters.add(names.EXPORTED, len(spans), signal="traces")
             if self._failing:
@@ -183,7 +209,7 @@ class CountingExporter(SpanExporter):
                     "spans cannot be delivered to %s (%s): check OTEL_EXPORTER_OTLP_ENDPOINT and the collector; "
                     "serving goes on, reports stay in the store, undelivered spans are counted",
                     endpoint(),
-                    cause,
+                    " ".join((_ours.said or cause).split())[:300],
                 )
         self._failing = result is not SpanExportResult.SUCCESS
         return result
@@ -197,15 +223,65 @@ class CountingExporter(SpanExporter):
         return self._inner.force_flush(timeout_millis)
 
 
+def _requests(spans: Sequence[ReadableSpan]) -> Iterator[list[ReadableSpan]]:
+    """The spans of a batch in portions of one request each, at least one span in each."""
+    portion: list[ReadableSpan] = []
+    total = 0
+    for span in spans:
+        size = _SPAN_BYTES + _EVENT_BYTES * len(span.events)
+        if portion and total + size > _REQUEST_BYTES:
+            yield portion
+            portion, total = [], 0
+        portion.append(span)
+        total += size
+    if portion:
+        yield portion
+
+
+class _BoundedProcessor(BatchSpanProcessor):
+    """A batch processor that refuses a span when full; the SDK's own drops the oldest one and counts nothing."""
+
+    def __init__(self, exporter: CountingExporter, queue: int, batch: int) -> None:
+        super().__init__(exporter, max_queue_size=queue, max_export_batch_size=batch)
+        self._counting = exporter
+        self._bound = queue
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span that has ended, if there is room."""
+        if self._counting.expect(self._bound):
+            super().on_end(span)
+
+
+def _bounded_processor(exporter: CountingExporter) -> _BoundedProcessor:
+    queue = _positive("OTEL_BSP_MAX_QUEUE_SIZE", _QUEUE)
+    return _BoundedProcessor(exporter, queue, min(_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", _BATCH), queue))
+
+
+def _positive(variable: str, default: int) -> int:
+    value = os.environ.get(variable, "").strip() or str(default)
+    if not value.isdecimal() or int(value) < 1:
+        raise SettingsError(f"{variable}={value!r} is not allowed: use a whole number from 1 up")
+    return int(value)
+
+
+def _limits() -> SpanLimits:
+    # the SDK's 128 events a span would cut the start off a series of more than 32,768 tokens
+    own = os.environ.get("OTEL_SPAN_EVENT_COUNT_LIMIT")
+    return SpanLimits() if own else SpanLimits(max_events=SpanLimits.UNSET)
+
+
 _ours = threading.local()
-"""``exporting``: this thread is inside an export of ours."""
+"""``exporting``: this thread is inside an export of ours; ``said``: what the library last said in it."""
 
 
 class _NotOurs(logging.Filter):
-    """Drops a library's lines about our exports: one clear line of ours stands for them."""
+    """Keeps a library's lines about our exports out of the log: one clear line of ours stands for them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(_ours, "exporting", False)
+        if not getattr(_ours, "exporting", False):
+            return True
+        _ours.said = record.getMessage()
+        return False
 
 
 _NOT_OURS: Final = _NotOurs()
@@ -215,6 +291,7 @@ def _quieten_library() -> None:
     for name in (
         "opentelemetry.exporter.otlp.proto.grpc.exporter",
         "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+        "opentelemetry.exporter.otlp.proto.common._internal",
         "opentelemetry.exporter.http.transport",
         "urllib3.connectionpool",
     ):

@@ -35,7 +35,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("SAMPLE_RATE", "nan", "a number from 0 to 1"),
         ("RISK_THRESHOLD", "high", "a number from 0 to 1"),
         ("HIGH_ENTROPY_BITS", "-1", "a number from 0 to 32"),
-        ("DB_RETENTION_DAYS", "0", "a number above 0"),
+        ("DB_RETENTION_DAYS", "0", "a number above 0, up to 36500"),
         ("DB_MAX_MB", "0", "a number from 1 up"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("CAPTURE_CONTENT", "2", "0 or 1"),

@@ -185,6 +185,12 @@ def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, sa
     assert sum("cannot be written" in line and "COREVITAL_DB" in line for line in said()) == 1
 
 
+def test_a_row_that_no_database_takes_does_not_stop_the_others(tmp_path: Path, report: Make) -> None:
+    counters = write(tmp_path / "c.db", [report(request_id="\ud800"), report()])
+    assert StoreReader(tmp_path / "c.db").count() == 1
+    assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 1
+
+
 def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
     tmp_path: Path, report: Make, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -101,7 +101,9 @@ class StoreReader:
         return self._read(query, [*values, limit])
 
     def get(self, request_id: str) -> list[StoredReport]:
-        """All sequences of the newest request with this id, with their series; else of those whose id begins so.
+        """All sequences of the requests with this id (clients may repeat one), else of those whose id begins so.
+
+        Their series are decoded.
 
         Raises:
             StoreError: the file is missing or unreadable.

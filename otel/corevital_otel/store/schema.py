@@ -35,25 +35,34 @@ class SchemaError(RuntimeError):
     """The file's schema is not the one this version writes. Its text names the mend."""
 
 
-def prepare(connection: sqlite3.Connection) -> None:
-    """Create the tables in a new file, or check those of an existing one. Never migrates.
+def check(connection: sqlite3.Connection) -> bool:
+    """Whether the file has our tables; False: it is new and empty. Changes nothing in it, and never migrates.
 
     Raises:
         SchemaError: the file has an older or newer schema, or belongs to another program.
     """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == VERSION:
-        return
+        return True
     if version > VERSION:
         raise SchemaError(f"its schema {version} is newer than ours ({VERSION}): upgrade corevital or use another file")
     if version > 0:
         raise SchemaError(f"its schema {version} is older than ours ({VERSION}): run `corevital db migrate`")
+    if version < 0 or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise SchemaError("it holds tables of another program: use another file")
+    return False
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Create the tables in a new file; nothing, if another process was faster.
+
+    Raises:
+        SchemaError: as :func:`check`.
+    """
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        if connection.execute("PRAGMA user_version").fetchone()[0] == VERSION:  # another process was faster
+        if check(connection):
             return
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise SchemaError("it holds tables of another program: use another file")
         for statement in _CREATE.split(";\n"):
             if statement.strip():
                 connection.execute(statement)

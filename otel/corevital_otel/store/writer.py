@@ -1,12 +1,13 @@
 """Writes reports into the store, in batches, from a thread of its own.
 
 Each batch is one transaction in WAL mode: a process killed at any point leaves every committed row intact. What cannot
-be written now (full disk, locked or unwritable file) is kept, within a bound, and tried again; the first failure is
+be written now (full disk, locked or unwritable file) is kept, within bounds, and tried again; the first failure is
 said once, and everything lost is counted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sqlite3
@@ -17,6 +18,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
+from corevital.guard import swallow
+from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
@@ -27,18 +30,42 @@ from corevital_otel.store import schema, series
 _BATCH: Final = 500
 _KEPT: Final = 20_000
 """Reports that may wait for the disk; beyond that the oldest are dropped and counted."""
+_KEPT_BYTES: Final = 128 * 2**20
+"""Memory they may take, about: long outputs with their series are worth far more than short ones."""
 _RETRY_S: Final = 2.0
 _PRUNE_EVERY_S: Final = 60.0
 _PRUNE_ROWS: Final = 1000
 """Rows deleted in one transaction at most, so that pruning never holds the file for long."""
 _PRUNE_SHARE: Final = 50
 """One row in so many is deleted at a time while the file is too large, so that it is not emptied by one step."""
+_WAL_BYTES: Final = 16 * 2**20
+"""What is left of the write-ahead log after a checkpoint, at most."""
 
 _INSERT: Final = """
 INSERT INTO reports (request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens,
     risk_score, risk_level, risk_basis, trace_id, span_id, flags, summary, series)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
 """
+
+_ROW_FAULTS: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+)
+"""What a report raises that SQLite cannot take. Trying again would not help, and would hold up all others."""
+
+_MENDS: Final = {
+    "disk is full": "free the disk or lower COREVITAL_DB_MAX_MB",
+    "locked": "end what holds it, or set COREVITAL_DB to another file",
+    "not a database": "move it away, or set COREVITAL_DB to another file",
+    "malformed": "move it away and restore a backup, or set COREVITAL_DB to another file",
+}
+"""What to do, by what SQLite says."""
+_MEND: Final = "make it writable or set COREVITAL_DB to a path that is"
 
 _logger = logging.getLogger("corevital.store")
 
@@ -58,6 +85,8 @@ class StoreWriter:
         self._max_bytes = int(max_mb * 1024 * 1024)
         self._counters = counters
         self._waiting: deque[tuple[RequestReport, SpanIds]] = deque()
+        self._waiting_bytes = 0
+        self._writing: list[tuple[RequestReport, SpanIds]] = []
         self._changed = threading.Condition()
         self._closing = False
         self._failing = False
@@ -70,15 +99,17 @@ class StoreWriter:
 
     def put(self, report: RequestReport, ids: SpanIds) -> None:
         """Take a report in; returns at once."""
-        if self._path is None or self._refused:
-            if self._refused:
-                self._counters.add(names.DROPPED, what="report", why="store_refused")
+        if self._path is None:
             return
         with self._changed:
+            if self._refused:
+                self._drop(1, "store_refused")
+                return
             self._waiting.append((report, ids))
-            if len(self._waiting) > _KEPT:
-                self._waiting.popleft()
-                self._counters.add(names.DROPPED, what="report", why="store_full")
+            self._waiting_bytes += _bytes(report)
+            while len(self._waiting) > _KEPT or (self._waiting_bytes > _KEPT_BYTES and len(self._waiting) > 1):
+                self._take()
+                self._drop(1, "store_full")
             self._changed.notify()
 
     def close(self, timeout_s: float) -> None:
@@ -89,57 +120,103 @@ class StoreWriter:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        if self._waiting:
-            self._counters.add(names.DROPPED, len(self._waiting), what="report", why="store_unwritable")
-            _logger.warning("%d reports could not be written to %s before the end", len(self._waiting), self._path)
+        with self._changed:
+            left = len(self._waiting) + len(self._writing)
+        if left:
+            self._drop(left, "store_unwritable")
+            _logger.warning("%d reports could not be written to %s before the end", left, self._path)
+
+    def _take(self) -> tuple[RequestReport, SpanIds]:
+        oldest = self._waiting.popleft()
+        self._waiting_bytes -= _bytes(oldest[0])
+        return oldest
+
+    def _drop(self, count: int, why: str) -> None:
+        self._counters.add(names.DROPPED, count, what="report", why=why)
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closing, timeout=_PRUNE_EVERY_S)
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                last_try = self._closing
-            written = self._attempt(batch)
-            if not written and not self._refused:
-                with self._changed:
-                    self._waiting.extendleft(reversed(batch))
-                    if last_try:
-                        break  # tried since the end was called: the end is bounded
-                    self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
-            elif last_try and not self._waiting:
-                break
-        if self._connection is not None:
-            self._connection.close()
+        try:
+            while self._turn():
+                pass
+        finally:
+            self._disconnect()
 
-    def _attempt(self, batch: list[tuple[RequestReport, SpanIds]]) -> bool:
+    def _turn(self) -> bool:
+        """Write one batch. False: the thread's work is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closing, timeout=_PRUNE_EVERY_S)
+            self._writing = [self._take() for _ in range(min(_BATCH, len(self._waiting)))]
+            last_try = self._closing
+        if self._attempt():
+            return not last_try or bool(self._waiting)
+        with self._changed:
+            self._waiting.extendleft(reversed(self._writing))
+            self._waiting_bytes += sum(_bytes(report) for report, _ in self._writing)
+            self._writing = []
+            if self._refused or last_try:  # tried since the end was called: the end is bounded
+                return False
+            self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
+        return True
+
+    def _attempt(self) -> bool:
         try:
             connection = self._open()
-            if batch:
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany(_INSERT, [_row(report, ids) for report, ids in batch])
+            if self._writing:
+                self._insert(connection)
             self._prune(connection)
         except schema.SchemaError as error:
-            self._refused = True
-            self._counters.add(names.DROPPED, len(batch), what="report", why="store_refused")
-            _logger.warning("the store %s is not used, serving goes on: %s", self._path, error)
+            self._refuse(error)
             return False
         except (sqlite3.Error, OSError) as error:
-            if not self._failing:
-                self._failing = True
-                _logger.warning(
-                    "the store %s cannot be written (%s): free the disk or set COREVITAL_DB to a writable path; "
-                    "serving goes on, up to %d reports wait",
-                    self._path,
-                    error,
-                    _KEPT,
-                )
-            self._reset()
+            self._fail(error)
+            return False
+        except Exception:  # a fault of ours: nobody else would empty the queue
+            swallow("the store")
+            self._disconnect()
             return False
         if self._failing:
             self._failing = False
             _logger.warning("the store %s can be written again", self._path)
         return True
+
+    def _insert(self, connection: sqlite3.Connection) -> None:
+        faulty = ""
+        lost = 0
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for report, ids in self._writing:
+                try:
+                    connection.execute(_INSERT, _row(report, ids))
+                except _ROW_FAULTS as error:
+                    lost += 1
+                    faulty = f"{report.admitted.request_id!r} ({error})"
+        with self._changed:
+            self._writing = []
+        if lost:
+            self._drop(lost, "store_row")
+            warn_once("store_row", "the store cannot hold report %s; such reports are counted, others kept", faulty)
+
+    def _refuse(self, error: schema.SchemaError) -> None:
+        with self._changed:
+            self._refused = True
+            lost = len(self._waiting) + len(self._writing)
+            self._waiting.clear()
+            self._writing = []
+        self._drop(lost, "store_refused")
+        _logger.warning("the store %s is not used until a restart, serving goes on: %s", self._path, error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failing:
+            self._failing = True
+            mend = next((mend for said, mend in _MENDS.items() if said in str(error)), _MEND)
+            _logger.warning(
+                "the store %s cannot be written (%s): %s; serving goes on, up to %d reports wait",
+                self._path,
+                error,
+                mend,
+                _KEPT,
+            )
+        self._disconnect()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -147,23 +224,25 @@ class StoreWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(self._path, timeout=5.0, isolation_level=None)
             try:
+                ours = schema.check(connection)  # first of all: a file of another program stays as it is
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
                 connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
                 # NORMAL: a killed process loses nothing; only a power cut may lose the last commits, never the file
                 connection.execute("PRAGMA synchronous = NORMAL")
-                schema.prepare(connection)
+                if not ours:
+                    schema.create(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
 
-    def _reset(self) -> None:
-        if self._connection is not None:
-            try:
-                self._connection.close()
-            finally:
-                self._connection = None
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
 
     def _prune(self, connection: sqlite3.Connection) -> None:
         now = time.monotonic()
@@ -202,6 +281,12 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 def iso(moment: datetime) -> str:
     """UTC in ISO 8601 with milliseconds, which sorts as text."""
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _bytes(report: RequestReport) -> int:
+    """Memory a waiting report takes, about: measured."""
+    series_tokens = 0 if report.series is None else len(report.series)
+    return 1024 + 42 * len(report.outcome.token_ids) + 16 * series_tokens
 
 
 def _row(report: RequestReport, ids: SpanIds) -> tuple[Any, ...]:

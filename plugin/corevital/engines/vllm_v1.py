@@ -86,8 +86,7 @@ class V1Adapter:
     @guarded("the V1 adapter's apply")
     def observe(self, logits: torch.Tensor) -> None:
         """Statistics of this step's logits ``[batch, vocab]``. Changes nothing in them."""
-        self._settle()
-        self._pending = None  # what is still open here, the frontend resolves from its tables
+        self._settle(last_chance=True)
         if not self._emits:
             return
         at = sorted(index for index in self._batch if index < len(logits))
@@ -107,11 +106,12 @@ class V1Adapter:
         else:
             self._batch[index] = slot
 
-    def _settle(self) -> None:
-        """Emit the tokens of the pending rows, once all that will be known are known.
+    def _settle(self, last_chance: bool = False) -> None:
+        """Emit the tokens of the pending rows, once they are known.
 
         A row whose output list has not grown was a chunk of a prompt: its token was thrown away. A token of -1 is a
-        placeholder under asynchronous scheduling, replaced by the real one just before ``apply``.
+        placeholder under asynchronous scheduling, replaced by the real one just before ``apply``; one that is still
+        there then belongs to a request that has left, and the telemetry half resolves it from the row's table.
         """
         pending = self._pending
         if pending is None:
@@ -121,6 +121,8 @@ class V1Adapter:
         for i, (slot, index) in enumerate(zip(pending.slots, pending.indices, strict=True)):
             if index < len(slot.output):
                 if slot.output[index] < 0:
+                    if last_chance:
+                        continue
                     return
                 known.append(i)
                 tokens.append(slot.output[index])
