@@ -186,14 +186,15 @@ class CountingExporter(SpanExporter):
         return SpanExportResult.FAILURE if failed else SpanExportResult.SUCCESS
 
     def _export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        cause = "the collector refused them or could not be reached in time"
-        _ours.exporting, _ours.said = True, ""
+        said: list[str] = []
+        _ours.said = said
         try:
             result = self._inner.export(spans)
         except Exception as error:
-            result, cause = SpanExportResult.FAILURE, str(error)
+            result = SpanExportResult.FAILURE
+            said.append(str(error))
         finally:
-            _ours.exporting = False
+            _ours.said = None
         with self._lock:
             if self._given_up:  # these are counted as lost already
                 return result
@@ -209,7 +210,7 @@ class CountingExporter(SpanExporter):
                     "spans cannot be delivered to %s (%s): check OTEL_EXPORTER_OTLP_ENDPOINT and the collector; "
                     "serving goes on, reports stay in the store, undelivered spans are counted",
                     endpoint(),
-                    " ".join((_ours.said or cause).split())[:300],
+                    _in_one_line(said),
                 )
         self._failing = result is not SpanExportResult.SUCCESS
         return result
@@ -270,17 +271,24 @@ def _limits() -> SpanLimits:
     return SpanLimits() if own else SpanLimits(max_events=SpanLimits.UNSET)
 
 
+def _in_one_line(said: list[str]) -> str:
+    # the first line has the cause of the first try, the last one how it ended
+    lines = dict.fromkeys((said[0], said[-1])) if said else ("it refused them or could not be reached in time",)
+    return " ".join("; ".join(lines).split())[:400]
+
+
 _ours = threading.local()
-"""``exporting``: this thread is inside an export of ours; ``said``: what the library last said in it."""
+"""``said``: what the library has said in an export of ours that this thread is inside of, else None."""
 
 
 class _NotOurs(logging.Filter):
     """Keeps a library's lines about our exports out of the log: one clear line of ours stands for them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not getattr(_ours, "exporting", False):
+        said: list[str] | None = getattr(_ours, "said", None)
+        if said is None:
             return True
-        _ours.said = record.getMessage()
+        said.append(record.getMessage())
         return False
 
 

@@ -36,6 +36,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("RISK_THRESHOLD", "high", "a number from 0 to 1"),
         ("HIGH_ENTROPY_BITS", "-1", "a number from 0 to 32"),
         ("DB_RETENTION_DAYS", "0", "a number above 0, up to 36500"),
+        ("DB_RETENTION_DAYS", "99999", "a number above 0, up to 36500"),
         ("DB_MAX_MB", "0", "a number from 1 up"),
         ("LOG_FORMAT", "xml", "one of text, json"),
         ("CAPTURE_CONTENT", "2", "0 or 1"),
@@ -75,6 +76,21 @@ def test_a_wrong_file_is_one_line(
     with pytest.raises(SettingsError, match=says) as error:
         load()
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_is_no_settings_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("COREVITAL_CONFIG", str(tmp_path))
+    with pytest.raises(SettingsError, match="cannot be read: name a readable TOML file"):
+        load()
+
+
+@pytest.mark.parametrize("name", ["db", "profile"])
+def test_a_path_in_the_file_must_be_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "corevital.toml"
+    file.write_text(f"{name} = 5\n")
+    monkeypatch.setenv("COREVITAL_CONFIG", str(file))
+    with pytest.raises(SettingsError, match=f"^COREVITAL_{name.upper()}='5' is not allowed: use a file's path"):
+        load()
 
 
 def test_the_readme_lists_every_setting_with_its_default() -> None:
