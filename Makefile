@@ -29,7 +29,7 @@ build: $(DEV)
 
 $(BIN)/uv:
 	@echo "setup: creating $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "corevital needs Python 3.10 or newer; say which with make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "corevital needs Python 3.11 or newer; say which with make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 

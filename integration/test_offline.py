@@ -165,18 +165,30 @@ def test_a_store_and_a_collector_that_cannot_be_had_are_said_once_and_serving_go
     assert "Traceback" not in log
 
 
-def test_a_wrong_setting_stops_the_start_with_one_line(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (
+            {"COREVITAL_CAPTURE": "sometimes"},
+            "corevital: COREVITAL_CAPTURE='sometimes' is not allowed: use one of summary, full, on_risk",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "http"},
+            "corevital: OTEL_EXPORTER_OTLP_PROTOCOL='http' is not allowed: use one of grpc, http/protobuf",
+        ),
+    ],
+)
+def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, setting: dict[str, str], line: str) -> None:
     (tmp_path / "job.json").write_text(json.dumps({"processors": ["corevital"], "rounds": []}))
     done = subprocess.run(
         [sys.executable, "-m", "integration.harness.offline", "job.json", "out.json"],
         cwd=tmp_path,
-        env=environment({"PYTHONPATH": str(ROOT), "COREVITAL_CAPTURE": "sometimes"}),
+        env=environment({"PYTHONPATH": str(ROOT), **setting}),
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 1
-    line = "corevital: COREVITAL_CAPTURE='sometimes' is not allowed: use one of summary, full, on_risk"
     assert done.stderr.strip().splitlines()[-1] == line
     assert "Traceback" not in done.stderr

@@ -127,7 +127,6 @@ def collector(folder: Path) -> Iterator[Collector]:
     command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
     command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-protocol", "http"]
     command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--traces-batch-timeout", "200ms"]
-    command += ["--otlp-grpc-max-recv-msg-size-mib", "64"]
     group = Group(command, environment({}), folder, folder / "rotel.log")
     try:
         for port in (grpc, http):

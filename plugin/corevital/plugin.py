@@ -58,10 +58,13 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     """
     from corevital.log import configure
     from corevital_otel.settings import SettingsError, load
+    from corevital_otel.spans import endpoint, protocol
 
     configure()
     try:
         settings = load()
+        if settings.enabled and endpoint() is not None:
+            protocol()  # a wrong one is said now, not when the first span is made
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
     if settings.enabled:
