@@ -54,6 +54,8 @@ class Sink:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
+        self._ids: set[str] = set()
+        self._lock = threading.Lock()
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,7 +63,7 @@ class Sink:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                sink.spans += _spans(ExportTraceServiceRequest.FromString(body))
+                sink.take(_spans(ExportTraceServiceRequest.FromString(body)))
                 body = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -76,6 +78,14 @@ class Sink:
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
+
+    def take(self, spans: list[Span]) -> None:
+        """Keep what is new: OTLP is delivered at least once, and the collector repeats a send whose answer is late."""
+        with self._lock:
+            for span in spans:
+                if span.span_id not in self._ids:
+                    self._ids.add(span.span_id)
+                    self.spans.append(span)
 
     def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Span]:
         """At least ``count`` spans, or what there is after that time."""
@@ -127,6 +137,7 @@ def collector(folder: Path) -> Iterator[Collector]:
     command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
     command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-protocol", "http"]
     command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--traces-batch-timeout", "200ms"]
+    command += ["--otlp-exporter-request-timeout", "30s"]
     group = Group(command, environment({}), folder, folder / "rotel.log")
     try:
         for port in (grpc, http):
