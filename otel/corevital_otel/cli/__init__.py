@@ -57,7 +57,7 @@ def spans(
     risk_above: Annotated[float | None, typer.Option(help="Only with a risk score above this.")] = None,
     flag: Annotated[str | None, typer.Option(help="Only with this flag, such as truncated.")] = None,
     model: Annotated[str | None, typer.Option(help="Only of this model.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=1_000_000, help="At most so many.")] = 50,
     as_json: Json = False,
     db: Database = None,
 ) -> None:
@@ -90,7 +90,9 @@ def doctor(as_json: Json = False, db: Database = None) -> None:
 @app.command()
 def demo(
     requests: Annotated[int, typer.Option(min=10, max=2000, help="How many requests to send.")] = 84,
-    port: Annotated[int | None, typer.Option(help="Port for the server. Default: a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port for the server. Default: a free one.")
+    ] = None,
     db: Database = None,
 ) -> None:
     """Serve the demo model in a real vLLM, send it traffic, and show each request with its risk."""
@@ -115,6 +117,9 @@ def main() -> None:
     except BrokenPipeError:  # `corevital spans | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a folder we may not enter, a full disk
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}; mend it, or name another file with --db", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,29 +29,64 @@ from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 _STORE_WAIT_S: Final = 20.0
 _SAY_EVERY_S: Final = 10.0
 _TEXT_WIDTH: Final = 26
+_ELSEWHERE: Final = """\
+The same to a tracing backend: run it again with
+  Tempo, any OTLP   OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4317
+  Langfuse          OTEL_EXPORTER_OTLP_ENDPOINT=https://HOST/api/public/otel
+                    OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf
+                    OTEL_EXPORTER_OTLP_HEADERS=Authorization=Basic%20KEY
+                    (KEY: base64 of public:secret)"""
+_OTHER_COLUMNS: Final = 52
+"""What the table's other columns take, so that on a terminal of 80 columns prompt and answer share the rest."""
 
 
 def run(*, requests: int, port: int | None, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.demo`."""
     database = db or load().db or Path("runs/corevital.db")
     screen = console()
-    settings = {"COREVITAL_DB": str(database.resolve()), "COREVITAL_CAPTURE": "full", "COREVITAL_ENABLED": "1"}
+    settings = {
+        "COREVITAL_DB": str(database.resolve()),
+        "COREVITAL_CAPTURE": "full",
+        "COREVITAL_ENABLED": "1",
+        "COREVITAL_SAMPLE_RATE": "1",
+    }
+    log = database.parent / "demo-server.log"
     try:
-        with Server(port or free_port(), database.parent / "demo-server.log", settings) as server:
+        with _stoppable(), Server(port or free_port(), log, settings) as server:
             _wait(screen, server)
             exchanges = _send(screen, server.url, requests)
-            reports = _collect(database, exchanges)
+            _await_reports(database, exchanges)
+        rows = _rows(database, exchanges)  # again, now that the server has ended: no sequence may be there twice
     except ServerError as error:
         raise CommandError(str(error)) from None
     except (OSError, StoreError) as error:
-        raise CommandError(f"{error} (the server's log: {database.parent / 'demo-server.log'})") from None
-    judged = judge(exchanges, reports)
-    screen.print(_table(selection(judged)))
+        raise CommandError(f"{error} (the server's log: {log})") from None
+    judged = judge(exchanges, {(row.request_id, row.sequence): row for row in rows})
+    screen.print(_table(selection(judged), screen.width))
     _summarise(screen, judged)
     asked = len({exchange.request_id for exchange in exchanges})
-    typer.echo(f"demo: {asked} requests, {len(reports)} spans, DB at {database}")
-    if len(reports) != len(exchanges):
-        raise CommandError(f"{len(exchanges)} sequences were answered and {len(reports)} reported")
+    typer.echo(f"demo: {asked} requests, {len(rows)} spans, DB at {database}")
+    if not len(rows) == len(judged) == len(exchanges):
+        raise CommandError(
+            f"{len(exchanges)} sequences were answered, and the store has {len(rows)} spans of {len(judged)} of them; "
+            f"see {log}"
+        )
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does: by default they would end us and leave the server."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, leave) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _wait(screen: Console, server: Server) -> None:
@@ -62,8 +100,8 @@ def _wait(screen: Console, server: Server) -> None:
 
     screen.print("starting a real vLLM server: vllm serve MODEL --logits-processor corevital")
     if sys.stdout.isatty():
-        with screen.status("starting (about a minute)"):
-            took = server.wait_ready(lambda _gone: None)
+        with screen.status("starting") as status:
+            took = server.wait_ready(lambda gone: status.update(f"starting, {gone:.0f} s (about a minute)"))
     else:
         took = server.wait_ready(plain)
     screen.print(f"ready after {took:.0f} s")
@@ -80,26 +118,25 @@ def _send(screen: Console, url: str, requests: int) -> list[Exchange]:
     return exchanges
 
 
-def _collect(database: Path, exchanges: list[Exchange]) -> dict[tuple[str, int], StoredReport]:
-    """The reports of these exchanges, as soon as the store has all of them, or those it has by then."""
-    wanted = {(exchange.request_id, exchange.sequence) for exchange in exchanges}
-    reader = StoreReader(database)
+def _await_reports(database: Path, exchanges: list[Exchange]) -> None:
+    """Wait until the store has all of these exchanges, or for so long that it never will."""
     deadline = time.monotonic() + _STORE_WAIT_S
-    while True:
-        found = {}
-        try:
-            for report in reader.list_reports(limit=4 * len(wanted) + 1000):
-                if (report.request_id, report.sequence) in wanted:
-                    found[report.request_id, report.sequence] = report
-        except StoreError:
-            if time.monotonic() > deadline:
-                raise
-        if len(found) == len(wanted) or time.monotonic() > deadline:
-            return found
+    while time.monotonic() < deadline:
+        with suppress(StoreError):  # nothing written yet; if that stays so, the next to read it says why
+            if len(_rows(database, exchanges)) >= len(exchanges):
+                return
         time.sleep(0.2)
 
 
-def _table(chosen: list[Judged]) -> Table:
+def _rows(database: Path, exchanges: list[Exchange]) -> list[StoredReport]:
+    """What the store has of these exchanges and of no other run."""
+    asked = {exchange.request_id for exchange in exchanges}
+    newest = StoreReader(database).list_reports(limit=4 * len(exchanges) + 1000)
+    return [report for report in newest if report.request_id in asked]
+
+
+def _table(chosen: list[Judged], width: int) -> Table:
+    text_width = max(8, min(_TEXT_WIDTH, (width - _OTHER_COLUMNS) // 2))
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title="")
     for name in ("task", "prompt", "answer"):
         table.add_column(name, no_wrap=True)
@@ -107,14 +144,14 @@ def _table(chosen: list[Judged]) -> Table:
     table.add_column("tok", justify="right", no_wrap=True)
     table.add_column("bits", justify="right", no_wrap=True)
     table.add_column("risk", no_wrap=True)
-    table.add_column("flags", no_wrap=True)
+    table.add_column("flags", overflow="fold")
     for item in chosen:
         mark = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text("")}[item.right]
         entropy = item.report.summary.get("corevital.entropy.mean")
         table.add_row(
             item.exchange.task.kind,
-            _short(item.exchange.task.prompt),
-            _short(item.exchange.text),
+            _short(item.exchange.task.prompt, text_width),
+            _short(item.exchange.text, text_width),
             mark,
             str(item.report.output_tokens),
             "" if entropy is None else f"{entropy:.2f}",
@@ -124,9 +161,9 @@ def _table(chosen: list[Judged]) -> Table:
     return table
 
 
-def _short(text: str) -> str:
+def _short(text: str, width: int) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _TEXT_WIDTH else line[: _TEXT_WIDTH - 1] + "…"
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 def _summarise(screen: Console, judged: list[Judged]) -> None:
@@ -147,13 +184,11 @@ def _summarise(screen: Console, judged: list[Judged]) -> None:
     else:
         screen.print(
             f"Risk told wrong from right, within kinds of task, with AUROC {found.auroc:.2f} "
-            f"(95 % interval {found.low:.2f} to {found.high:.2f}, {found.pairs} pairs; 0.5 is chance).\n"
+            f"(95 % interval {found.low:.2f} to {found.high:.2f}, {found.wrong} wrong and {found.right} right; "
+            "0.5 is chance).\n"
             "Its basis here is `prior`: a shipped default that is not calibrated on this model."
         )
     loud = max(judged, key=lambda item: len(item.report.flags) + (item.report.risk_score or 0), default=None)
     if loud is not None:
         screen.print(f"\nOne of them in full:  corevital show {loud.report.request_id}")
-    screen.print(
-        "The same to Langfuse, Grafana Tempo or any OTLP backend: set OTEL_EXPORTER_OTLP_ENDPOINT=http://HOST:4317 "
-        "and run it again."
-    )
+    screen.print(_ELSEWHERE, soft_wrap=True)

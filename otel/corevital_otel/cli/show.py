@@ -21,6 +21,7 @@ from corevital_otel.store.reader import StoredReport, StoreError
 _CHARTS: Final = (("entropy", "entropy (bits)"), ("surprisal", "surprisal (bits)"), ("margin", "margin p1 - p2"))
 _CHART_HEIGHT: Final = 9
 _CHART_WIDTH: Final = 80
+_PEAK: Final = "▲"
 _MAX_CANDIDATES: Final = 5
 _FLAG_TEXTS: Final = {
     "nan_detected": "NaN among the logits: the model or its weights are broken",
@@ -35,6 +36,8 @@ def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
         reports = store(db).get(request_id)
     except StoreError as error:
         raise CommandError(str(error)) from None
+    except ValueError as error:  # of a row somebody has edited, or a newer version has written
+        raise CommandError(f"the store's row of {request_id!r} cannot be read: {error}; upgrade corevital") from None
     ids = list(dict.fromkeys(report.request_id for report in reports))
     if not ids:
         raise CommandError(f"no request {request_id!r} in the store: `corevital spans` lists what there is")
@@ -62,14 +65,20 @@ def _print(screen: Console, report: StoredReport) -> None:
     if found.get("corevital.incomplete"):
         screen.print(Text("! incomplete: not every token was observed", style="yellow"))
     screen.print()
-    if report.series is not None and len(report.series):
+    if report.output_tokens == 0:
+        screen.print("No per-token series: the request ended before its first token.\n", style="dim")
+    elif report.series is not None and len(report.series):
+        width = min(screen.width, _CHART_WIDTH)
+        onset = found.get("corevital.health.loop_onset")
+        peaks = _peaks(report.series, found.get("corevital.health.high_entropy_steps", 0))
+        screen.print(_legend(peaks, onset), style="dim")
         for name, title in _CHARTS:
-            typer.echo(_chart(report.series, name, title, found.get("corevital.health.loop_onset")))
+            typer.echo(_chart(report.series, name, title, width, onset, peaks if name == "entropy" else []))
     else:
         screen.print(
             f"No per-token series: capture mode {found.get('corevital.capture')} did not keep it. "
             "To have it, serve with COREVITAL_CAPTURE=full, "
-            'or send "vllm_xargs": {"corevital_capture": "full"} with the request.',
+            'or send "vllm_xargs": {"corevital_capture": "full"} with the request.\n',
             style="dim",
         )
 
@@ -82,11 +91,18 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         tokens += f", first after {ttft * 1000:.0f} ms"
     risk = risk_text(report.risk_score, report.risk_level)
     risk.append(f"  ({_basis(report.risk_basis)})", style="dim")
+    seen = ("corevital.engine", "corevital.engine.version", "corevital.runner")
+    engine = " ".join(str(found[name]) for name in seen if name in found)
     rows: list[tuple[str, Text | str]] = [
         ("model", f"{report.model}  ({found.get('gen_ai.operation.name')}, finish: {report.finish_reason})"),
         ("ended", report.created_at_utc),
         ("trace", f"{report.trace_id} / {report.span_id}"),
         ("tokens", tokens),
+        ("request", _parameters(found)),
+        (
+            "measured",
+            f"{engine}, {found.get('corevital.logits.stage')} logits, capture {found.get('corevital.capture')}",
+        ),
         ("risk", risk),
     ]
     if factors := found.get("corevital.risk.factors"):
@@ -95,8 +111,15 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ("entropy", _numbers(found, "entropy", ("mean", "max", "std", "sum"), " bits")),
         ("surprisal", _numbers(found, "surprisal", ("mean", "max", "sum"), " bits")),
         ("margin", _numbers(found, "margin", ("mean", "min"))),
+        ("unsure", f"{found.get('corevital.health.high_entropy_steps', 0)} high-entropy steps"),
     ]
     return rows
+
+
+def _parameters(found: dict[str, Any]) -> str:
+    names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+    known = [(name, found.get(f"gen_ai.request.{name}")) for name in names]
+    return ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
 
 
 def _basis(basis: str) -> str:
@@ -115,17 +138,43 @@ def _flag(flag: str, found: dict[str, Any]) -> str:
     return _FLAG_TEXTS.get(flag, flag)
 
 
-def _chart(series: Series, name: str, title: str, onset: int | None) -> str:
-    """A series over the output index as text of at most 80 columns, without colours so that a pipe can take it."""
-    points = [(i, value) for i, value in enumerate(getattr(series, name).tolist()) if math.isfinite(value)]
+def _peaks(series: Series, count: int) -> list[int]:
+    """Indices of the high-entropy steps: the ``count`` highest entropies, since the threshold was the server's."""
+    known = [(value, i) for i, value in enumerate(series.entropy.tolist()) if math.isfinite(value)]
+    return sorted(i for _, i in sorted(known, reverse=True)[:count])
+
+
+def _legend(peaks: list[int], onset: int | None) -> str:
+    parts = ["by output token"]
+    if peaks:
+        parts.append(f"{_PEAK} high-entropy step")
+    if onset is not None:
+        parts.append(f"│ the loop begins, at token {onset}")
+    return "   ".join(parts)
+
+
+def _chart(series: Series, name: str, title: str, width: int, onset: int | None, peaks: list[int]) -> str:
+    """A series over the output index as text, without colours so that a pipe can take it."""
+    values = getattr(series, name).tolist()
+    points = [(i, value) for i, value in enumerate(values) if math.isfinite(value)]
+    if not points:
+        return f"{title}: no value is known"
+    top = max(1, math.ceil(max(value for _, value in points)))
+    last = len(values) - 1
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.plot_size(_CHART_WIDTH, _CHART_HEIGHT)
+    plotext.limit_size(False, False)  # by default the test's or the pipe's idea of a terminal cuts it
+    plotext.plot_size(width, _CHART_HEIGHT)
     plotext.title(title)
-    plotext.ylim(0, max([value for _, value in points] + [1.0]))
-    plotext.xlim(0, max(len(series) - 1, 1))
+    plotext.ylim(0, top)
+    plotext.yticks([0, top / 2, top], [f"{tick:4g}" for tick in (0, top / 2, top)])  # one margin for all charts
+    plotext.xlim(0, max(last, 1))
+    ticks = sorted({round(last * part / 4) for part in range(5)})
+    plotext.xticks(ticks, [str(tick) for tick in ticks])
     plotext.plot([i for i, _ in points], [value for _, value in points], marker="braille")
-    if onset is not None:
+    if peaks:
+        plotext.scatter(peaks, [values[i] for i in peaks], marker=_PEAK)
+    if onset is not None and onset <= last:
         plotext.vline(onset)
     lines = plotext.uncolorize(plotext.build()).splitlines()
     return "\n".join(line.rstrip() for line in lines)

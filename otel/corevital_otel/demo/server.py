@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -13,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from corevital_otel.demo import MODEL_DIR
 
@@ -21,6 +24,8 @@ MODEL_NAME: Final = "corevital-demo"
 
 _START_S: Final = 300.0
 _STOP_S: Final = 30.0
+_KILL_S: Final = 5.0
+_REQUEST_S: Final = 120.0
 _LOG_LINES: Final = 12
 
 _ENVIRONMENT: Final = {
@@ -29,6 +34,10 @@ _ENVIRONMENT: Final = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_LOGGING_COLOR": "0",
 }
+
+
+# Straight to the server: by default urllib sends even loopback requests to a proxy that the environment names.
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 class ServerError(RuntimeError):
@@ -40,6 +49,23 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def post(url: str, body: Mapping[str, Any]) -> bytes:
+    """POST JSON and return the whole answer.
+
+    Raises:
+        ServerError: no answer, or an error.
+    """
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    try:
+        with _open(request, timeout=_REQUEST_S) as reply:
+            return bytes(reply.read())
+    except urllib.error.HTTPError as error:
+        said = " ".join(error.read(200).decode(errors="replace").split())
+        raise ServerError(f"the server answered HTTP {error.code}: {said}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise ServerError(f"the server does not answer: {error}") from None
 
 
 class Server:
@@ -64,8 +90,9 @@ class Server:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                raise ServerError(f"port {port} is taken: name another with --port") from None
+            except OSError as error:
+                why = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+                raise ServerError(f"port {port} {why}: name another with --port") from None
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -102,23 +129,30 @@ class Server:
                     f"its last words: {self._last_words()} (whole log: {self._log})"
                 )
             try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                with _open(f"{self.url}/health", timeout=2):
                     return gone
-            except (urllib.error.URLError, OSError):
+            except (OSError, http.client.HTTPException):
                 progress(gone)
                 time.sleep(0.5)
         raise ServerError(f"the server was not ready after {_START_S:.0f} s: see {self._log}")
 
     def stop(self) -> None:
         """Stop the whole group: politely, then for good. Idempotent."""
-        for number, wait_s in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, 5.0)):
-            try:
-                os.killpg(self._process.pid, number)
-            except ProcessLookupError:
-                break
-            if self._gone(wait_s):
-                break
-        self._process.wait()
+        gone = False
+        try:
+            gone = self._signal(signal.SIGTERM, _STOP_S)
+        finally:  # a second Ctrl-C cuts the waiting short, and nothing is left all the same
+            if not gone:
+                self._signal(signal.SIGKILL, _KILL_S)
+            self._process.wait()
+
+    def _signal(self, number: signal.Signals, wait_s: float) -> bool:
+        """Signal the group; whether it is gone, waiting for that."""
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return True
+        return self._gone(wait_s)
 
     def _gone(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

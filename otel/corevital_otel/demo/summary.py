@@ -34,12 +34,15 @@ class Separation:
         auroc: probability that a wrong answer has a higher risk than a right one of the same kind of task.
         low, high: bootstrap interval, 95 %.
         pairs: pairs of a right and a wrong answer it rests on.
+        wrong, right: answers in these pairs.
     """
 
     auroc: float
     low: float
     high: float
     pairs: int
+    wrong: int
+    right: int
 
 
 def judge(exchanges: Iterable[Exchange], reports: dict[tuple[str, int], StoredReport]) -> list[Judged]:
@@ -73,7 +76,14 @@ def separation(judged: list[Judged], seed: int = 0) -> Separation | None:
         for _ in range(_RESAMPLES)
     ]
     low, high = np.percentile(samples, _INTERVAL)
-    return Separation(_auroc(cells), float(low), float(high), sum(len(wrong) * len(right) for wrong, right in cells))
+    return Separation(
+        auroc=_auroc(cells),
+        low=float(low),
+        high=float(high),
+        pairs=sum(len(wrong) * len(right) for wrong, right in cells),
+        wrong=sum(len(wrong) for wrong, _ in cells),
+        right=sum(len(right) for _, right in cells),
+    )
 
 
 def _auroc(cells: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]) -> float:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
-from corevital_otel.demo.server import MODEL_NAME
+from corevital_otel.demo.server import MODEL_NAME, post
 from corevital_otel.demo.tasks import KINDS, Task, make_tasks
 
 _AT_ONCE: Final = 8
-_TIMEOUT_S: Final = 120.0
 _MAX_TOKENS: Final = {"sum": 120, "count": 120, "story": 160, "loop": 160}
 _SHORT: Final = 12
 """Length limit that cuts a longer answer off, for every seventh request of the long kinds."""
@@ -39,7 +37,7 @@ def send(url: str, count: int, progress: Callable[[], None], seed: int = 1) -> l
     """Send ``count`` requests, some at once; returns every answer in the order asked.
 
     Raises:
-        OSError: the server does not answer, or answers with an error.
+        ServerError: the server does not answer, or answers with an error.
     """
     rng = random.Random(seed)
     share = -(-count // len(KINDS))
@@ -51,8 +49,11 @@ def send(url: str, count: int, progress: Callable[[], None], seed: int = 1) -> l
         progress()
         return answers
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
         return [exchange for answers in pool.map(ask, enumerate(tasks[:count])) for exchange in answers]
+    finally:  # after Ctrl-C nobody waits for answers
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _ask(url: str, number: int, task: Task) -> list[Exchange]:
@@ -70,13 +71,13 @@ def _ask(url: str, number: int, task: Task) -> list[Exchange]:
 
 
 def _completion(url: str, task: Task, body: dict[str, Any]) -> list[Exchange]:
-    answer = json.loads(_post(f"{url}/v1/completions", {**body, "prompt": task.prompt + "\n"}))
+    answer = json.loads(post(f"{url}/v1/completions", {**body, "prompt": task.prompt + "\n"}))
     return [Exchange(task, answer["id"], choice["index"], choice["text"]) for choice in answer["choices"]]
 
 
 def _chat(url: str, task: Task, body: dict[str, Any], *, stream: bool) -> list[Exchange]:
     body = {**body, "messages": [{"role": "user", "content": task.prompt}], "stream": stream}
-    answer = _post(f"{url}/v1/chat/completions", body)
+    answer = post(f"{url}/v1/chat/completions", body)
     if not stream:
         whole = json.loads(answer)
         return [
@@ -92,9 +93,3 @@ def _chat(url: str, task: Task, body: dict[str, Any], *, stream: bool) -> list[E
             for choice in chunk["choices"]:
                 texts[choice["index"]] = texts.get(choice["index"], "") + (choice["delta"].get("content") or "")
     return [Exchange(task, request_id, index, text) for index, text in sorted(texts.items())]
-
-
-def _post(url: str, body: dict[str, Any]) -> bytes:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as reply:
-        return bytes(reply.read())
