@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.record import Frame
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded
@@ -105,16 +106,25 @@ class Hub:
 
     @guarded("the hub")
     def _turn(self) -> float | None:
-        """Take in what is here, events first: a sequence is known before its frames. Returns how long to wait."""
+        """Take in what is here. Returns how long to wait for more.
+
+        Frames are received before events are read and handled after them: a frame's sequence was admitted before the
+        frame was made, so it is known by then, whenever this thread was interrupted.
+        """
+        frames = list(self._receiver.frames())
         while self._events:
             self._events.popleft()()
-        for frame in self._receiver.frames():
-            lost = frame.dropped - self._lost.get(frame.sender, 0)
-            if lost > 0:
-                self._lost[frame.sender] = frame.dropped
-                self.counters.add(names.DROPPED, lost, what="record", why="queue_full")
-            self._assembler.frame(frame)
+        for frame in frames:
+            self._take(frame)
         return self._assembler.tick(time.monotonic())
+
+    @guarded("a frame's intake")
+    def _take(self, frame: Frame) -> None:
+        lost = frame.dropped - self._lost.get(frame.sender, 0)
+        if lost > 0:
+            self._lost[frame.sender] = frame.dropped
+            self.counters.add(names.DROPPED, lost, what="record", why="queue_full")
+        self._assembler.frame(frame)
 
     @guarded("the hub's end")
     def _end(self) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import ROW, SAMPLED
+from corevital.frames.record import ROW, SAMPLED, Frame
 from corevital.frames.stamp import Stamp
-from corevital.frames.transport import FrameSender
+from corevital.frames.transport import FrameReceiver, FrameSender
 from corevital_otel.hub import Hub
 from corevital_otel.settings import Settings
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
@@ -85,6 +85,34 @@ def test_many_sequences_at_once_are_one_row_each(hub: Callable[..., Hub], worker
         assert row.summary["corevital.entropy.mean"] == pytest.approx(0.5 / np.log(2))
         assert row.summary["corevital.runner"] == "v1"
         assert "corevital.incomplete" not in row.summary
+
+
+def test_a_sequence_admitted_while_the_thread_is_between_two_reads_is_known_before_its_frame(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = hub()
+    stamps: list[Stamp] = []
+    receive = FrameReceiver.frames
+
+    def admit_first(receiver: FrameReceiver, limit: int = 64) -> Iterator[Frame]:
+        """The frontend and the worker run on, at the worst moment, while the thread is about to look for frames."""
+        if not stamps:
+            stamp = running.admit(admitted())
+            assert stamp is not None
+            stamps.append(stamp)
+            send_tokens(worker, stamp, range(2))
+            time.sleep(0.2)
+        return receive(receiver, limit)
+
+    monkeypatch.setattr(FrameReceiver, "frames", admit_first)
+    running.finish(1, finished(0))  # wakes the thread
+    while not stamps:
+        time.sleep(0.01)
+    running.finish(stamps[0].key, finished(2))
+    running.close()
+    row = rows(tmp_path)["r0"]
+    assert row.summary["corevital.tokens.observed"] == 2
+    assert "corevital.incomplete" not in row.summary
 
 
 def test_what_is_running_at_the_end_is_reported_and_not_lost(
