@@ -1,7 +1,7 @@
 """Live sequences and their windows: the last records of each, before they are folded into its features.
 
 Records come keyed by (sequence, output index), and a later one replaces an earlier one: a chunked prefill sends index 0
-several times, a rejected draft is sampled anew, a preempted sequence begins again where it was. So the last
+several times, a rejected draft is taken back, a preempted sequence begins again where it was. So the last
 :data:`WINDOW` indices of a sequence stay open. When a record comes for an index beyond them, the oldest :data:`CHUNK`
 are folded for good, together with those of all sequences that are due in the same frame; a record for a folded index
 is too late.
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import ROW
+from corevital.frames.record import REJECTED, ROW
 from corevital_otel import features, loops
 from corevital_otel.report import Series
 
@@ -219,6 +219,12 @@ class Windows:
         self._row_index.reshape(-1)[at] = index
 
     def _write_sampled(self, at: Array, index: Array, sampled: Array) -> None:
+        rejected = sampled["token"] == REJECTED
+        if rejected.any():
+            gone, at = at[rejected], at[~rejected]
+            row_index = self._row_index.reshape(-1)
+            row_index[gone[row_index[gone] == index[rejected]]] = _UNKNOWN
+            index, sampled = index[~rejected], sampled[~rejected]
         self._token.reshape(-1)[at] = sampled["token"]
         self._logprob.reshape(-1)[at] = sampled["logprob"]
         self._token_index.reshape(-1)[at] = index

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from corevital.engines import xargs
-from corevital.engines.vllm_names import processor_bases, reports_logits
+from corevital.engines import vllm_names, xargs
 from corevital.guard import guarded
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 
-class LogitsProcessor(*processor_bases()):  # type: ignore[misc]  # the bases depend on the vLLM that is installed
+class LogitsProcessor(*vllm_names.processor_bases()):  # type: ignore[misc]  # the bases depend on the vLLM that is installed
     """Observes logits and never changes them."""
 
     def __init__(self, vllm_config: VllmConfig, *runner: Any) -> None:
@@ -27,18 +26,23 @@ class LogitsProcessor(*processor_bases()):  # type: ignore[misc]  # the bases de
 
     @guarded("the logits processor's start")
     def _make_adapter(self, vllm_config: VllmConfig, *runner: Any) -> None:
-        # V1 passes (device, is_pin_memory), Model Runner V2 its request states.
-        if len(runner) != 2:
-            return
-        from corevital.engines.vllm_v1 import V1Adapter
         from corevital.frames.transport import FrameSender
         from corevital.kernels import warm_up
         from corevital.log import configure
 
         configure()
-        device, _pinned = runner
-        warm_up(vllm_config.model_config.get_vocab_size(), device=device)
-        self._adapter = V1Adapter(FrameSender("v1"), emits=reports_logits(vllm_config))
+        vocab = vllm_config.model_config.get_vocab_size()
+        if len(runner) == 1:  # Model Runner V2 passes its request states
+            from corevital.engines.vllm_v2 import V2Adapter
+
+            (states,) = runner
+            warm_up(vocab, device=states.device)
+            self._adapter = V2Adapter(FrameSender("mrv2"), states, vllm_names.reported_slots(vllm_config))
+        else:  # V1: device, and whether memory is pinned
+            from corevital.engines.vllm_v1 import V1Adapter
+
+            warm_up(vocab, device=runner[0])
+            self._adapter = V1Adapter(FrameSender("v1"), vllm_names.reports_logits())
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -58,12 +62,17 @@ class LogitsProcessor(*processor_bases()):  # type: ignore[misc]  # the bases de
         if self._adapter is not None:
             self._adapter.update_state(batch_update)
 
-    def apply(self, logits: torch.Tensor, *_context: Any) -> torch.Tensor:
+    def apply(self, logits: torch.Tensor, *context: Any) -> torch.Tensor:
         """Look at ``logits`` ``[rows, vocab]`` and return the same tensor."""
         if self._adapter is not None:
-            self._adapter.observe(logits)
+            self._adapter.observe(logits, *context)
         return logits
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """Model Runner V2: a request enters a slot; True asks to be shown its logits."""
-        return False
+        return self._adapter is not None and self._adapter.add_request(req_idx, sampling_params)
+
+    def apply_staged_writes(self) -> None:
+        """Model Runner V2: before each forward pass."""
+        if self._adapter is not None:
+            self._adapter.settle()

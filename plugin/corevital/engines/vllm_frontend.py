@@ -58,15 +58,19 @@ class _Frontend:
         params = request.sampling_params
         if params is None:  # pooling
             return
-        live = self._live.get(request.request_id)  # streaming input sends the same sequence again
+        live = self._live.get(request.request_id)
         state = self._processor.request_states.get(request.request_id)
-        stamp = live[0] if live else self._observer.admit(self._describe(request, state, args, kwargs))
+        if live:
+            stamp = _continued(live[0], state)
+        else:
+            stamp = self._observer.admit(self._describe(request, state, args, kwargs))
+            if stamp is not None:
+                self._live[request.request_id] = (stamp, state)
         # `n` sequences may share one params object, and a client may have sent our key itself
         params = copy.copy(params)
         params.extra_args = {key: value for key, value in (params.extra_args or {}).items() if key != EXTRA_ARG}
         if stamp is not None:
             params.extra_args[EXTRA_ARG] = str(stamp)
-            self._live[request.request_id] = (stamp, state)
         request.sampling_params = params
 
     def _describe(self, request: Any, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Admitted:
@@ -127,6 +131,17 @@ class _Frontend:
                 first_chunk_s=latency or None,
             ),
         )
+
+
+def _continued(stamp: Stamp, state: Any) -> Stamp | None:
+    """The stamp for more input to a session, whose outputs the engine will count from 0 again.
+
+    Input that arrives while the session still generates cannot say where its outputs will begin. They are not
+    measured, and the sequence is reported as incomplete.
+    """
+    if getattr(state, "input_chunk_queue", None):
+        return None
+    return stamp._replace(base=len(getattr(state.detokenizer, "output_token_ids", ())))
 
 
 def _served_name(model_config: Any) -> str:

@@ -14,13 +14,16 @@ name                                             for                            
 ``OutputProcessor.abort_requests``               aborts                                             aborts come late
 ``OutputProcessor.propagate_error``              the engine's death                                 reported at shutdown
 ``RequestState.detokenizer.output_token_ids``    the tokens the client got                          incomplete spans
-``vllm.distributed…get_tensor_model_parallel_rank``  each token reported once                       rank 0 is assumed
+``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           rank 0 is assumed
+``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
+``LogitsProcRequestState.*.gpu``                 where a row stands, what was sampled (V2)          no numbers under V2
 ===============================================  =================================================  ====================
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from corevital.log import warn_once
@@ -69,14 +72,33 @@ def processor_bases() -> tuple[type, ...]:
     return (V1, V2)
 
 
-def reports_logits(vllm_config: Any) -> bool:
-    """Whether this rank reports: with tensor parallelism every rank samples the same tokens, and rank 0 speaks."""
-    try:
-        from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
+def reports_logits() -> bool:
+    """Whether this rank reports: with tensor or context parallelism every rank samples the same, and rank 0 speaks."""
+    return all(rank == 0 for rank, _ in (_place("tp"), _place("pcp")))
 
-        return bool(get_tensor_model_parallel_rank() == 0)
-    except (ImportError, AssertionError):  # the assertion: no tensor-parallel group in this process
-        return bool(getattr(vllm_config.parallel_config, "rank", 0) == 0)
+
+def reported_slots(vllm_config: Any) -> Callable[[int], bool]:
+    """Which slots of Model Runner V2 this rank reports.
+
+    With batch-sharded sampling each tensor-parallel rank is shown the requests in its own slots. vLLM switches it off
+    again for a model that cannot; then all ranks are shown everything, and each still reports the same slots.
+    """
+    rank, size = _place("tp")
+    if getattr(vllm_config.parallel_config, "enable_batch_sharded_sampling", False) and _place("pcp")[0] == 0:
+        return lambda slot: slot % size == rank
+    reports = reports_logits()
+    return lambda slot: reports
+
+
+def _place(group: str) -> tuple[int, int]:
+    """This process's rank in a parallel group, and the group's size."""
+    from vllm.distributed import parallel_state
+
+    try:
+        found = getattr(parallel_state, f"get_{group}_group")()
+        return int(found.rank_in_group), int(found.world_size)
+    except (AttributeError, AssertionError):  # not in this version; no such group in this process
+        return 0, 1
 
 
 def runner(vllm_config: Any) -> str:

@@ -43,12 +43,15 @@ SAMPLED: Final = np.dtype(
     [
         ("key", "<u8"),
         ("index", "<u4"),
-        ("token", "<i4"),
+        ("token", "<i4"),  # or REJECTED
         ("logprob", "<f4"),  # nats, under the distribution of the row's logits; NaN: look it up in the row's table
         ("_pad", "<u4"),
     ]
 )
 """One sampled token. 24 bytes."""
+
+REJECTED: Final = -1
+"""In place of a token: the row of this index does not count, no token came of it (a rejected draft)."""
 
 RUNNERS: Final = ("unknown", "v1", "mrv2")
 """Model runners, by the code a frame's header carries."""

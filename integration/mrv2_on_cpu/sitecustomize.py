@@ -1,0 +1,48 @@
+"""Model Runner V2 on a CPU, slow but real: its Triton kernels run in Triton's interpreter.
+
+For tests: this folder goes first on PYTHONPATH, together with ``VLLM_USE_V2_MODEL_RUNNER=1``. vLLM looks for an active
+Triton driver before it believes that there is Triton; the interpreter needs none, so one is made up here.
+"""
+
+import os
+from typing import Any
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import triton.backends
+from triton.runtime import interpreter
+
+
+class _Driver:
+    @staticmethod
+    def is_active() -> bool:
+        return True
+
+
+class _Backend:
+    driver = _Driver
+    compiler = None
+
+
+triton.backends.backends["cpu"] = _Backend  # type: ignore[assignment]
+
+
+class _Index(int):
+    """A loop index: compiled code may cast one, which the interpreter's plain int cannot."""
+
+    def to(self, _dtype: object) -> "_Index":
+        return self
+
+
+def _loops_over_indices() -> None:
+    patch = interpreter._patch_lang_core  # type: ignore[attr-defined]
+
+    def patched(lang: Any, scope: Any) -> None:
+        patch(lang, scope)
+        plain = lang.range
+        scope.set_attr(lang, "range", lambda *args, **kwargs: map(_Index, plain(*args, **kwargs)))
+
+    interpreter._patch_lang_core = patched  # type: ignore[attr-defined]
+
+
+_loops_over_indices()

@@ -1,0 +1,92 @@
+"""The adapter for vLLM's Model Runner V2 (``vllm.v1.worker.gpu.sample.logits_processor``).
+
+What this interface shows: requests live in slots, which are recycled without a removal call; a row of logits tells
+its slot and its position, on the device; there are several rows a request under speculative decoding. ``apply`` sees
+float32 logits after penalties and grammar and before the temperature, hence the stage ``post_penalty``.
+
+Nothing of a step is known on the host: where a row stands in its output, which drafts were accepted and what was
+sampled are computed on the device, and travel with the statistics. The sampled tokens are read at the start of the
+next step, before a new occupant's prompt is written into the slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from corevital.engines.emitter import Emitter, Observed, Sender
+from corevital.engines.occupants import Slots, scale
+from corevital.frames.record import REJECTED
+from corevital.frames.stamp import EXTRA_ARG, parse
+from corevital.guard import guarded
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+
+class V2Adapter:
+    """Occupants of the slots and the rows of the step before; every method mirrors one of vLLM's interface.
+
+    Args:
+        sender: where frames leave.
+        states: the runner's per-slot buffers.
+        reports: whether this rank reports the request in a slot (others may see the same logits).
+    """
+
+    def __init__(
+        self, sender: Sender, states: LogitsProcRequestState, reports: Callable[[int], bool] = lambda slot: True
+    ) -> None:
+        self._emitter = Emitter(sender)
+        self._states = states
+        self._reports = reports
+        self._slots = Slots(states.max_num_reqs)
+        self._pending: list[tuple[Observed, torch.Tensor]] = []  # rows, and the length up to each of their tokens
+
+    def add_request(self, slot: int, params: SamplingParams) -> bool:
+        """A request enters ``slot``. True asks to be shown its logits: on every rank, so that all take one path."""
+        return bool(self._add_request(slot, params))
+
+    @guarded("the V2 adapter's add_request")
+    def _add_request(self, slot: int, params: Any) -> bool:
+        self._slots.put(slot, None)
+        self.settle()
+        stamp = parse((params.extra_args or {}).get(EXTRA_ARG))
+        if stamp is not None and self._reports(slot):
+            self._slots.put(slot, stamp, scale(params.temperature))
+        return stamp is not None
+
+    @guarded("the V2 adapter's settling")
+    def settle(self) -> None:
+        """Emit the tokens of the rows before, and let go of their logits. Before each forward pass.
+
+        A row's token was accepted if the sequence has grown beyond it.
+        """
+        pending, self._pending = self._pending, []
+        for observed, length in pending:
+            known = self._states.all_token_ids.gpu
+            slots = observed.slots.long()
+            tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
+            accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
+            self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
+        if not pending:
+            self._emitter.flush()
+
+    @guarded("the V2 adapter's apply")
+    def observe(self, logits: torch.Tensor, context: LogitsContext) -> None:
+        """Statistics of this step's logits ``[rows, vocab]``, called again for each part of a large verification.
+
+        A row in the middle of a prompt, or of what a preempted request computes anew, has no token.
+        """
+        occupants = self._slots.snapshot()
+        if all(server is None for server in occupants.servers[context.idx_mapping_np]):
+            return
+        slots = context.expanded_idx_mapping.clamp_min(0).long()
+        length = context.pos + 1
+        indices = length - self._states.prompt_len.gpu[slots]
+        thrown_away = (length < self._states.prefill_len.gpu[slots]) | (context.expanded_idx_mapping < 0)
+        indices = torch.where(thrown_away, -1, indices).to(torch.int32)
+        observed = self._emitter.observe(logits, None, slots.to(torch.int32), indices, occupants)
+        self._pending.append((observed, length))
