@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from integration.harness.processes import MODEL_NAME, environment
+from integration.harness.faults import AT
+from integration.harness.processes import MODEL_NAME, ROOT, RUNNERS, environment, runner_environment
 from integration.harness.reference import token_values, tokenizer
 
 from corevital_otel.demo.tasks import make_tasks
@@ -19,42 +22,59 @@ from corevital_otel.store.reader import StoredReport, StoreReader
 
 pytestmark = pytest.mark.engine
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASS = "corevital.engines.vllm:LogitsProcessor"
 TASKS = [task for kind in ("add", "sum", "sort", "fact", "count", "story") for task in make_tasks(kind, 10, seed=3)]
 PROMPTS = [task.prompt + "\n" for task in TASKS]
 GREEDY = [[prompt, {"temperature": 0.0, "max_tokens": 40}] for prompt in PROMPTS]
 SAMPLED = [[prompt, {"temperature": 0.8, "max_tokens": 40, "seed": i}] for i, prompt in enumerate(PROMPTS)]
-MIXED = [
-    [prompt, {"temperature": 0.9, "seed": i, "max_tokens": 30, **extra}]
-    for i, (prompt, extra) in enumerate(
-        zip(
-            PROMPTS,
-            [{"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"repetition_penalty": 1.3}, {"n": 2}, {"max_tokens": 1}]
-            * 10,
-            strict=True,
-        )
-    )
+EXTRAS: list[dict[str, Any]] = [
+    {"top_k": 5},
+    {"top_p": 0.8},
+    {"min_p": 0.1, "temperature": 1.6},
+    {"repetition_penalty": 1.3},
+    {"n": 2},
+    {"max_tokens": 1},
+    {"temperature": 0.0},
+    {"presence_penalty": 0.7, "frequency_penalty": 0.4, "top_k": 20},
+    {"repetition_penalty": 1.2, "temperature": 0.0},
+    {"top_k": 3, "top_p": 0.9, "temperature": 0.4},
 ]
+MIXED = [
+    [prompt, {"temperature": 0.9, "seed": i, "max_tokens": 30, **EXTRAS[i % len(EXTRAS)]}]
+    for i, prompt in enumerate(PROMPTS)
+]
+PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+STAGES = {"v1": "raw", "mrv2": "post_penalty"}
 
 Run = Callable[..., tuple[list[Any], Path, str]]
 
 
+@pytest.fixture(scope="module", params=RUNNERS)
+def runner(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, runner: str) -> Run:
     def run(
         processors: list[str], rounds: list[Any], env: dict[str, str] | None = None, **job: Any
     ) -> tuple[list[Any], Path, str]:
         folder = tmp_path_factory.mktemp("offline")
         (folder / "job.json").write_text(json.dumps({"processors": processors, "rounds": rounds, **job}))
         database = folder / "corevital.db"
-        settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", "PYTHONPATH": str(ROOT), **(env or {})}
-        command = [sys.executable, "-m", "integration.harness.offline", "job.json", "out.json"]
+        settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", **runner_environment(runner)}
         done = subprocess.run(
-            command, cwd=folder, env=environment(settings), capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, "-m", "integration.harness.offline", "job.json", "out.json"],
+            cwd=folder,
+            env=environment({**settings, **(env or {})}),
+            capture_output=True,
+            text=True,
+            timeout=580,
+            check=False,
         )
         log = done.stdout + done.stderr
-        assert done.returncode == 0, log[-4000:]
+        if done.returncode:
+            raise RuntimeError(log[-4000:])
         return json.loads((folder / "out.json").read_text()), database, log
 
     return run
@@ -88,7 +108,7 @@ def test_disabled_is_nothing(run: Run, plain: list[Any]) -> None:
     assert not database.exists()
 
 
-def test_each_sequence_is_one_row_with_all_its_tokens(measured: tuple[list[Any], Path, str]) -> None:
+def test_each_sequence_is_one_row_with_all_its_tokens(measured: tuple[list[Any], Path, str], runner: str) -> None:
     tokens, database, log = measured
     lengths = sorted(len(sequence) for requests in tokens for request in requests for sequence in request)
     stored = rows(database)
@@ -96,47 +116,95 @@ def test_each_sequence_is_one_row_with_all_its_tokens(measured: tuple[list[Any],
     for row in stored:
         assert row.summary["corevital.tokens.observed"] == row.output_tokens
         assert "corevital.incomplete" not in row.summary
-        assert row.summary["corevital.runner"] == "v1"
-        assert row.summary["corevital.logits.stage"] == "raw"
+        assert row.summary["corevital.runner"] == runner
+        assert row.summary["corevital.logits.stage"] == STAGES[runner]
         assert row.risk_basis == "prior"
         assert 0 <= (row.risk_score or 0) <= 1
         assert row.model == MODEL_NAME
     assert "Traceback" not in log
 
 
+def stored_series(database: Path) -> dict[tuple[int, int], Any]:
+    """The series of each sequence: request number, number within its ``n``."""
+    reader = StoreReader(database)
+    found = {}
+    for request_id in {row.request_id for row in rows(database)}:
+        for row in reader.get(request_id):
+            found[int(row.request_id), row.sequence] = row.series
+    return found
+
+
 def agreement(
-    tokens: list[Any], requests: list[Any], database: Path, dtype: torch.dtype
+    tokens: list[Any], requests: list[Any], database: Path, first: int, runner: str, dtype: torch.dtype
 ) -> dict[str, tuple[float, float]]:
-    """Largest and mean absolute difference to transformers, by value, over all tokens. Rows are matched by content."""
-    series: dict[tuple[int, int, int], list[Any]] = {}
-    for row in rows(database):
-        full = next(found for found in StoreReader(database).get(row.request_id) if found.span_id == row.span_id)
-        series.setdefault((int(row.request_id), row.sequence, row.output_tokens), []).append(full.series)
+    """Largest and mean absolute difference to transformers, by value, over all tokens of a round from id ``first``."""
+    series = stored_series(database)
     differences: dict[str, list[torch.Tensor]] = {"entropy": [], "surprisal": [], "margin": [], "topk_mass": []}
-    for number, (sequences, (prompt, params)) in enumerate(zip(tokens, requests, strict=True)):
+    for number, (sequences, (prompt, params)) in enumerate(zip(tokens, requests, strict=True), start=first):
+        penalties = {name: params[name] for name in PENALTIES if name in params}
         for index, output in enumerate(sequences):
             prompt_ids = tokenizer()(prompt)["input_ids"]
-            values = token_values(prompt_ids, output, dtype)
-            (found,) = series[number, index, len(output)]
+            values = token_values(prompt_ids, output, dtype, penalties if STAGES[runner] == "post_penalty" else {})
+            found = series[number, index]
             for name, wanted in values.items():
-                if name == "surprisal" and params.get("repetition_penalty"):
-                    continue  # tested apart: exact where the token is in the table, else an estimate
+                if name == "surprisal" and penalties and STAGES[runner] == "raw":
+                    continue  # known where the token is in the row's table, else estimated
                 differences[name].append((torch.tensor(getattr(found, name)).double() - wanted).abs())
     return {name: (float(torch.cat(all_).max()), float(torch.cat(all_).mean())) for name, all_ in differences.items()}
 
 
-def test_values_agree_with_transformers_in_float32(run: Run) -> None:
-    tokens, database, _ = run([CLASS], [MIXED])
-    for name, (largest, _) in agreement(tokens[0], MIXED, database, torch.float32).items():
+def test_values_agree_with_transformers_in_float32(measured: tuple[list[Any], Path, str], runner: str) -> None:
+    tokens, database, _ = measured
+    first = len(GREEDY) + len(SAMPLED)
+    for name, (largest, _) in agreement(tokens[2], MIXED, database, first, runner, torch.float32).items():
         assert largest < 1e-4, name
 
 
-def test_values_agree_with_transformers_in_bfloat16(run: Run) -> None:
+def test_bfloat16_keeps_tokens_and_agrees_with_transformers(run: Run, runner: str) -> None:
     # bfloat16 keeps 8 bits: logits of ~10 are off by up to 0.03 either way, and the two forward passes round apart
-    tokens, database, _ = run(["corevital"], [SAMPLED], dtype="bfloat16")
-    for name, (largest, mean) in agreement(tokens[0], SAMPLED, database, torch.bfloat16).items():
+    requests = SAMPLED[::2] + GREEDY[1::2]
+    tokens, database, _ = run([CLASS], [requests], dtype="bfloat16")
+    for name, (largest, mean) in agreement(tokens[0], requests, database, 0, runner, torch.bfloat16).items():
         assert mean < 0.02, name
         assert largest < 0.5, name
+    assert run([], [requests], dtype="bfloat16")[0] == tokens
+
+
+SPECULATION = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}}
+
+
+def test_speculative_decoding_reports_the_tokens_returned_and_nothing_of_rejected_drafts(
+    run: Run, runner: str, measured: tuple[list[Any], Path, str]
+) -> None:
+    if runner == "v1":
+        with pytest.raises(RuntimeError, match="not supported when speculative decoding is enabled"):
+            run(["corevital"], [GREEDY[:1]], engine=SPECULATION)
+        return
+    poisoned = [[prompt, {**params, "extra_args": {"poison": "nan"}}] for prompt, params in GREEDY[:4]]
+    poison = "integration.harness.faults:PoisonedLogits"
+    tokens, database, log = run([poison, "corevital"], [GREEDY, poisoned], engine=SPECULATION, metrics=True)
+    stored = {int(row.request_id): row for row in rows(database)}
+    assert len(stored) == len(GREEDY) + len(poisoned)
+    for number, (output,) in enumerate(tokens[0] + tokens[1]):
+        row = stored[number]
+        assert row.summary["corevital.tokens.observed"] == row.output_tokens == len(output)
+        assert "corevital.incomplete" not in row.summary
+        assert ("nan_detected" in row.flags) == (number >= len(GREEDY) and len(output) > AT)
+    assert sum("nan_detected" in row.flags for row in stored.values()) > 0
+    counters = json.loads(re.findall(r"^metrics (.+)$", log, re.MULTILINE)[0])
+    drafts, accepted = (counters[f"vllm:spec_decode_num_{what}_tokens"] for what in ("draft", "accepted"))
+    assert 0 < accepted < drafts, "some were rejected"
+
+    plain, with_drafts = stored_series(measured[1]), stored_series(database)
+    compared = 0
+    for number, (output,) in enumerate(tokens[0]):
+        (other,) = measured[0][0][number]
+        if output == other:  # a verification computes several positions at once, and may round a tie apart
+            compared += 1
+            for name in ("entropy", "surprisal", "margin", "topk_mass"):
+                difference = np.abs(getattr(with_drafts[number, 0], name) - getattr(plain[number, 0], name))
+                assert difference.max() < 1e-3, name
+    assert compared >= 50
 
 
 def test_faults_in_the_logits_raise_their_flags(run: Run) -> None:

@@ -1,7 +1,7 @@
 """One offline vLLM run for the tests, in a process of its own: ``python -m integration.harness.offline JOB OUT``.
 
-The job: ``processors`` (what ``LLM`` gets as ``logits_processors``), ``dtype``, and ``rounds``, each a list of
-``[prompt, sampling parameters]`` generated together.
+The job: ``processors`` (what ``LLM`` gets as ``logits_processors``), ``dtype``, further ``engine`` arguments, and
+``rounds``, each a list of ``[prompt, sampling parameters]`` generated together. ``metrics``: print the engine's own counters at the end.
 """
 
 import json
@@ -21,9 +21,8 @@ def main(job_file: str, out_file: str) -> None:
         logits_processors=job["processors"] or None,
         dtype=job.get("dtype", "float32"),
         max_model_len=1024,
-        max_num_seqs=16,
-        enforce_eager=True,
-        **job.get("engine", {}),
+        disable_log_stats=not job.get("metrics"),
+        **{"max_num_seqs": 16, "enforce_eager": True, **job.get("engine", {})},
     )
     rounds = []
     for requests in job["rounds"]:
@@ -31,6 +30,9 @@ def main(job_file: str, out_file: str) -> None:
         outputs = llm.generate(prompts, [SamplingParams(**params) for _, params in requests], use_tqdm=False)
         rounds.append([[list(completion.token_ids) for completion in output.outputs] for output in outputs])
     Path(out_file).write_text(json.dumps(rounds))
+    if job.get("metrics"):
+        counters = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+        print("metrics", json.dumps(counters))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class _Index(int):
         return self
 
 
-def _loops_over_indices() -> None:
+def _loops_yield_indices() -> None:
     patch = interpreter._patch_lang_core  # type: ignore[attr-defined]
 
     def patched(lang: Any, scope: Any) -> None:
@@ -45,4 +45,21 @@ def _loops_over_indices() -> None:
     interpreter._patch_lang_core = patched  # type: ignore[attr-defined]
 
 
-_loops_over_indices()
+def _masks_are_bool() -> None:
+    """``scalar & vector`` of comparisons leaves integers in the interpreter, which its loads refuse as a mask."""
+    builder = interpreter.InterpreterBuilder
+    load, store = builder.create_masked_load, builder.create_masked_store
+
+    def masked_load(self: Any, pointers: Any, mask: Any, *others: Any) -> Any:
+        mask.data = mask.data.astype(bool)
+        return load(self, pointers, mask, *others)
+
+    def masked_store(self: Any, pointers: Any, value: Any, mask: Any, *others: Any) -> Any:
+        mask.data = mask.data.astype(bool)
+        return store(self, pointers, value, mask, *others)
+
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
+
+
+_loops_yield_indices()
+_masks_are_bool()

@@ -1,0 +1,151 @@
+"""Statistics of logits on a GPU: two Triton kernels, one read of the logits, and nothing that waits for the device.
+
+A step allocates its results and nothing else: they are views of one table of its own, so that they stay valid for as
+long as the caller keeps them, however many steps later the device gets to them. PyTorch's allocator hands out such a
+table without asking the device. What the kernels leave for each other is kept from step to step.
+
+No variant of a kernel depends on the number of rows or on where in memory they are, but for one argument, whether
+rows are aligned, of which :func:`warm_up` compiles both values. So an engine that forbids compilation while it serves
+can serve with any batch. Beside that, a variant depends on the dtype, on the vocabulary's size and on ``top_k``, each
+rounded up to a power of two.
+
+On a CPU there is only Triton's interpreter, for tests: set ``TRITON_INTERPRET=1`` before anything imports triton.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import AbstractContextManager, nullcontext
+from typing import Final
+
+import torch
+import triton  # type: ignore[import-untyped]
+
+from corevital.kernels import torch as plain
+from corevital.kernels.stats import MASS_TOKENS, TokenStats
+from corevital.kernels.triton_stages import CHUNK, GROUP, HEAD_WORDS, PARTIALS, chunk_kernel, row_kernel
+
+__all__ = ["supports", "token_stats", "warm_up"]
+
+_INTERPRETED: Final = not isinstance(chunk_kernel, triton.JITFunction)
+
+_CHUNK: Final[int] = CHUNK.value
+_GROUP: Final[int] = GROUP.value
+_PARTIALS: Final[int] = PARTIALS.value
+_HEAD: Final[int] = HEAD_WORDS.value
+
+_PLACES: Final = 32
+"""Places for the top k in the smallest variant: it serves all that engines ask for."""
+
+_THREAD_KEYS: Final = 16
+"""int64 that a thread keeps while it looks for the highest: 32 registers."""
+
+_MOST_WARPS: Final = 32
+_MOST_KEYS: Final = 32 * _MOST_WARPS * _THREAD_KEYS
+"""What the registers of one program hold: the groups of 1048576 logits, or those searched for the top 256."""
+
+_CHUNK_WARPS: Final = 4
+_OPTIONS: Final = {"enable_fp_fusion": True}  # said, because Triton 3.9 warns that its default will change
+
+# The kernels of a step share a workspace with those of the next, which the stream runs later. Streams have their own,
+# and one thread at a time queues both of its kernels.
+_workspaces: Final[dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]]] = {}
+_turn: Final = threading.Lock()
+
+
+def supports(device: torch.device) -> bool:
+    """Whether logits on this device can be read: on a GPU of NVIDIA or AMD, or on the CPU in Triton's interpreter."""
+    return device.type == ("cpu" if _INTERPRETED else "cuda")
+
+
+def warm_up(vocab_size: int, device: torch.device) -> None:
+    """Compile what logits of this vocabulary will need, for any ``top_k`` up to 32; seconds for each kernel.
+
+    A larger ``top_k`` is compiled when it is first asked for.
+    """
+    for dtype in (torch.float32, torch.bfloat16):
+        logits = torch.zeros(1, vocab_size + 1, dtype=dtype, device=device)
+        token_stats(logits[:, :-1], MASS_TOKENS)
+        token_stats(logits[:, 1:], MASS_TOKENS)
+
+
+def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
+    """Statistics of each row; see :func:`corevital.kernels.token_stats`.
+
+    Logits whose rows are not contiguous each are copied first. A ``top_k`` above 256 or a vocabulary above 1048576 is
+    left to :mod:`corevital.kernels.torch`.
+
+    Args:
+        logits: ``[rows, vocab]``, float32 or bfloat16, without gradient.
+        top_k: at least 1.
+
+    Returns:
+        Views of one table, ``[rows]`` with a stride of a row of it.
+    """
+    rows, vocab = logits.shape
+    chunks = triton.cdiv(vocab, _CHUNK)
+    padded_chunks = triton.next_power_of_2(chunks)
+    places = max(_PLACES, triton.next_power_of_2(top_k))
+    keys = max(padded_chunks * (_CHUNK // _GROUP), places * _GROUP)
+    if keys > _MOST_KEYS:
+        return plain.token_stats(logits, top_k)
+    if (vocab > 1 and logits.stride(1) != 1) or logits.stride(0) >= 1 << 31:  # a larger stride is another variant
+        logits = logits.contiguous()
+    stride = logits.stride(0) if rows > 1 else 0
+    aligned = logits.data_ptr() % 16 == 0 and stride * logits.element_size() % 16 == 0
+    table = torch.empty((rows, _HEAD + 2 * top_k), dtype=torch.int32, device=logits.device)
+    if rows > 0:
+        with _turn, _current(logits.device):
+            partials, ranks = _workspace(logits.device, rows * chunks)
+            inputs = (logits, stride, vocab, chunks, partials, ranks)
+            chunk_kernel[(rows * chunks,)](
+                *inputs, ALIGNED=aligned, FUSED=not _INTERPRETED, num_warps=_CHUNK_WARPS, **_OPTIONS
+            )
+            row_kernel[(rows,)](
+                *inputs, table, top_k, CHUNKS=padded_chunks, PLACES=places, num_warps=_row_warps(keys), **_OPTIONS
+            )
+    return _fields(table, top_k)
+
+
+def _row_warps(keys: int) -> int:
+    return max(4, keys // (32 * _THREAD_KEYS))
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current GPU, whichever its arguments are on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _workspace(device: torch.device, chunks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Room for what the chunks of a batch leave, on the current stream: partials, and ranks of groups."""
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    kept = _workspaces.get((device, stream))
+    if kept is None or len(kept[1]) < chunks:
+        room = triton.next_power_of_2(chunks)  # seldom grown: batches come in many sizes
+        kept = (
+            torch.empty((room, _PARTIALS), dtype=torch.float32, device=device),
+            torch.empty((room, _CHUNK // _GROUP), dtype=torch.int32, device=device),
+        )
+        _workspaces[device, stream] = kept
+    return kept
+
+
+def _fields(table: torch.Tensor, top_k: int) -> TokenStats:
+    """The columns of the kernel's table, ``[rows, HEAD_WORDS + 2 * top_k]`` int32."""
+    floats = table.view(torch.float32)
+    nan_count, posinf_count, neginf_count = table[:, :3].unbind(1)
+    logsumexp, entropy, varentropy, max_logit, top1_prob, margin, topk_mass = floats[:, 3:10].unbind(1)
+    return TokenStats(
+        logsumexp=logsumexp,
+        entropy=entropy,
+        varentropy=varentropy,
+        max_logit=max_logit,
+        top1_prob=top1_prob,
+        margin=margin,
+        topk_mass=topk_mass,
+        topk_ids=table[:, _HEAD : _HEAD + top_k],
+        topk_logprobs=floats[:, _HEAD + top_k :],
+        nan_count=nan_count,
+        posinf_count=posinf_count,
+        neginf_count=neginf_count,
+    )

@@ -1,0 +1,286 @@
+"""The compiled half of :mod:`corevital.kernels.triton`: the two kernels that a batch goes through.
+
+:func:`chunk_kernel` reads the logits, the only time most of them are read. For each chunk it leaves the sums from which
+all else follows, relative to the chunk's peak (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867): with
+u = log2(e) (logit - peak) and e = 2^u, they are Σe, Σeu and Σeu². Of each group of neighbours it leaves the rank of the
+highest logit.
+
+:func:`row_kernel` joins a row's chunks, and searches its best groups for the top k. Those are within the k groups of
+the highest maxima, equal maxima by position: whatever lies outside comes after k other entries. Because the groups are
+of neighbours, ties stay with the lower id.
+
+What is on the device is spelled in Triton's language, which is not typed: ``Any`` stands for a scalar or a tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+
+from corevital.kernels.stats import MASS_TOKENS
+
+__all__ = ["CHUNK", "GROUP", "HEAD_WORDS", "PARTIALS", "chunk_kernel", "row_kernel"]
+
+GROUP: int = tl.constexpr(64)
+"""Logits whose highest is ranked for all of them."""
+
+CHUNK: int = tl.constexpr(4096)
+"""Logits that one program reads: 32 a thread, which fit its registers twice over."""
+
+PARTIALS: int = tl.constexpr(7)
+"""float32 words that a chunk leaves: peak, Σe, Σeu, Σeu², and the counts of NaN, +inf and -inf, exact below 2^24."""
+
+HEAD_WORDS: int = tl.constexpr(11)
+"""32-bit words in a row of the table before its top k."""
+
+_MASS_TOKENS = tl.constexpr(MASS_TOKENS)
+_INF = tl.constexpr(float("inf"))
+_NAN = tl.constexpr(float("nan"))
+_LN2 = tl.constexpr(0.6931471805599453)
+_LOG2E = tl.constexpr(1.4426950408889634)
+# 2^u is 0 in float32 well before this, so that 2^u * u is 0 there, not the NaN of 0 * -inf.
+_LOWEST = tl.constexpr(-200.0)
+_LOW_31_BITS = tl.constexpr(0x7FFFFFFF)
+_NO_RANK = tl.constexpr(-0x80000000)  # below that of -inf
+_NO_KEY = tl.constexpr(-0x8000000000000000)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _device(function: _Function) -> _Function:
+    """Compile a function for use by kernels."""
+    return cast(_Function, triton.jit(function))
+
+
+def _kernel(*runtime: str) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a kernel once for any values of these arguments.
+
+    Triton otherwise compiles another variant where an integer is 1 or divides by 16, or an address is aligned: rows,
+    strides and slices of logits differ from step to step, and an engine may forbid compilation once it serves.
+    """
+    return cast(Callable[[Callable[..., Any]], Any], triton.jit(do_not_specialize=list(runtime)))
+
+
+@_device
+def _rank(x: tl.tensor) -> tl.tensor:
+    """Integers that compare as the floats do (IEEE 754: negative ones in reverse); NaN below all else."""
+    bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
+    return tl.where(x == x, bits ^ ((bits >> 31) & _LOW_31_BITS), _NO_RANK)  # noqa: PLR0124
+
+
+@_device
+def _key(rank: tl.tensor, position: tl.tensor) -> tl.tensor:
+    """int64 of which no two are equal: the higher rank first, then the lower position."""
+    key = (rank.to(tl.int64) << 32) | (position ^ _LOW_31_BITS).to(tl.int64)
+    return tl.where(rank == _NO_RANK, _NO_KEY, key)
+
+
+@_device
+def _position(key: tl.tensor) -> tl.tensor:
+    return (key & _LOW_31_BITS).to(tl.int32) ^ _LOW_31_BITS
+
+
+@_device
+def _value(key: tl.tensor) -> tl.tensor:
+    """The float32 that the key's rank is of; -0.0 has become 0.0."""
+    rank = (key >> 32).to(tl.int32)
+    return (rank ^ ((rank >> 31) & _LOW_31_BITS)).to(tl.float32, bitcast=True)
+
+
+@_device
+def _highest(keys: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr) -> tl.tensor:
+    """The ``kept`` highest of these keys, falling, in ``[PLACES]``; the places after them hold no key."""
+    place = tl.arange(0, PLACES)
+    highest = tl.full([PLACES], _NO_KEY, tl.int64)
+    for i in range(kept):
+        best = tl.max(keys, axis=0)
+        highest = tl.where(place == i, best, highest)
+        keys = tl.where(keys == best, _NO_KEY, keys)
+    return highest
+
+
+@_device
+def _add(a0: tl.tensor, a1: tl.tensor, a2: tl.tensor, a3: tl.tensor, b0: tl.tensor, b1: tl.tensor, b2: tl.tensor, b3: tl.tensor) -> tl.tensor:
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3
+
+
+@_device
+def _sums(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, FUSED: tl.constexpr) -> tl.tensor:
+    """The sums of four tensors of a chunk's size. ``FUSED``: in one pass, so that warps wait for each other once.
+
+    Triton's interpreter does fused ones entry by entry, and too slowly for most tests; it can do no fused one over
+    more than one axis.
+    """
+    a, b, c, d = tl.reshape(a, [CHUNK]), tl.reshape(b, [CHUNK]), tl.reshape(c, [CHUNK]), tl.reshape(d, [CHUNK])
+    if FUSED:
+        a, b, c, d = tl.reduce((a, b, c, d), 0, _add)
+    else:
+        a, b, c, d = tl.sum(a, axis=0), tl.sum(b, axis=0), tl.sum(c, axis=0), tl.sum(d, axis=0)
+    return a, b, c, d
+
+
+@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks")
+def chunk_kernel(
+    logits: tl.tensor,
+    stride: tl.tensor,
+    vocab: tl.tensor,
+    chunks: tl.tensor,
+    partials: tl.tensor,
+    ranks: tl.tensor,
+    ALIGNED: tl.constexpr,
+    FUSED: tl.constexpr,
+) -> None:
+    """One chunk of one row. The grid is ``rows * chunks`` programs, chunks of a row next to each other.
+
+    Args:
+        logits: ``[rows, vocab]`` float32 or bfloat16, a row contiguous.
+        stride: entries from one row to the next.
+        vocab: at least 1.
+        chunks: ``ceil(vocab / CHUNK)``.
+        partials: written, ``[rows, PARTIALS, chunks]`` float32.
+        ranks: written, ``[rows, chunks * CHUNK / GROUP]`` int32: the rank of each group's highest entry.
+        ALIGNED: every row starts at a multiple of 16 bytes, so a thread may load that many at a time.
+        FUSED: see :func:`_sums`.
+    """
+    GROUPS: tl.constexpr = CHUNK // GROUP
+    row = tl.program_id(0) // chunks
+    chunk = tl.program_id(0) % chunks
+    group = tl.arange(0, GROUPS)
+    at = chunk * CHUNK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [GROUPS, GROUP]
+    start = logits + row.to(tl.int64) * stride  # rows * vocab exceeds 2^31
+    if ALIGNED:
+        start = tl.multiple_of(start, 16)
+    # What lies past the row is NaN: left out of everything, but for the count.
+    if (chunk + 1) * CHUNK <= vocab:  # nearly always, and such loads need no mask
+        x = tl.load(start + at).to(tl.float32)
+    else:
+        x = tl.load(start + at, mask=at < vocab, other=_NAN).to(tl.float32)
+
+    highest = tl.max(x, axis=1)  # [GROUPS]; passes over NaN, and is NaN where there is nothing else
+    tl.store(ranks + (row.to(tl.int64) * chunks + chunk) * GROUPS + group, _rank(highest))
+    peak = tl.max(highest, axis=0)
+    posinfs = 0
+    if peak == _INF:  # rare, and then the sums are those of the finite entries
+        posinfs = tl.sum(tl.reshape((x == _INF).to(tl.int32), [CHUNK]), axis=0)
+        x = tl.where(x == _INF, -_INF, x)
+        peak = tl.max(tl.max(x, axis=1), axis=0)
+    peak = tl.where(peak == peak, peak, -_INF)  # noqa: PLR0124
+
+    # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
+    # The maximum is with the number where u is NaN: such entries count for nothing.
+    u = tl.maximum((x - tl.where(peak == -_INF, 0.0, peak)) * _LOG2E, _LOWEST)
+    e = tl.exp2(u)
+    eu = e * u
+    odd = tl.where(tl.abs(x) < _INF, 0.0, 1.0)
+    s0, s1, s2, odds = _sums(e, eu, eu * u, odd, FUSED)
+    past = tl.maximum((chunk + 1) * CHUNK - vocab, 0)
+    odds = odds.to(tl.int32) - past
+    nans = 0
+    if odds > 0:  # rare: NaN, infinities or masked tokens
+        nans = tl.sum(tl.reshape((x != x).to(tl.int32), [CHUNK]), axis=0) - past  # noqa: PLR0124
+
+    partial = partials + row.to(tl.int64) * PARTIALS * chunks + chunk
+    tl.store(partial, peak)
+    tl.store(partial + chunks, s0)
+    tl.store(partial + 2 * chunks, s1)
+    tl.store(partial + 3 * chunks, s2)
+    tl.store(partial + 4 * chunks, nans.to(tl.float32))
+    tl.store(partial + 5 * chunks, posinfs.to(tl.float32))
+    tl.store(partial + 6 * chunks, (odds - nans - posinfs).to(tl.float32))
+
+
+@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "top_k")
+def row_kernel(
+    logits: tl.tensor,
+    stride: tl.tensor,
+    vocab: tl.tensor,
+    chunks: tl.tensor,
+    partials: tl.tensor,
+    ranks: tl.tensor,
+    table: tl.tensor,
+    top_k: tl.tensor,
+    CHUNKS: tl.constexpr,
+    PLACES: tl.constexpr,
+) -> None:
+    """One row, from what :func:`chunk_kernel` left of its chunks. The grid is ``rows`` programs.
+
+    Args:
+        logits: as for :func:`chunk_kernel`, and so are those up to ``ranks``.
+        stride: likewise.
+        vocab: likewise.
+        chunks: likewise.
+        partials: read.
+        ranks: read.
+        table: written, ``[rows, HEAD_WORDS + 2 * top_k]`` int32 and the bits of float32: counts of NaN, +inf and -inf;
+            logsumexp, entropy, varentropy, max_logit, top1_prob, margin, topk_mass; vocab; ids; log-probabilities.
+        top_k: at least 1.
+        CHUNKS: a power of two, at least ``chunks``.
+        PLACES: a power of two, at least ``top_k`` and ``MASS_TOKENS``.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.arange(0, CHUNKS)
+    there = chunk < chunks
+    partial = partials + row * PARTIALS * chunks + chunk
+    peaks = tl.load(partial, mask=there, other=-_INF)
+    s0 = tl.load(partial + chunks, mask=there, other=0.0)
+    s1 = tl.load(partial + 2 * chunks, mask=there, other=0.0)
+    s2 = tl.load(partial + 3 * chunks, mask=there, other=0.0)
+    nans = tl.sum(tl.load(partial + 4 * chunks, mask=there, other=0.0), axis=0)
+    posinfs = tl.sum(tl.load(partial + 5 * chunks, mask=there, other=0.0), axis=0)
+    neginfs = tl.sum(tl.load(partial + 6 * chunks, mask=there, other=0.0), axis=0)
+
+    # The sums relative to the row's peak: each e is scaled by 2^d, each u moved by d.
+    peak = tl.max(peaks, axis=0)
+    empty = peak == -_INF
+    origin = tl.where(empty, 0.0, peak)
+    d = tl.maximum((peaks - origin) * _LOG2E, _LOWEST)
+    scale = tl.exp2(d)
+    total = tl.where(empty, 1.0, tl.sum(scale * s0, axis=0))
+    mean = tl.sum(scale * (s1 + d * s0), axis=0) / total
+    square = tl.sum(scale * (s2 + 2.0 * d * s1 + d * d * s0), axis=0) / total
+    # ln p = ln(2) (u - log2(Σe)), so H = ln(2) (log2(Σe) - E[u]), and the variance of ln p is ln(2)^2 that of u.
+    bits = tl.log2(total)
+    log_total = bits * _LN2
+    entropy = tl.maximum((bits - mean) * _LN2, 0.0)
+    varentropy = tl.maximum(square - mean * mean, 0.0) * (_LN2 * _LN2)
+
+    GROUPS: tl.constexpr = CHUNK // GROUP
+    kept = tl.maximum(top_k, _MASS_TOKENS)
+    place = tl.arange(0, PLACES)
+    group = tl.arange(0, CHUNKS * GROUPS)
+    rank = tl.load(ranks + row * chunks * GROUPS + group, mask=group < chunks * GROUPS, other=_NO_RANK)
+    best = _highest(_key(rank, group), kept, PLACES)  # [PLACES]
+    at = _position(best)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [PLACES, GROUP]
+    there = (best != _NO_KEY)[:, None] & (at < vocab)
+    x = tl.load(logits + row * stride + at, mask=there, other=_NAN).to(tl.float32)
+    keys = _highest(tl.reshape(_key(_rank(x), at), [PLACES * GROUP]), kept, PLACES)
+    found = keys != _NO_KEY
+    ids = tl.where(found, _position(keys), -1)
+    value = tl.where(found, _value(keys), -_INF)
+    # Not logit - logsumexp: that cancels for large logits.
+    logprob = tl.where(value == _INF, _INF, tl.minimum(value - origin - log_total, 0.0))
+    p = tl.exp2(logprob * _LOG2E)
+    p1 = tl.sum(tl.where(place == 0, p, 0.0), axis=0)
+    p2 = tl.sum(tl.where(place == 1, p, 0.0), axis=0)
+    mass = tl.minimum(tl.sum(tl.where(place < _MASS_TOKENS, p, 0.0), axis=0), 1.0)
+
+    # Stored as float32, of which the table then holds the bits.
+    undefined = empty | (posinfs > 0.0)
+    words = table + row * (HEAD_WORDS + 2 * top_k)
+    floats = words.to(tl.pointer_type(tl.float32))
+    tl.store(words, nans.to(tl.int32))
+    tl.store(words + 1, posinfs.to(tl.int32))
+    tl.store(words + 2, neginfs.to(tl.int32))
+    tl.store(floats + 3, tl.where(posinfs > 0.0, _INF, tl.where(empty, -_INF, peak + log_total)))
+    tl.store(floats + 4, tl.where(undefined, _NAN, entropy))
+    tl.store(floats + 5, tl.where(undefined, _NAN, varentropy))
+    tl.store(floats + 6, tl.max(value, axis=0))
+    tl.store(floats + 7, tl.where(undefined, _NAN, p1))
+    tl.store(floats + 8, tl.where(undefined, _NAN, p1 - p2))
+    tl.store(floats + 9, tl.where(undefined, _NAN, mass))
+    tl.store(words + 10, vocab)
+    tl.store(words + HEAD_WORDS + place, ids, mask=place < top_k)
+    tl.store(floats + HEAD_WORDS + top_k + place, logprob, mask=place < top_k)
