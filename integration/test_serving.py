@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from integration.harness.collector import Collector, Span, collector
-from integration.harness.processes import MODEL_NAME, Vllm, vllm
+from integration.harness.processes import MODEL_NAME, RUNNERS, Vllm, runner_environment, vllm
 
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoredReport, StoreReader
@@ -51,13 +51,14 @@ class Served:
     server: Vllm
     collector: Collector
     database: Path
+    runner: str
 
     def rows(self) -> list[StoredReport]:
         return StoreReader(self.database).list_reports(limit=100_000)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="module", params=RUNNERS)
+def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
     with collector(folder) as rotel:
         env = {
@@ -65,9 +66,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc,
             "OTEL_SERVICE_NAME": "checkout-llm",
             "OTEL_BSP_SCHEDULE_DELAY": "200",
+            **runner_environment(request.param),
         }
         with vllm(folder, "--dtype", "float32", env=env) as server:
-            yield Served(server, rotel, folder / "runs/corevital.db")
+            yield Served(server, rotel, folder / "runs/corevital.db", request.param)
         assert server.wait_gone(1) == {}
 
 
@@ -232,7 +234,7 @@ def test_the_collector_and_the_store_say_the_same(outcome: Outcome) -> None:
         assert span.attributes.get("corevital.risk_score") == row.risk_score
 
 
-def test_spans_are_named_timed_and_attributed_by_the_contract(outcome: Outcome) -> None:
+def test_spans_are_named_timed_and_attributed_by_the_contract(served: Served, outcome: Outcome) -> None:
     operations = {answer.request_id: answer.operation for answer in outcome.answers}
     for span in outcome.spans:
         found = span.attributes
@@ -242,6 +244,7 @@ def test_spans_are_named_timed_and_attributed_by_the_contract(outcome: Outcome) 
         assert 0 < span.end_ns - span.start_ns < 120e9
         assert found["gen_ai.provider.name"] == "vllm"
         assert found["corevital.engine"] == "vllm"
+        assert found["corevital.runner"] == served.runner
         assert found["corevital.risk.basis"] == "prior"
         if found["gen_ai.usage.output_tokens"]:
             assert found["corevital.risk.level"] in ("low", "medium", "high")

@@ -1,4 +1,4 @@
-"""Few slots, many requests: recycled at once, preempted, aborted. Each sequence is one span, and nothing is mixed up."""
+"""Few slots, many requests: recycled at once, preempted, aborted. Each sequence is one span, nothing is mixed up."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class _PoisonedV1(AdapterLogitsProcessor):
 
 
 class PoisonedLogits(*processor_bases()):  # type: ignore[misc]
-    """Puts a NaN or +Inf into the logits of requests that ask for it by ``extra_args={"poison": "nan"}`` or ``"inf"``."""
+    """Puts a NaN or +Inf into the logits of requests whose ``extra_args`` say ``"poison": "nan"`` or ``"inf"``."""
 
     def __init__(self, vllm_config: Any, *runner: Any) -> None:
         self.v1 = _PoisonedV1(vllm_config, *runner) if len(runner) == 2 else None

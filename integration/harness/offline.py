@@ -1,7 +1,8 @@
 """One offline vLLM run for the tests, in a process of its own: ``python -m integration.harness.offline JOB OUT``.
 
 The job: ``processors`` (what ``LLM`` gets as ``logits_processors``), ``dtype``, further ``engine`` arguments, and
-``rounds``, each a list of ``[prompt, sampling parameters]`` generated together. ``metrics``: print the engine's own counters at the end.
+``rounds``, each a list of ``[prompt, sampling parameters]`` generated together. ``metrics``: print the engine's
+own counters at the end.
 """
 
 import json

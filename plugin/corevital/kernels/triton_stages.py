@@ -65,6 +65,14 @@ def _kernel(*runtime: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 @_device
+def _widened(x: tl.tensor) -> tl.tensor:
+    """float32 from float32 or bfloat16, which is its upper half. Triton's interpreter converts subnormals wrongly."""
+    if x.dtype == tl.bfloat16:
+        x = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
+    return x
+
+
+@_device
 def _rank(x: tl.tensor) -> tl.tensor:
     """Integers that compare as the floats do (IEEE 754: negative ones in reverse); NaN below all else."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
@@ -155,9 +163,9 @@ def chunk_kernel(
         start = tl.multiple_of(start, 16)
     # What lies past the row is NaN: left out of everything, but for the count.
     if (chunk + 1) * CHUNK <= vocab:  # nearly always, and such loads need no mask
-        x = tl.load(start + at).to(tl.float32)
+        x = _widened(tl.load(start + at))
     else:
-        x = tl.load(start + at, mask=at < vocab, other=_NAN).to(tl.float32)
+        x = _widened(tl.load(start + at, mask=at < vocab, other=_NAN))
 
     highest = tl.max(x, axis=1)  # [GROUPS]; passes over NaN, and is NaN where there is nothing else
     tl.store(ranks + (row.to(tl.int64) * chunks + chunk) * GROUPS + group, _rank(highest))
@@ -170,17 +178,17 @@ def chunk_kernel(
     peak = tl.where(peak == peak, peak, -_INF)  # noqa: PLR0124
 
     # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
-    # The maximum is with the number where u is NaN: such entries count for nothing.
-    u = tl.maximum((x - tl.where(peak == -_INF, 0.0, peak)) * _LOG2E, _LOWEST)
+    below = x - tl.where(peak == -_INF, 0.0, peak)
+    u = tl.maximum(below * _LOG2E, _LOWEST)  # the number where the other is NaN: such entries add nothing
     e = tl.exp2(u)
     eu = e * u
-    odd = tl.where(tl.abs(x) < _INF, 0.0, 1.0)
-    s0, s1, s2, odds = _sums(e, eu, eu * u, odd, FUSED)
+    s0, s1, s2, sum_below = _sums(e, eu, eu * u, below, FUSED)
     past = tl.maximum((chunk + 1) * CHUNK - vocab, 0)
-    odds = odds.to(tl.int32) - past
     nans = 0
-    if odds > 0:  # rare: NaN, infinities or masked tokens
+    neginfs = 0
+    if (sum_below > -_INF) == 0:  # NaN or -inf: rare, but among masked tokens
         nans = tl.sum(tl.reshape((x != x).to(tl.int32), [CHUNK]), axis=0) - past  # noqa: PLR0124
+        neginfs = tl.sum(tl.reshape((x == -_INF).to(tl.int32), [CHUNK]), axis=0) - posinfs
 
     partial = partials + row.to(tl.int64) * PARTIALS * chunks + chunk
     tl.store(partial, peak)
@@ -189,7 +197,7 @@ def chunk_kernel(
     tl.store(partial + 3 * chunks, s2)
     tl.store(partial + 4 * chunks, nans.to(tl.float32))
     tl.store(partial + 5 * chunks, posinfs.to(tl.float32))
-    tl.store(partial + 6 * chunks, (odds - nans - posinfs).to(tl.float32))
+    tl.store(partial + 6 * chunks, neginfs.to(tl.float32))
 
 
 @_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "top_k")
@@ -255,7 +263,7 @@ def row_kernel(
     best = _highest(_key(rank, group), kept, PLACES)  # [PLACES]
     at = _position(best)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [PLACES, GROUP]
     there = (best != _NO_KEY)[:, None] & (at < vocab)
-    x = tl.load(logits + row * stride + at, mask=there, other=_NAN).to(tl.float32)
+    x = _widened(tl.load(logits + row * stride + at, mask=there, other=_NAN))
     keys = _highest(tl.reshape(_key(_rank(x), at), [PLACES * GROUP]), kept, PLACES)
     found = keys != _NO_KEY
     ids = tl.where(found, _position(keys), -1)
