@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from integration.engine.recorder import SERVER, Recorder
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
@@ -18,7 +18,6 @@ from corevital.engines.vllm_v1 import V1Adapter
 from corevital.frames.stamp import EXTRA_ARG, Stamp
 
 VOCAB = 64
-SERVER = "0" * 32
 
 
 class Processor:
@@ -32,24 +31,6 @@ class Processor:
 
     def update_state(self, update: Any) -> None:
         self.adapter.update_state(update)
-
-
-@dataclass
-class Recorder:
-    """Stands where frames would leave: keeps what was emitted, by (key, index), later ones replacing earlier ones."""
-
-    rows: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
-    tokens: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
-
-    dropped: int = 0
-
-    def send(self, server: str, rows: Sequence[Any] = (), sampled: Sequence[Any] = ()) -> None:
-        assert server == SERVER
-        for row in rows:
-            values = {name: float(row[name]) for name in ("entropy", "max_logit", "logsumexp")}
-            self.rows[int(row["key"]), int(row["index"])] = values
-        for record in sampled:
-            self.tokens[int(record["key"]), int(record["index"])] = (int(record["token"]), float(record["logprob"]))
 
 
 def make_batch(adapter: V1Adapter, size: int = 8) -> InputBatch:

@@ -39,27 +39,28 @@ _LEAST_MASS: Final = 1e-7
 """Float32 sums of twenty probabilities know the mass of the tail no better than this."""
 _MAX_EXPONENT: Final = 1023.0  # 2.0 ** 1024 overflows
 
+_COUNTS: Final = COLUMNS
+_TOKENS: Final = 2 * COLUMNS
+_ESTIMATED: Final = _TOKENS + 1
+_HIGH: Final = _TOKENS + 2
+_SUMS: Final = _TOKENS + 3
+"""What is added up: the finite values of each column, how many they are, and tokens: observed, with an estimated
+surprisal, of high entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and
+one addition do for all."""
+
 STATE: Final = np.dtype(
     [
-        ("tokens", "<i8"),
-        ("high_entropy_steps", "<i8"),
-        ("surprisal_estimated", "<i8"),
+        ("sums", "<f8", (_SUMS,)),
+        ("peaks", "<f8", (3,)),  # greatest entropy, surprisal and -margin
         ("nan", "?"),
         ("inf", "?"),
-        ("count", "<i8", (COLUMNS,)),  # finite values so far, by column; and their sum and extremes
-        ("total", "<f8", (COLUMNS,)),
-        ("low", "<f8", (COLUMNS,)),
-        ("high", "<f8", (COLUMNS,)),
-        ("entropy_mean", "<f8"),  # central moments of entropy (y) over output index (x), merged chunk by chunk
-        ("entropy_square", "<f8"),  # sum (y - mean y)^2
-        ("index_mean", "<f8"),
-        ("index_square", "<f8"),  # sum (x - mean x)^2
-        ("cross", "<f8"),  # sum (x - mean x)(y - mean y)
-        ("group", "<f8", (GROUP - 1,)),  # the last confidences, NaN where there is none
+        ("means", "<f8", (2,)),  # of entropy (y) and of its output index (x)
+        ("moments", "<f8", (3,)),  # sums of (y - mean y)^2, (x - mean x)^2 and (x - mean x)(y - mean y)
+        ("group", "<f8", (2, GROUP - 1)),  # the last confidences, 0 where there is none; and 1 where there is one
         ("group_low", "<f8"),
     ]
 )
-"""What is kept of a sequence: about 350 bytes."""
+"""What is kept of a sequence: about 420 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,7 @@ class Chunk:
 def initial(n: int) -> Array:
     """``n`` states that have seen nothing."""
     state = np.zeros(n, STATE)
-    state["low"] = np.inf
-    state["high"] = -np.inf
-    state["group"] = np.nan
+    state["peaks"] = -np.inf
     state["group_low"] = np.inf
     return state
 
@@ -116,8 +115,8 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
     if not finite.all():
         values[~finite] = np.nan
         estimated &= finite[SURPRISAL]
-    nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
-    inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
+    nan = ((rows["nan_count"] > 0) & observed).any(axis=1)
+    inf = ((rows["posinf_count"] > 0) & observed).any(axis=1)
     return Chunk(values, observed, estimated, nan, inf)
 
 
@@ -170,92 +169,133 @@ def _expected_logprob(rows: Array, tokens: Array) -> Array:
     return np.where(tokens >= 0, tail, -rows["entropy"].astype(np.float64))
 
 
-def fold(state: Array, first: Array, chunk: Chunk, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> None:
+def fold(
+    state: Array,
+    first: Array,
+    chunk: Chunk,
+    high_entropy_bits: float = HIGH_ENTROPY_BITS,
+    lengths: Array | None = None,
+) -> None:
     """Take a chunk into the states, in place.
+
+    The number of NumPy calls is what a chunk of few sequences costs, hence the packing of sums, means and moments.
 
     Args:
         state: ``[S]`` of :data:`STATE`.
         first: ``[S]`` int, output index of each sequence's first token in the chunk.
         chunk: the tokens that follow those folded before, without a gap: what is missing is in it as not observed.
+        high_entropy_bits: threshold of ``high_entropy_steps``.
+        lengths: ``[S]`` int, tokens of the chunk that a sequence has; those behind are not observed. None: all. To be
+            given only with each sequence's last chunk.
     """
-    values = chunk.values
-    state["tokens"] += chunk.observed.sum(axis=1)
-    state["surprisal_estimated"] += chunk.estimated.sum(axis=1)
-    state["nan"] |= chunk.nan
-    state["inf"] |= chunk.inf
-    state["high_entropy_steps"] += (values[ENTROPY] > high_entropy_bits).sum(axis=1)
+    values, tokens = chunk.values, chunk.values.shape[2]
+    if not tokens:
+        return
     finite = np.isfinite(values)
-    known = np.where(finite, values, 0.0)
-    count, total = finite.sum(axis=2), known.sum(axis=2)  # [COLUMNS, S]
-    _merge_moments(state, first, known[ENTROPY], finite[ENTROPY], count[ENTROPY], total[ENTROPY])
-    state["count"] += count.T
-    state["total"] += total.T
-    state["low"] = np.minimum(state["low"], np.fmin.reduce(values, axis=2, initial=np.inf).T)
-    state["high"] = np.maximum(state["high"], np.fmax.reduce(values, axis=2, initial=-np.inf).T)
-    _slide_group(state, first, values[CONFIDENCE])
+    parts = np.zeros((_SUMS, *chunk.observed.shape))
+    np.copyto(parts[:COLUMNS], values, where=finite)
+    parts[_COUNTS:_TOKENS] = finite
+    parts[_TOKENS] = chunk.observed
+    parts[_ESTIMATED] = chunk.estimated
+    parts[_HIGH] = values[ENTROPY] > high_entropy_bits
+    sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
+    _merge_moments(state, first, parts[ENTROPY], parts[_COUNTS + ENTROPY], sums[ENTROPY], sums[_COUNTS + ENTROPY])
+    _slide_group(state, first, parts[CONFIDENCE:_TOKENS:COLUMNS], lengths)
+    # Not `state["sums"] += ...`: that would also copy the field onto itself.
+    np.add(state["sums"], sums.T, out=state["sums"])
+    peaks = np.empty((3, len(state)))
+    np.fmax.reduce(values[:MARGIN], axis=2, out=peaks[:MARGIN])
+    np.negative(np.fmin.reduce(values[MARGIN], axis=1), out=peaks[MARGIN])
+    np.fmax(state["peaks"], peaks.T, out=state["peaks"])
+    np.logical_or(state["nan"], chunk.nan, out=state["nan"])
+    np.logical_or(state["inf"], chunk.inf, out=state["inf"])
 
 
-def _merge_moments(state: Array, first: Array, entropy: Array, finite: Array, count: Array, total: Array) -> None:
+def _merge_moments(state: Array, first: Array, entropy: Array, finite: Array, total: Array, count: Array) -> None:
     """Merge the chunk's central moments into the state's (Chan, Golub, LeVeque 1979; Pébay 2008 for the co-moment).
 
     Unlike sums of squares these do not cancel where a long flat series has a large mean and a small spread.
+
+    Args:
+        state, first: as in :func:`fold`; ``state["sums"]`` is still without the chunk.
+        entropy: ``[S, T]`` bits, 0 where not known.
+        finite: ``[S, T]`` float64, 1 where known, else 0.
+        total, count: ``[S]``, their sums.
     """
-    n = np.maximum(count, 1)
-    index = (first[:, None] + np.arange(entropy.shape[1])) * finite
-    mean, index_mean = total / n, index.sum(axis=1) / n
-    y = (entropy - mean[:, None]) * finite
-    x = (index - index_mean[:, None]) * finite
-    before = state["count"][:, ENTROPY]
-    share = count / np.maximum(before + count, 1)
-    weight = before * share
-    dy, dx = mean - state["entropy_mean"], index_mean - state["index_mean"]
-    state["entropy_square"] += np.einsum("st,st->s", y, y) + dy * dy * weight
-    state["index_square"] += np.einsum("st,st->s", x, x) + dx * dx * weight
-    state["cross"] += np.einsum("st,st->s", x, y) + dx * dy * weight
-    state["entropy_mean"] += dy * share
-    state["index_mean"] += dx * share
+    n = np.maximum(count, 1.0)
+    middle = (entropy.shape[1] - 1) / 2
+    x = np.arange(entropy.shape[1]) - middle  # about the chunk's middle: few and small, so squares do not cancel
+    index, square = np.einsum("st,kt->ks", finite, np.array((x, x * x)))
+    means = np.empty((len(state), 2))
+    np.divide(total, n, out=means[:, 0])
+    np.divide(index, n, out=means[:, 1])
+    y = (entropy - means[:, :1]) * finite
+    moments = np.empty((len(state), 3))
+    np.einsum("st,st->s", y, y, out=moments[:, 0])
+    np.subtract(square, index * means[:, 1], out=moments[:, 1])
+    np.einsum("st,t->s", y, x, out=moments[:, 2])
+    means[:, 1] += first + middle
+
+    before = state["sums"][:, _COUNTS + ENTROPY]
+    share = count / np.maximum(before + count, 1.0)
+    means -= state["means"]
+    moments[:, :2] += means * means * (before * share)[:, None]
+    moments[:, 2] += means[:, 0] * means[:, 1] * (before * share)
+    np.add(state["moments"], moments, out=state["moments"])
+    np.add(state["means"], means * share[:, None], out=state["means"])
 
 
-def _slide_group(state: Array, first: Array, confidence: Array) -> None:
-    """Lowest mean confidence over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6)."""
-    tail = np.concatenate((state["group"], confidence), axis=1)
-    finite = np.isfinite(tail)
-    sums = np.zeros((2, len(tail), tail.shape[1] + 1))
-    np.cumsum(np.where(finite, tail, 0.0), axis=1, out=sums[0, :, 1:])
-    np.cumsum(finite, axis=1, out=sums[1, :, 1:])
-    total, count = sums[:, :, GROUP:] - sums[:, :, :-GROUP]
-    whole = (count > 0) & (first[:, None] + np.arange(confidence.shape[1]) >= GROUP - 1)
-    means = np.where(whole, total / np.maximum(count, 1.0), np.inf)
-    state["group_low"] = np.minimum(state["group_low"], means.min(axis=1, initial=np.inf))
-    state["group"] = tail[:, tail.shape[1] - (GROUP - 1) :]
+def _slide_group(state: Array, first: Array, confidence: Array, lengths: Array | None) -> None:
+    """Lowest mean confidence over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6).
+
+    ``confidence [2, S, T]`` has the values, 0 where there is none, and 1 where there is one.
+    """
+    tokens = confidence.shape[2]
+    sums = np.empty((2, len(state), GROUP - 1 + tokens))
+    sums[:, :, : GROUP - 1] = state["group"].swapaxes(0, 1)
+    sums[:, :, GROUP - 1 :] = confidence
+    state["group"] = sums[:, :, tokens:].swapaxes(0, 1)
+    span = 1
+    while span < GROUP:  # sums over 2, 4, 8, 16 tokens
+        sums = sums[:, :, span:] + sums[:, :, :-span]
+        span *= 2
+    total, count = sums  # [S, T], of the groups that end at each token
+    whole = count > 0.0
+    if first.min() < GROUP - 1:
+        whole &= first[:, None] + np.arange(tokens) >= GROUP - 1
+    if lengths is not None:
+        whole &= np.arange(tokens) < lengths[:, None]
+    means = np.full(total.shape, np.inf)
+    np.divide(total, count, out=means, where=whole)
+    np.minimum(state["group_low"], means.min(axis=1), out=state["group_low"])
 
 
-def summary(state: Any) -> Features:
-    """Features of one state (an element of a :data:`STATE` array)."""
-    count, total, low, high = (state[name].tolist() for name in ("count", "total", "low", "high"))
+def summaries(state: Array) -> list[Features]:
+    """Features of each of the states ``[S]``."""
+    columns = (state[name].tolist() for name in ("sums", "peaks", "moments", "group_low"))
+    return [_summary(*values) for values in zip(*columns, strict=True)]
 
-    def mean(column: int) -> float | None:
-        return total[column] / count[column] if count[column] else None
 
-    n = count[ENTROPY]
-    index_square = float(state["index_square"])
-    surprisal, group_low = mean(SURPRISAL), float(state["group_low"])
+def _summary(sums: list[float], peaks: list[float], moments: list[float], group_low: float) -> Features:
+    entropies, surprisals, margins, masses, confidences = sums[_COUNTS:_TOKENS]
+    surprisal = sums[SURPRISAL] / surprisals if surprisals else None
+    confidence = sums[CONFIDENCE] / confidences if confidences else None
     return Features(
-        tokens=int(state["tokens"]),
-        entropy_mean=mean(ENTROPY),
-        entropy_max=high[ENTROPY] if n else None,
-        entropy_std=math.sqrt(max(float(state["entropy_square"]), 0.0) / n) if n else None,
-        entropy_slope=float(state["cross"]) / index_square if n > 1 and index_square > 0.0 else None,
-        entropy_sum=total[ENTROPY] if n else None,
+        tokens=int(sums[_TOKENS]),
+        entropy_mean=sums[ENTROPY] / entropies if entropies else None,
+        entropy_max=peaks[ENTROPY] if entropies else None,
+        entropy_std=math.sqrt(max(moments[0], 0.0) / entropies) if entropies else None,
+        entropy_slope=moments[2] / moments[1] if entropies > 1 and moments[1] > 0.0 else None,
+        entropy_sum=sums[ENTROPY] if entropies else None,
         surprisal_mean=surprisal,
-        surprisal_max=high[SURPRISAL] if count[SURPRISAL] else None,
-        surprisal_sum=total[SURPRISAL] if count[SURPRISAL] else None,
+        surprisal_max=peaks[SURPRISAL] if surprisals else None,
+        surprisal_sum=sums[SURPRISAL] if surprisals else None,
         perplexity=None if surprisal is None else 2.0 ** min(surprisal, _MAX_EXPONENT),
-        margin_mean=mean(MARGIN),
-        margin_min=low[MARGIN] if count[MARGIN] else None,
-        topk_mass_mean=mean(TOPK_MASS),
-        confidence_mean=mean(CONFIDENCE),
-        confidence_min=group_low if math.isfinite(group_low) else mean(CONFIDENCE),
-        high_entropy_steps=int(state["high_entropy_steps"]),
-        surprisal_estimated=int(state["surprisal_estimated"]),
+        margin_mean=sums[MARGIN] / margins if margins else None,
+        margin_min=-peaks[MARGIN] if margins else None,
+        topk_mass_mean=sums[TOPK_MASS] / masses if masses else None,
+        confidence_mean=confidence,
+        confidence_min=group_low if math.isfinite(group_low) else confidence,
+        high_entropy_steps=int(sums[_HIGH]),
+        surprisal_estimated=int(sums[_ESTIMATED]),
     )

@@ -33,7 +33,7 @@ def streamed(values: np.ndarray, cuts: list[int]) -> Features:
         if end > at:
             features.fold(state, np.array([at]), chunk(values[:, at:end]))
             at = end
-    return features.summary(state[0])
+    return features.summaries(state)[0]
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -91,7 +91,7 @@ def test_a_long_flat_series_keeps_its_small_spread():
 
 
 def test_nothing_seen():
-    assert features.summary(features.initial(1)[0]) == Features()
+    assert features.summaries(features.initial(1)) == [Features()]
 
 
 def test_an_absurd_surprisal_has_a_finite_perplexity():

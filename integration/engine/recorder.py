@@ -1,0 +1,34 @@
+"""Stands where frames would leave an adapter, and takes in what the telemetry half would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from corevital.frames.record import REJECTED
+
+SERVER = "0" * 32
+
+
+@dataclass
+class Recorder:
+    """What was emitted, by (key, index); a later record replaces an earlier one, a rejection takes it back."""
+
+    rows: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
+    tokens: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
+    rejected: int = 0
+    dropped: int = 0
+
+    def send(self, server: str, rows: Sequence[Any] = (), sampled: Sequence[Any] = ()) -> None:
+        assert server == SERVER
+        for row in rows:
+            values = {name: float(row[name]) for name in ("entropy", "max_logit", "logsumexp")}
+            self.rows[int(row["key"]), int(row["index"])] = values
+        for record in sampled:
+            at = int(record["key"]), int(record["index"])
+            if record["token"] == REJECTED:
+                self.rejected += 1
+                del self.rows[at]
+            else:
+                self.tokens[at] = (int(record["token"]), float(record["logprob"]))
