@@ -1,17 +1,24 @@
 """Host CPU of the assembler a token, at steady decoding: one frame a step of all running sequences.
 
-Prints microseconds of process CPU time a token, its median and best over repeats. Sequences end and are replaced as
-they do in a server, so admission, completion, risk and reports are in the figure; the sender's side and the outputs
-are not.
+    python integration/bench/assembler.py [--running 1 8 64 256] [--tokens 100 400] [--frames 800] [--repeats 3]
+    python integration/bench/assembler.py --memory 100000
 
-    python integration/bench/assembler.py [--running 256] [--tokens 400] [--frames 1500]
+Sequences end and are replaced as they do in a server, so admission, completion, risk and reports are in the figure; the
+sender's side and the outputs are not. A figure is the process's CPU time over a hundred frames; what is compared takes
+turns, so that a busy machine slows all alike. The columns are capture modes, with each token's log-probability sent
+along; in the last one it has to be looked up in the row's table.
+
+With ``--memory`` it prints the resident memory of the process over so many sequences.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +27,14 @@ from corevital.frames.record import ROW, SAMPLED, Frame, decode, encode
 from corevital_otel.assembler import Assembler
 from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
+
+CAPTURES = {
+    "summary": ("summary", 1.0),
+    "full": ("full", 1.0),
+    "on_risk": ("on_risk", 1.0),
+    "on_risk, table": ("on_risk", 0.0),
+}
+"""Capture mode, and the share of tokens whose log-probability is sent along."""
 
 ADMITTED = Admitted(
     request_id="r", engine_id="r", sequence=0, operation="chat", model="m", arrival_ns=0, prompt_tokens=8
@@ -76,18 +91,25 @@ class Server:
         return encode(Frame(rows=empty, sampled=sampled)), encode(Frame(rows=self.rows, sampled=sampled[:0]))
 
 
-def measure(running: int, tokens: int, frames: int, capture: str, exact: float) -> list[float]:
-    """Microseconds a token, of each hundred frames."""
-    reports: list[RequestReport] = []
-    assembler = Assembler(reports.append, NoCounters(), risk=PriorRisk(0.7), capture=capture)
-    server = Server(running, tokens, exact)
-    for i in range(running):
-        assembler.admit(server.start(i), ADMITTED)
-        server.length[i] = server.rng.integers(8, tokens)  # out of step with each other
-    costs: list[float] = []
-    spent = handled = 0.0
-    ended = 0
-    for number in range(frames):
+class Turns:
+    """An assembler that serves such a server, a frame a turn, with the sequences' ends as the hub hands them on."""
+
+    def __init__(self, running: int, tokens: int, capture: str, exact: float) -> None:
+        self.ended = self.reported = 0
+        self.assembler = Assembler(self._take, NoCounters(), risk=PriorRisk(0.7), capture=capture)
+        self.server = Server(running, tokens, exact)
+        for i in range(running):
+            self.assembler.admit(self.server.start(i), ADMITTED)
+            self.server.length[i] = self.server.rng.integers(8, tokens)  # out of step with each other
+
+    def _take(self, report: RequestReport) -> None:
+        self.reported += 1
+        if report.incomplete:
+            raise SystemExit("an incomplete report")
+
+    def turn(self) -> float:
+        """One step of the server; returns seconds of CPU."""
+        server, assembler = self.server, self.assembler
         sampled, rows = server.step()
         over = np.flatnonzero(server.index >= server.length)
         ends = [(int(server.keys[i]), server.text[i, : server.length[i]].tolist()) for i in over]
@@ -100,32 +122,74 @@ def measure(running: int, tokens: int, frames: int, capture: str, exact: float) 
         for key in begins:
             assembler.admit(key, ADMITTED)
         assembler.tick(time.monotonic())
-        spent += time.process_time() - begun
-        handled += running
-        ended += len(ends)
-        if (number + 1) % 100 == 0:
-            costs.append(spent / handled * 1e6)
-            spent = handled = 0.0
-    if len(reports) != ended or any(report.incomplete for report in reports):
-        raise SystemExit(f"{ended} sequences ended, {len(reports)} reports")
-    return costs
+        spent = time.process_time() - begun
+        self.ended += len(ends)
+        if self.reported != self.ended:
+            raise SystemExit(f"{self.ended} sequences ended, {self.reported} reports")
+        return spent
+
+
+def measure(running: int, tokens: int, frames: int, capture: str, exact: float) -> list[float]:
+    """Microseconds a token, of each hundred frames but the first, which warm up."""
+    turns = Turns(running, tokens, capture, exact)
+    costs = [sum(turns.turn() for _ in range(100)) / (100 * running) * 1e6 for _ in range(frames // 100)]
+    return costs[1:]
+
+
+def spread(costs: list[float]) -> str:
+    fifths = statistics.quantiles(costs, n=5)
+    return f"{fifths[0]:.3g} / {statistics.median(costs):.3g} / {fifths[3]:.3g}"
+
+
+def processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def resident_mib() -> float:
+    """Resident memory of this process (Linux only)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def show_costs(options: argparse.Namespace) -> None:
+    print("microseconds of CPU a token, p20 / p50 / p80")
+    print(f"| running x tokens | {' | '.join(CAPTURES)} |\n|{' --- |' * (len(CAPTURES) + 1)}")
+    for running in options.running:
+        for tokens in options.tokens:
+            costs: dict[str, list[float]] = {name: [] for name in CAPTURES}
+            for _ in range(options.repeats):
+                for name, (capture, exact) in CAPTURES.items():
+                    costs[name] += measure(running, tokens, options.frames, capture, exact)
+            print(f"| {running} x {tokens} | {' | '.join(map(spread, costs.values()))} |", flush=True)
+
+
+def show_memory(options: argparse.Namespace) -> None:
+    running, tokens = options.running[-1], options.tokens[0]
+    print(f"resident memory, {running} running sequences of {tokens} tokens, capture full")
+    turns = Turns(running, tokens, "full", 1.0)
+    print("| sequences | MiB |\n| --- | --- |")
+    for reported in range(0, options.memory + 1, 10_000):
+        while turns.reported < reported:
+            turns.turn()
+        print(f"| {reported} | {resident_mib():.1f} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--running", type=int, nargs="*", default=[1, 8, 64, 256])
-    parser.add_argument("--tokens", type=int, default=400, help="mean output length")
-    parser.add_argument("--frames", type=int, default=1500)
-    arguments = parser.parse_args()
-    print(f"{'running':>8} {'tokens':>7} {'capture':>8} {'logprobs':>9} {'median us/token':>16} {'best':>6}")
-    for running in arguments.running:
-        for capture, exact in (("summary", 1.0), ("full", 1.0), ("on_risk", 1.0), ("on_risk", 0.0)):
-            costs = measure(running, arguments.tokens, arguments.frames, capture, exact)[1:]
-            kind = "sent" if exact else "table"
-            median = statistics.median(costs)
-            print(
-                f"{running:8} {arguments.tokens:7} {capture:>8} {kind:>9} {median:16.2f} {min(costs):6.2f}", flush=True
-            )
+    parser = argparse.ArgumentParser(description="Host CPU of the assembler a token, and its memory.")
+    parser.add_argument("--running", type=int, nargs="+", default=[1, 8, 64, 256], help="sequences at once")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[100, 400], help="mean output lengths")
+    parser.add_argument("--frames", type=int, default=800, help="for each measurement, from 300 on")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--memory", type=int, metavar="SEQUENCES", help="show the memory over so many sequences instead"
+    )
+    options = parser.parse_args()
+    print(f"{processor()}, Python {platform.python_version()}, numpy {np.__version__}; ", end="")
+    if options.memory:
+        show_memory(options)
+    else:
+        show_costs(options)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 """From frames and lifecycle events to reports: exactly one for each admitted sequence.
 
-Single-threaded: one thread makes all calls. Nothing here waits; what has to wait for late records is put down with a
-deadline, and :meth:`Assembler.tick` settles what is due.
+Single-threaded: one thread makes all calls. Nothing here waits. Sequences that have ended are put aside, and
+:meth:`Assembler.tick`, called once a turn, measures and reports together those whose records are all there: most of
+what a report costs is the same for one sequence and for many. What has to wait for late records gets a deadline.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final, Protocol
@@ -22,7 +24,7 @@ from corevital.guard import swallow
 from corevital_otel import features, loops
 from corevital_otel.report import Features, Health, RequestReport, Risk
 from corevital_otel.risk import RiskModel
-from corevital_otel.sequence import Sequence, Tail, Windows
+from corevital_otel.sequence import Sequence, Tails, Windows
 
 Array = npt.NDArray[Any]
 
@@ -31,6 +33,9 @@ CAPTURES: Final = ("summary", "full", "on_risk")
 _DROPPED: Final = "corevital.telemetry.dropped"
 _REMEMBERED: Final = 4096
 """Reported sequences that are still recognised, so that their surplus records are not taken for strangers."""
+
+_BATCH: Final = 64
+"""Sequences measured together at most, which bounds the memory it takes; more would hardly be cheaper."""
 
 
 class Adder(Protocol):
@@ -93,7 +98,7 @@ class Assembler:
         self._wall_ns = wall_ns
         self._windows = Windows(high_entropy_bits, max_series_tokens)
         self._live: dict[int, Sequence] = {}  # oldest first
-        self._waiting: dict[int, Sequence] = {}  # of those, the ones that have ended
+        self._pending: dict[int, Sequence] = {}  # ended ones to look at: new, with new records, or due
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; may hold sequences reported since
         self._order = count()
         self._reported: dict[int, bool] = {}  # the last ones: key -> complete
@@ -119,6 +124,8 @@ class Assembler:
         if key in self._live:
             self._drop(1, "sequence", "duplicate_key")
             return
+        if len(self._live) >= self._max_live:
+            self._settle(self._clock())
         while len(self._live) >= self._max_live:
             self._evict(next(iter(self._live.values())))
         capture = admitted.capture if admitted.capture in CAPTURES else self._capture
@@ -129,18 +136,16 @@ class Assembler:
         for records, put in ((frame.rows, self._windows.put_rows), (frame.sampled, self._windows.put_sampled)):
             if not len(records):
                 continue
-            keys = records["key"].tolist()
-            slots = self._slots(keys, frame.runner)
+            slots = self._slots(records["key"].tolist(), frame.runner)
             known = slots >= 0
-            late, wild = put(slots, records) if known.all() else put(slots[known], records[known])
+            late, wild = put(slots, records) if known.all() else put(slots := slots[known], records[known])
             self._drop(late, "record", "late")
             self._drop(wild, "record", "index_out_of_range")
-            if self._waiting:
-                for key in self._waiting.keys() & set(keys):
-                    self._consider(self._waiting[key])
+            for sequence in self._windows.ended(slots):
+                self._pending[sequence.key] = sequence
 
     def finish(self, key: int, outcome: Finished) -> None:
-        """A sequence has ended, however it came."""
+        """A sequence has ended, however it came. Its report is made by the next :meth:`tick` at the earliest."""
         sequence = self._live.get(key)
         if sequence is None:
             self._drop(1, "finish", "already_reported" if key in self._reported else "unknown_sequence")
@@ -148,33 +153,39 @@ class Assembler:
         if sequence.outcome is not None:
             self._drop(1, "finish", "duplicate")
             return
-        sequence.outcome = outcome
         sequence.tokens = np.asarray(outcome.token_ids, np.int32)
+        sequence.outcome = outcome
         sequence.finished_at = self._clock()
-        if sequence.slot >= 0:
-            self._windows.finished(sequence)
-        self._waiting[key] = sequence
-        if not self._consider(sequence):
-            self._put_deadline(sequence, self._wait_s)
+        self._windows.finished(sequence)
+        self._pending[key] = sequence
+        if len(self._pending) >= _BATCH:
+            self._settle(sequence.finished_at)
 
     def tick(self, now: float) -> float | None:
-        """Report what has waited long enough. Returns seconds until the next deadline, None if there is none."""
-        while self._deadlines:
-            deadline, _, sequence = self._deadlines[0]
-            due = self._waiting.get(sequence.key) is sequence
-            if due and deadline > now:
-                return deadline - now
+        """Report what is complete and what has waited long enough.
+
+        Returns:
+            Seconds until the next deadline, None if there is none.
+        """
+        while self._deadlines and (self._deadlines[0][0] <= now or not self._is_live(self._deadlines[0][2])):
+            sequence = heappop(self._deadlines)[2]
+            if self._is_live(sequence):
+                sequence.deadline = math.inf
+                self._pending[sequence.key] = sequence
+        self._settle(now)
+        while self._deadlines and not self._is_live(self._deadlines[0][2]):
             heappop(self._deadlines)
-            if due:
-                self._report(sequence)
-        return None
+        return self._deadlines[0][0] - now if self._deadlines else None
 
     def close(self, now: float) -> None:
         """Report everything: what is due, what still waits, and as aborted what never ended."""
         self.tick(now)
-        for sequence in list(self._live.values()):
-            self._report(sequence)
+        for batch in _batches(self._live):
+            self._report(batch)
         self._deadlines.clear()
+
+    def _is_live(self, sequence: Sequence) -> bool:
+        return self._live.get(sequence.key) is sequence
 
     def _drop(self, amount: int, what: str, why: str) -> None:
         if amount:
@@ -197,6 +208,8 @@ class Assembler:
 
     def _open(self, sequence: Sequence, runner: str) -> None:
         if len(self._windows) >= self._max_windows:
+            self._settle(self._clock())
+        if len(self._windows) >= self._max_windows:
             self._evict(next(other for other in self._live.values() if other.slot >= 0))
         sequence.runner = runner
         self._windows.open(sequence)
@@ -211,42 +224,61 @@ class Assembler:
 
     def _evict(self, sequence: Sequence) -> None:
         self._drop(1, "sequence", "too_many_live")
-        self._report(sequence)
+        self._report([sequence])
+
+    def _settle(self, now: float) -> None:
+        """Report the pending sequences for which nothing more is to be waited for."""
+        pending, self._pending = self._pending, {}
+        for batch in _batches(pending):
+            arrived = []
+            for sequence, has_arrived in zip(batch, self._windows.arrived(batch), strict=True):
+                if has_arrived or now >= sequence.finished_at + self._wait_s:
+                    arrived.append(sequence)
+                else:
+                    self._put_deadline(sequence, self._wait_s)
+            if arrived:
+                self._report(arrived, now)
 
     def _put_deadline(self, sequence: Sequence, wait_s: float) -> None:
-        heappush(self._deadlines, (sequence.finished_at + wait_s, next(self._order), sequence))
+        deadline = sequence.finished_at + wait_s
+        if deadline < sequence.deadline:
+            sequence.deadline = deadline
+            heappush(self._deadlines, (deadline, next(self._order), sequence))
 
-    def _consider(self, sequence: Sequence) -> bool:
-        """Report a sequence that has ended if nothing more is to be waited for."""
-        tail = self._windows.tail(sequence)
-        if not tail.arrived:
-            return False
-        if tail.exact or self._clock() >= sequence.finished_at + self._surprisal_wait_s:
-            self._report(sequence, tail)
-            return True
-        if not sequence.settled:
-            sequence.settled = True
-            self._put_deadline(sequence, self._surprisal_wait_s)
-        return False
+    def _report(self, sequences: list[Sequence], now: float = math.inf) -> None:
+        """Report sequences; by a time given, those that may still wait for a token's log-probability do so.
 
-    def _report(self, sequence: Sequence, tail: Tail | None = None) -> None:
-        """Make the report, forget the sequence, hand the report on: in this order, so that no fault makes two."""
-        tail = self._windows.tail(sequence) if tail is None else tail
+        Each report is made, its sequence forgotten, and the report handed on: in this order, so that no fault makes
+        two of it.
+        """
+        tails = self._windows.tails(sequences)
+        for i, sequence in enumerate(sequences):
+            if not tails.exact[i] and now < sequence.finished_at + self._surprisal_wait_s:
+                self._put_deadline(sequence, self._surprisal_wait_s)
+                continue
+            report = self._make(sequence, tails, i)
+            self._forget(sequence, not report.incomplete)
+            try:
+                self._on_report(report)
+            except Exception:
+                self._drop(1, "report", "fault")
+                swallow("a report's receiver")
+
+    def _make(self, sequence: Sequence, tails: Tails, i: int) -> RequestReport:
+        """The report of a sequence, the ``i``-th of the tails."""
         outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
-        state = self._windows.features_state(sequence, tail)[0]
-        summary = features.summary(state)
-        complete = self._windows.faultless(sequence, tail)
+        length = tails.last[i] if sequence.tokens is None else len(sequence.tokens)
+        summary = tails.features[i]
         if sequence.tokens is not None:
-            self._drop(max(len(sequence.tokens) - summary.tokens, 0), "record", "missing")
-        looped, agrees = self._find_loop(sequence, tail)
+            self._drop(max(length - summary.tokens, 0), "record", "missing")
+        loop, agrees = self._find_loop(sequence, tails, i)
         if not agrees:
-            complete = False
             self._drop(1, "sequence", "other_tokens")
-        period, onset = looped or (None, None)
+        period, onset = loop or (None, None)
         health = Health(
-            nan_detected=bool(state["nan"]),
-            inf_detected=bool(state["inf"]),
-            repetition_loop_detected=looped is not None or outcome.reason == "repetition",
+            nan_detected=tails.nan[i],
+            inf_detected=tails.inf[i],
+            repetition_loop_detected=loop is not None or outcome.reason == "repetition",
             truncated=outcome.reason == "length",
             loop_onset=onset,
             loop_period=period,
@@ -254,12 +286,10 @@ class Assembler:
         risk = self._assess(summary, health, sequence.admitted)
         series = None
         if sequence.capture == "full" or (sequence.capture == "on_risk" and (risk.level == "high" or health.flags)):
-            length = len(sequence.tokens) if sequence.tokens is not None else tail.first + len(tail.tokens)
-            series = self._windows.series(sequence, tail, length) if length else None
+            series = self._windows.series(sequence, tails, i, length) if length else None
             self._drop(max(length - self._max_series_tokens, 0), "series", "too_long")
         runner = sequence.runner or sequence.admitted.runner
-        self._forget(sequence, complete)
-        report = RequestReport(
+        return RequestReport(
             admitted=sequence.admitted,
             outcome=outcome,
             features=summary,
@@ -267,22 +297,16 @@ class Assembler:
             risk=risk,
             series=series,
             capture=sequence.capture,
-            incomplete=not complete,
+            incomplete=not (tails.whole[i] and agrees),
             runner=runner,
             stage=STAGES.get(runner, "raw"),
             parent=sequence.parent,
         )
-        try:
-            self._on_report(report)
-        except Exception:
-            self._drop(1, "report", "fault")
-            swallow("a report's receiver")
 
     def _forget(self, sequence: Sequence, complete: bool) -> None:
         del self._live[sequence.key]
-        self._waiting.pop(sequence.key, None)
-        if sequence.slot >= 0:
-            self._windows.close(sequence)
+        self._pending.pop(sequence.key, None)
+        self._windows.close(sequence)
         self._reported[sequence.key] = complete
         if len(self._reported) > _REMEMBERED:
             del self._reported[next(iter(self._reported))]
@@ -295,26 +319,24 @@ class Assembler:
             swallow("the risk model")
             return Risk(score=None, level="unknown")
 
-    def _find_loop(self, sequence: Sequence, tail: Tail) -> tuple[tuple[int, int] | None, bool]:
+    def _find_loop(self, sequence: Sequence, tails: Tails, i: int) -> tuple[tuple[int, int] | None, bool]:
         """Period and onset of the output's loop, if any; and whether the tokens folded are the client's.
 
         The client's tokens are what counts. Where the live detector has seen the same ones, it only goes on.
         """
-        detector, tokens = self._windows.loop_detector(sequence), sequence.tokens
+        tokens, folded = sequence.tokens, tails.first[i]
+        state = self._windows.loop_state(sequence)
         if tokens is None:
-            detector.update(tail.tokens)
+            detector = loops.LoopDetector(state.copy(), folded)
+            detector.update(tails.tokens[i, : tails.last[i] - folded])
             return (detector.period, detector.onset or 0) if detector.period else None, True
-        folded = tail.first
-        same = folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes())
-        agrees = same or sequence.unknown > 0 or folded > len(tokens)
-        if len(tokens) <= loops.LEAST_SPAN:
-            return None, agrees
-        if not same:
-            detector = loops.LoopDetector()
-        rest = tokens[folded:] if same else tokens
-        if not detector.period and detector.lead + len(rest) < loops.LEAST_SPAN:
-            return None, agrees
-        detector.update(rest)
-        if not detector.period or not detector.fired_at:
-            return None, agrees
-        return (detector.period, loops.onset(tokens, detector.period, detector.fired_at)), agrees
+        if folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes()):
+            return loops.find(tokens, state, folded), True
+        return loops.find(tokens, loops.initial(1), 0), sequence.unknown > 0 or folded > len(tokens)
+
+
+def _batches(sequences: dict[int, Sequence]) -> Iterator[list[Sequence]]:
+    """The sequences as they are now, :data:`_BATCH` at a time."""
+    waiting = list(sequences.values())
+    for at in range(0, len(waiting), _BATCH):
+        yield waiting[at : at + _BATCH]

@@ -115,8 +115,8 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
     if not finite.all():
         values[~finite] = np.nan
         estimated &= finite[SURPRISAL]
-    nan = ((rows["nan_count"] > 0) & observed).any(axis=1)
-    inf = ((rows["posinf_count"] > 0) & observed).any(axis=1)
+    nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
+    inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
     return Chunk(values, observed, estimated, nan, inf)
 
 

@@ -124,6 +124,37 @@ def onset(tokens: Array, period: int, fired_at: int) -> int:
     return len(walk) - 1 - int(walk[::-1].argmin())
 
 
+def find(tokens: Array, state: Array, seen: int) -> tuple[int, int] | None:
+    """Period and onset of the first loop in an output, if there is one.
+
+    Args:
+        tokens: ``[n]`` int32, all of the output.
+        state: ``[1]`` of :data:`STATE`, of a detector that has seen the first ``seen`` of them; left as it is.
+        seen: a multiple of :data:`STRIDE`.
+    """
+    rest = tokens[seen:]
+    if not state["period"][0]:
+        if not _may_fire(state, rest):
+            return None
+        detector = LoopDetector(state.copy(), seen)
+        detector.update(rest)
+        state = detector.state
+    period, fired_at = int(state["period"][0]), int(state["fired_at"][0])
+    return (period, onset(tokens, period, fired_at)) if period else None
+
+
+def _may_fire(state: Array, tokens: Array) -> bool:
+    """False only if no loop can be found within the next tokens: much cheaper than to look for one.
+
+    A counter rises by one at most, and only at a token that has occurred among the :data:`LAGS` before.
+    """
+    lead = int(state["score"].max())
+    if lead + len(tokens) < LEAST_SPAN:
+        return False
+    unseen = set(tokens.tolist()).difference(state["recent"][0].tolist())
+    return lead + len(tokens) - len(unseen) >= LEAST_SPAN
+
+
 class LoopDetector:
     """The detector for one sequence.
 
@@ -132,6 +163,7 @@ class LoopDetector:
         seen: tokens that ``state`` has seen, a multiple of :data:`STRIDE`.
 
     Attributes:
+        state: its state, ``[1]`` of :data:`STATE`.
         looping: in a loop at the last reading.
         period: of the first loop found, in tokens; None: none so far.
         onset: output index where its repeating part begins, to within :data:`STRIDE` tokens. :func:`onset` gives it
@@ -141,7 +173,7 @@ class LoopDetector:
     _BLOCK: Final = 512
 
     def __init__(self, state: Array | None = None, seen: int = 0) -> None:
-        self._state = initial(1) if state is None else state
+        self.state = initial(1) if state is None else state
         self._seen = seen
         self._rest = np.empty(0, np.int32)
 
@@ -152,31 +184,26 @@ class LoopDetector:
         whole = len(buffered) - len(buffered) % STRIDE
         for at in range(0, whole, self._BLOCK):
             block = buffered[at : min(at + self._BLOCK, whole)]
-            advance(self._state, np.array([self._seen]), block[None])
+            advance(self.state, np.array([self._seen]), block[None])
             self._seen += len(block)
         self._rest = buffered[whole:]
 
     @property
     def looping(self) -> bool:
         """In a loop at the last reading."""
-        return bool(self._state["looping"][0])
-
-    @property
-    def lead(self) -> int:
-        """The highest counter: no loop can fire before ``LEAST_SPAN - lead`` more tokens."""
-        return int(self._state["score"].max())
+        return bool(self.state["looping"][0])
 
     @property
     def period(self) -> int | None:
         """Period of the first loop found, in tokens."""
-        return int(self._state["period"][0]) or None
+        return int(self.state["period"][0]) or None
 
     @property
     def onset(self) -> int | None:
         """Where the repeating part of the first loop begins, to within :data:`STRIDE` tokens."""
-        return int(self._state["onset"][0]) if self.period else None
+        return int(self.state["onset"][0]) if self.period else None
 
     @property
     def fired_at(self) -> int | None:
         """Tokens seen when the first loop was found."""
-        return int(self._state["fired_at"][0]) if self.period else None
+        return int(self.state["fired_at"][0]) if self.period else None

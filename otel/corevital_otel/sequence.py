@@ -1,16 +1,18 @@
 """Live sequences and their windows: the last records of each, before they are folded into its features.
 
 Records come keyed by (sequence, output index), and a later one replaces an earlier one: a chunked prefill sends index 0
-several times, a rejected draft is taken back, a preempted sequence begins again where it was. So the last
-:data:`WINDOW` indices of a sequence stay open. When a record comes for an index beyond them, the oldest :data:`CHUNK`
-are folded for good, together with those of all sequences that are due in the same frame; a record for a folded index
-is too late.
+several times, a rejected draft is taken back, a preempted sequence begins again where it was. So the last indices of a
+sequence stay open. When a record comes for an index beyond its window of :data:`WINDOW`, the oldest :data:`CHUNK` are
+folded for good; a record for a folded index is too late.
 
-All windows are entries of the same arrays, so that a frame of many sequences costs a few vectorised operations.
+All windows are entries of the same arrays, and what a few vectorised operations cost hardly depends on how many
+sequences they are for. So a fold takes along the windows that would be due a few tokens later, and sequences that have
+ended are measured together.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -22,16 +24,18 @@ import numpy.typing as npt
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import REJECTED, ROW
 from corevital_otel import features, loops
-from corevital_otel.report import Series
+from corevital_otel.report import Features, Series
 
 Array = npt.NDArray[Any]
 
 CHUNK: Final = 32
-WINDOW: Final = 2 * CHUNK
+WINDOW: Final = 2 * CHUNK + 8
+"""The last ``CHUNK`` indices at least are open; the eight are how much earlier than it must a window may be folded."""
 FURTHEST: Final = 8192
 """An index this far beyond a sequence's window is not believed."""
 
 _UNKNOWN: Final = -1
+_RUNNING: Final = np.iinfo(np.int64).max
 _FIRST_CAPACITY: Final = 64
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
 _NO_FEATURES: Final = features.initial(1)[0]
@@ -47,7 +51,7 @@ class Sequence:
         capture: the capture mode that applies.
         slot: its window, negative before its first record.
         outcome, tokens, finished_at: its end, once the frontend has told; ``tokens`` are the client's.
-        settled: all records that can still come have come, but for a log-probability.
+        deadline: the next time at which it is looked at even if no record comes.
         chunks: folded per-token values ``[4, CHUNK]`` if its series may be wanted.
         checksum: CRC-32 of the tokens folded, by which they are compared with the client's.
         unknown: folded tokens that no ``sampled`` record named.
@@ -62,34 +66,45 @@ class Sequence:
     outcome: Finished | None = None
     tokens: Array | None = None
     finished_at: float = 0.0
-    settled: bool = False
+    deadline: float = math.inf
     chunks: list[Array] = field(default_factory=list)
     checksum: int = 0
     unknown: int = 0
 
+    @property
+    def length(self) -> int | None:
+        """Tokens the client got; None while the sequence runs."""
+        return None if self.tokens is None else len(self.tokens)
 
-class Tail(NamedTuple):
-    """The part of a sequence that is still in its window.
+
+class Tails(NamedTuple):
+    """What is still in the windows of ``S`` sequences, up to their last tokens; ``T`` are the longest's.
 
     Attributes:
-        first: output index where it begins.
-        chunk: its values, None if there are none.
-        tokens: its token ids, negative where unknown.
-        arrived: its rows are all there, up to the client's last token.
-        exact: no surprisal in it is an estimate that a record still to come could replace.
+        first, last: ``[S]`` output indices where a tail begins, and one beyond its end.
+        chunk: the values; behind a sequence's own end nothing is observed.
+        tokens: ``[S, T]`` int32 ids, negative where unknown.
+        features: of the whole sequences.
+        nan, inf: whether a row of the sequence had a NaN or +Inf among its logits.
+        whole: every token of the client was observed, and nothing else was folded.
+        exact: no surprisal in the tail is an estimate that a record still to come could replace.
     """
 
-    first: int
-    chunk: features.Chunk | None
+    first: list[int]
+    last: list[int]
+    chunk: features.Chunk
     tokens: Array
-    arrived: bool
-    exact: bool
+    features: list[Features]
+    nan: list[bool]
+    inf: list[bool]
+    whole: list[bool]
+    exact: list[bool]
 
 
 class Windows:
     """The windows of all sequences that have sent records.
 
-    Memory is about 18 KiB a window; the arrays grow by doubling and start anew when the last window is closed.
+    Memory is about 20 KiB a window; the arrays grow by doubling and start anew when the last window is closed.
 
     Args:
         high_entropy_bits: threshold of ``high_entropy_steps``.
@@ -125,7 +140,7 @@ class Windows:
         self._logprob = np.empty((0, WINDOW), np.float32)
         self._folded = np.empty(0, np.int64)  # tokens folded: index of the window's first
         self._missing = np.empty(0, np.int64)  # of those, tokens without a row
-        self._finished = np.empty(0, bool)
+        self._length = np.empty(0, np.int64)  # tokens the client got, or _RUNNING
         self._due = np.empty(0, bool)  # scratch
         self._features = features.initial(0)
         self._loops = loops.initial(0)
@@ -141,7 +156,7 @@ class Windows:
             "_logprob",
             "_folded",
             "_missing",
-            "_finished",
+            "_length",
             "_due",
             "_features",
             "_loops",
@@ -160,7 +175,7 @@ class Windows:
         slot = self._free.pop()
         self._row_index[slot] = self._token_index[slot] = _UNKNOWN
         self._folded[slot] = self._missing[slot] = 0
-        self._finished[slot] = sequence.outcome is not None
+        self._length[slot] = _RUNNING if sequence.length is None else sequence.length
         self._features[slot] = _NO_FEATURES
         self._loops[slot] = _NO_LOOP
         self._owner[slot] = sequence
@@ -178,7 +193,13 @@ class Windows:
 
     def finished(self, sequence: Sequence) -> None:
         """Note that a sequence's tokens are known."""
-        self._finished[sequence.slot] = True
+        if sequence.slot >= 0 and sequence.length is not None:
+            self._length[sequence.slot] = sequence.length
+
+    def ended(self, slots: Array) -> list[Sequence]:
+        """Of these windows' sequences, the ones whose tokens are known."""
+        ended = slots[self._length[slots] != _RUNNING]
+        return [owner for slot in ended.tolist() if (owner := self._owner[slot]) is not None]
 
     def put_rows(self, slots: Array, rows: Array) -> tuple[int, int]:
         """Take in rows (:data:`ROW`), one a slot; returns how many came too late, and how many are not believed."""
@@ -193,25 +214,26 @@ class Windows:
         index = records["index"].astype(np.int64)
         while len(slots):
             ahead = index - self._folded[slots]
-            beyond = (ahead >= WINDOW) & (ahead < FURTHEST)
-            full = slots[beyond]
-            if len(full):
-                self._due[full] = True
-                alone = np.count_nonzero(self._due[slots]) == len(full)
-                self._due[full] = False
-                if alone:  # no other record here is for the chunks about to be folded
-                    self._fold(full)
-                    continue
-            fits = (ahead >= 0) & (ahead < WINDOW)
-            if fits.all():
+            if ahead.min() >= 0 and ahead.max() < WINDOW:
                 write(slots * WINDOW + index % WINDOW, index, records)
                 break
+            believed = (ahead < FURTHEST) & (index < self._length[slots])  # what the client did not get folds nothing
+            beyond = believed & (ahead >= WINDOW)
+            if beyond.any():
+                due = slots[believed & (ahead >= 2 * CHUNK)]
+                self._due[due] = True
+                alone = np.count_nonzero(self._due[slots]) == len(due)
+                self._due[due] = False
+                if alone:  # no other record here is for the chunks about to be folded
+                    self._fold(due)
+                    continue
+            fits = (ahead >= 0) & (ahead < WINDOW)
             write((slots * WINDOW + index % WINDOW)[fits], index[fits], records[fits])
             late += int((ahead < 0).sum())
             wild += int((ahead >= FURTHEST).sum())
-            slots, index, records = full, index[beyond], records[beyond]
-            if len(full):
-                self._fold(np.unique(full))
+            slots, index, records = slots[beyond], index[beyond], records[beyond]
+            if len(slots):
+                self._fold(np.unique(slots))
         return late, wild
 
     def _write_rows(self, at: Array, index: Array, rows: Array) -> None:
@@ -232,27 +254,14 @@ class Windows:
     def _fold(self, slots: Array) -> None:
         """Fold the oldest chunk of each of these windows."""
         first = self._folded[slots]
-        half = first // CHUNK % 2
-
-        def chunks(array: Array) -> Array:
-            return array.reshape(-1, 2, CHUNK)[slots, half]  # [S, CHUNK]
-
-        index = first[:, None] + np.arange(CHUNK)
-        observed = chunks(self._row_index) == index
-        named = chunks(self._token_index) == index
-        tokens = np.where(named, chunks(self._token), _UNKNOWN)
-        if self._finished[slots].any():
-            self._take_client_tokens(slots, first, tokens, named)
-        logprobs = np.where(named, chunks(self._logprob), np.nan)
-        chunk = features.measure(chunks(self._row).view(ROW), observed, tokens, logprobs)
-
+        chunk, tokens, _ = self._read(slots, first, first + CHUNK)
         state = self._features[slots]
         features.fold(state, first, chunk, self._high_entropy_bits)
         self._features[slots] = state
         loop = self._loops[slots]
         loops.advance(loop, first, tokens)
         self._loops[slots] = loop
-        self._missing[slots] += CHUNK - observed.sum(axis=1)
+        self._missing[slots] += CHUNK - chunk.observed.sum(axis=1)
         self._folded[slots] = first + CHUNK
 
         series = chunk.values[: len(_SERIES)].astype(np.float32)
@@ -266,69 +275,81 @@ class Windows:
             if owner.capture != "summary" and first[i] < self._max_series_tokens:
                 owner.chunks.append(series[:, i].copy())
 
+    def _read(self, slots: Array, first: Array, last: Array) -> tuple[features.Chunk, Array, Array]:
+        """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
+
+        Returns:
+            The chunk; ``[S, T]`` int32 token ids, negative where unknown; ``[S, T]`` bool, whether a ``sampled`` record
+            named that token.
+        """
+        index = first[:, None] + np.arange((last - first).max())
+        at = slots[:, None] * WINDOW + index % WINDOW
+        observed = (self._row_index.reshape(-1)[at] == index) & (index < last[:, None])
+        named = self._token_index.reshape(-1)[at] == index
+        tokens = np.where(named, self._token.reshape(-1)[at], _UNKNOWN)
+        if (self._length[slots] != _RUNNING).any():
+            self._take_client_tokens(slots, first, tokens, named)
+        logprobs = np.where(named, self._logprob.reshape(-1)[at], np.nan)
+        rows = self._row.reshape(-1)[at].view(ROW)
+        return features.measure(rows, observed, tokens, logprobs), tokens, named
+
     def _take_client_tokens(self, slots: Array, first: Array, tokens: Array, named: Array) -> None:
-        """Where a sequence has finished while its records lag behind, the client's tokens are what counts."""
-        for i, slot in enumerate(slots.tolist()):
+        """Once a sequence's end is known, the client's tokens are what counts."""
+        for i, (slot, start) in enumerate(zip(slots.tolist(), first.tolist(), strict=True)):
             owner = self._owner[slot]
             if owner is not None and owner.tokens is not None:
-                true = owner.tokens[first[i] : first[i] + CHUNK]
+                true = owner.tokens[start : start + tokens.shape[1]]
                 named[i, : len(true)] &= tokens[i, : len(true)] == true
                 tokens[i, : len(true)] = true
 
-    def tail(self, sequence: Sequence) -> Tail:
-        """What has not been folded yet of a sequence: up to its last token, or its last row while it runs."""
-        slot, wanted = sequence.slot, sequence.tokens
-        if slot < 0:
-            return Tail(0, None, np.empty(0, np.int32), wanted is not None and len(wanted) == 0, True)
-        first = int(self._folded[slot])
-        seen = int(self._row_index[slot].max()) + 1
-        last = seen if wanted is None else min(seen, len(wanted))
-        arrived = wanted is not None and len(wanted) <= max(last, first)
-        if last <= first:
-            return Tail(first, None, np.empty(0, np.int32), arrived, True)
-        index = np.arange(first, last)
-        at = index % WINDOW
-        observed = self._row_index[slot, at] == index
-        named = self._token_index[slot, at] == index
-        tokens = np.where(named, self._token[slot, at], _UNKNOWN)
-        if wanted is not None:
-            named &= tokens == wanted[first:last]
-            tokens = wanted[first:last]
-        logprobs = np.where(named, self._logprob[slot, at], np.nan)
-        rows = self._row[slot, at].view(ROW)
-        chunk = features.measure(rows[None], observed[None], tokens[None], logprobs[None])
-        exact = not (chunk.estimated[0] & ~named).any()
-        return Tail(first, chunk, tokens, arrived and bool(observed.all()), exact)
+    def arrived(self, sequences: list[Sequence]) -> list[bool]:
+        """Whether the rows of sequences that have ended are all there, but for those that are too late anyway."""
+        slots = np.array([sequence.slot for sequence in sequences if sequence.slot >= 0], np.int64)
+        first, length, held = self._folded[slots], self._length[slots], self._row_index[slots]
+        there = ((held >= first[:, None]) & (held < length[:, None])).sum(axis=1)
+        arrived = iter((there >= length - first).tolist())
+        return [next(arrived) if sequence.slot >= 0 else sequence.length == 0 for sequence in sequences]
 
-    def faultless(self, sequence: Sequence, tail: Tail) -> bool:
-        """Whether every token of the client was observed, and nothing else was folded."""
-        wanted = sequence.tokens
-        if wanted is None or not tail.arrived:
-            return False
-        if sequence.slot < 0:
-            return True
-        return bool(self._missing[sequence.slot] == 0) and tail.first <= len(wanted)
+    def tails(self, sequences: list[Sequence]) -> Tails:
+        """What has not been folded yet: up to a sequence's last token, or its last row while it runs.
 
-    def features_state(self, sequence: Sequence, tail: Tail) -> Array:
-        """State of a sequence's features with its tail folded in, ``[1]``; the window's own is left as it is."""
-        slot = sequence.slot
-        state = features.initial(1) if slot < 0 else self._features[slot : slot + 1].copy()
-        if tail.chunk is not None:
-            features.fold(state, np.array([tail.first]), tail.chunk, self._high_entropy_bits)
-        return state
+        The windows are left as they are; a sequence without one is given one, so that it needs no way of its own.
+        """
+        for sequence in sequences:
+            if sequence.slot < 0:
+                self.open(sequence)
+        slots = np.array([sequence.slot for sequence in sequences], np.int64)
+        first, length = self._folded[slots], self._length[slots]
+        last = np.maximum(np.minimum(self._row_index[slots].max(axis=1) + 1, length), first)
+        chunk, tokens, named = self._read(slots, first, last)
+        state = self._features[slots]
+        features.fold(state, first, chunk, self._high_entropy_bits, last - first)
+        whole = (self._missing[slots] == 0) & (first + chunk.observed.sum(axis=1) == length)
+        inexact: Array = np.any(chunk.estimated & ~named, axis=1)
+        return Tails(
+            first.tolist(),
+            last.tolist(),
+            chunk,
+            tokens,
+            features.summaries(state),
+            state["nan"].tolist(),
+            state["inf"].tolist(),
+            whole.tolist(),
+            (~inexact).tolist(),
+        )
 
-    def loop_detector(self, sequence: Sequence) -> loops.LoopDetector:
-        """A detector that has seen the folded tokens."""
-        slot = sequence.slot
-        if slot < 0:
-            return loops.LoopDetector()
-        return loops.LoopDetector(self._loops[slot : slot + 1].copy(), int(self._folded[slot]))
+    def loop_state(self, sequence: Sequence) -> Array:
+        """State ``[1]`` of the loop detector that has seen the folded tokens."""
+        return self._loops[sequence.slot : sequence.slot + 1]
 
-    def series(self, sequence: Sequence, tail: Tail, length: int) -> Series:
-        """The per-token values of a sequence, at most ``max_series_tokens`` of them; NaN where one is not known."""
+    def series(self, sequence: Sequence, tails: Tails, i: int, length: int) -> Series:
+        """The per-token values of a sequence, the ``i``-th of the tails.
+
+        At most ``max_series_tokens`` of them; NaN where one is not known.
+        """
         parts = list(sequence.chunks)
-        if tail.chunk is not None and len(parts) * CHUNK == tail.first:
-            parts.append(tail.chunk.values[: len(_SERIES), 0].astype(np.float32))
+        if len(parts) * CHUNK == tails.first[i]:
+            parts.append(tails.chunk.values[: len(_SERIES), i, : tails.last[i] - tails.first[i]].astype(np.float32))
         values = np.full((len(_SERIES), min(length, self._max_series_tokens)), np.nan, np.float32)
         if parts:
             known = np.concatenate(parts, axis=1)[:, : values.shape[1]]

@@ -125,6 +125,15 @@ class Scene:
         )
         self.assembler.admit(key, admitted, f"parent{key}")
 
+    def turn(self) -> None:
+        """The end of the caller's turn: what is complete is reported."""
+        self.assembler.tick(self.now)
+
+    def finish(self, key: int, outcome: Finished) -> None:
+        """A sequence's end, and that of the caller's turn."""
+        self.assembler.finish(key, outcome)
+        self.turn()
+
     def play(self, output: Output, reason: str = "stop") -> RequestReport:
         """Admission, all frames, the end."""
         self.admit(output.key)

@@ -47,9 +47,10 @@ def test_the_end_may_come_before_the_frames(kit, early):
     scene.admit()
     for i, step in enumerate(output.steps()):
         if i == early:
-            scene.assembler.finish(output.key, output.finished())
+            scene.finish(output.key, output.finished())
             assert not scene.reports
         scene.assembler.frame(step)
+        scene.turn()
     assert len(scene.reports) == 1
     assert not scene.reports[0].incomplete
     assert scene.reports[0].features.entropy_sum == pytest.approx(output.features().entropy_sum, rel=1e-4)
@@ -63,7 +64,7 @@ def test_an_incomplete_sequence_waits_its_time_and_says_so(kit):
         if i != 20:
             scene.assembler.frame(step)
     scene.now = 5.0
-    scene.assembler.finish(output.key, output.finished())
+    scene.finish(output.key, output.finished())
     assert scene.assembler.tick(5.5) == pytest.approx(1.5)
     assert not scene.reports
     assert scene.assembler.tick(7.0) is None
@@ -83,7 +84,7 @@ def test_a_later_record_replaces_an_earlier_one(kit):
         drafts = range(i, min(i + 4, 40))
         scene.assembler.frame(kit.frame(wrong.rows(drafts), wrong.sampled(drafts)))
         scene.assembler.frame(step)
-    scene.assembler.finish(output.key, output.finished())
+    scene.finish(output.key, output.finished())
     kit.check(scene.reports[0].features, output.features())
 
 
@@ -95,11 +96,12 @@ def test_a_last_token_outside_the_table_is_waited_for_briefly(kit):
         scene.admit()
         for step in output.steps():
             scene.assembler.frame(step)
-        scene.assembler.finish(output.key, output.finished())
+        scene.finish(output.key, output.finished())
         assert not scene.reports
         assert scene.assembler.tick(0.1) == pytest.approx(0.15)
         if late:
             scene.assembler.frame(kit.frame(sampled=output.sampled([29])))
+            scene.turn()
             kit.check(scene.reports[0].features, output.features())
         else:
             scene.assembler.tick(0.25)
@@ -116,7 +118,7 @@ def test_a_last_token_in_the_table_is_exact_at_once(kit):
     scene.admit()
     for step in output.steps():
         scene.assembler.frame(step)
-    scene.assembler.finish(output.key, output.finished())
+    scene.finish(output.key, output.finished())
     kit.check(scene.reports[0].features, output.features())
 
 
@@ -130,7 +132,7 @@ def test_penalised_tokens_are_looked_up(kit):
         sampled = step.sampled.copy()
         sampled["logprob"] = np.nan
         scene.assembler.frame(kit.frame(step.rows, sampled))
-    scene.assembler.finish(output.key, output.finished())
+    scene.finish(output.key, output.finished())
     kit.check(scene.reports[0].features, output.features())
 
 
@@ -142,8 +144,8 @@ def test_many_rows_of_several_sequences_in_one_frame(kit):
     rows = np.concatenate([first.rows(range(300)), second.rows(range(200))])
     order = np.argsort(rows["index"], kind="stable")  # interleaved
     scene.assembler.frame(kit.frame(rows[order]))
-    scene.assembler.finish(first.key, first.finished())
-    scene.assembler.finish(second.key, second.finished())
+    scene.finish(first.key, first.finished())
+    scene.finish(second.key, second.finished())
     scene.run_out()
     assert [report.features.tokens for report in scene.reports] == [300, 200]
     assert not any(report.incomplete for report in scene.reports)
@@ -166,7 +168,7 @@ def test_more_surplus_than_the_window_holds_is_said(kit):
 def test_no_tokens_at_all(kit):
     scene = kit.Scene()
     scene.admit()
-    scene.assembler.finish(7, Finished(reason="abort", token_ids=(), end_ns=1))
+    scene.finish(7, Finished(reason="abort", token_ids=(), end_ns=1))
     [report] = scene.reports
     assert (report.features.tokens, report.risk.level, report.risk.score, report.series) == (0, "unknown", None, None)
     assert not report.incomplete
@@ -177,11 +179,11 @@ def test_what_was_never_admitted_or_is_over_is_counted(kit):
     output.tokens = output.logp.argmax(axis=1)
     scene = kit.Scene()
     scene.assembler.frame(output.steps()[0])
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     assert scene.lost(what="record", why="unknown_sequence") == 1
     assert scene.lost(what="finish", why="unknown_sequence") == 1
     scene.play(output)
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     assert scene.lost(what="finish", why="already_reported") == 1
     scene.assembler.frame(kit.frame(output.rows([4])))  # surplus of a whole report is no loss
     assert scene.lost(what="record") == 1
@@ -192,8 +194,8 @@ def test_records_for_a_report_that_missed_them_are_late(kit):
     output = kit.Output(5)
     scene = kit.Scene()
     scene.admit()
-    scene.assembler.finish(7, output.finished())
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
+    scene.finish(7, output.finished())
     scene.run_out()
     assert scene.reports[0].incomplete
     scene.assembler.frame(output.steps()[0])
@@ -209,7 +211,7 @@ def test_close_reports_what_is_open(kit):
     scene.admit(9)
     for step in running.steps():
         scene.assembler.frame(step)
-    scene.assembler.finish(8, ended.finished())
+    scene.finish(8, ended.finished())
     assert scene.assembler.running == 3
     scene.assembler.close(0.1)
     by_id = {report.admitted.request_id: report for report in scene.reports}
@@ -231,7 +233,7 @@ def test_a_loop_shows_while_it_runs_and_in_the_report(kit):
     for step in output.steps():
         scene.assembler.frame(step)
     assert scene.assembler.looping == 1
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     scene.run_out()
     [report] = scene.reports
     assert scene.assembler.looping == 0
@@ -243,7 +245,7 @@ def test_a_loop_shows_while_it_runs_and_in_the_report(kit):
 def test_a_loop_is_found_from_the_clients_tokens_alone(kit):
     scene = kit.Scene()
     scene.admit()
-    scene.assembler.finish(7, Finished(reason="length", token_ids=[9] * 100, end_ns=1))
+    scene.finish(7, Finished(reason="length", token_ids=[9] * 100, end_ns=1))
     scene.run_out()
     assert scene.reports[0].health.flags == ("repetition_loop_detected", "truncated")
 
@@ -260,7 +262,7 @@ def test_faulty_rows_raise_flags_and_leave_the_means_alone(kit):
     scene.admit()
     for i in range(100):
         scene.assembler.frame(kit.frame(rows[i : i + 1], output.sampled([i])))
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     [report] = scene.reports
     assert report.health.flags == ("nan_detected", "inf_detected")
     assert (report.features.tokens, report.incomplete) == (100, False)
@@ -275,7 +277,7 @@ def test_other_tokens_than_the_clients_are_said(kit):
     for step in output.steps():
         scene.assembler.frame(step)
     output.tokens[3] += 1
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     scene.run_out()
     assert scene.reports[0].incomplete
     assert scene.lost(what="sequence", why="other_tokens") == 1
@@ -297,7 +299,7 @@ def test_capture(kit, server, own, reason, kept):
     output = kit.Output(40)
     scene.admit(capture=own)
     scene.assembler.frame(kit.frame(output.rows(range(40)), output.sampled(range(40))))
-    scene.assembler.finish(7, output.finished(reason))
+    scene.finish(7, output.finished(reason))
     [report] = scene.reports
     assert (report.series is not None) == kept
     assert report.capture == (own or server)
@@ -343,7 +345,7 @@ def test_a_record_of_another_token_than_the_clients_is_not_its_surprisal(kit):
     for step in output.steps()[:30]:
         scene.assembler.frame(step)
     scene.assembler.frame(kit.frame(sampled=sampled))
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     kit.check(scene.reports[0].features, output.features())
 
 
@@ -355,7 +357,7 @@ def test_a_key_admitted_twice_is_one_sequence(kit):
     scene.admit()
     for step in output.steps()[1:]:
         scene.assembler.frame(step)
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     kit.check(scene.reports[0].features, output.features())
     assert scene.lost(what="sequence", why="duplicate_key") == 1
 
@@ -365,8 +367,9 @@ def test_once_the_end_is_known_rows_need_no_sampled_records(kit):
     output.tokens = output.logp.argmax(axis=1)
     scene = kit.Scene()
     scene.admit()
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     for i in range(200):
         scene.assembler.frame(kit.frame(output.rows([i])))
+    scene.turn()
     kit.check(scene.reports[0].features, output.features())
     assert not scene.reports[0].incomplete

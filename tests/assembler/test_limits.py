@@ -18,7 +18,7 @@ def test_an_absurd_index_is_not_believed(kit):
     for step in output.steps():
         scene.assembler.frame(step)
         scene.assembler.frame(kit.frame(rows))
-    scene.assembler.finish(7, output.finished())
+    scene.finish(7, output.finished())
     kit.check(scene.reports[0].features, output.features())
     assert scene.lost(why="index_out_of_range") == 81
 
@@ -31,7 +31,7 @@ def test_a_long_gap_is_survived(kit):
     scene.admit()
     scene.assembler.frame(kit.frame(rows))
     tokens = [1] * (int(rows["index"][-1]) + 1)
-    scene.assembler.finish(7, Finished(reason="stop", token_ids=tokens, end_ns=1))
+    scene.finish(7, Finished(reason="stop", token_ids=tokens, end_ns=1))
     scene.run_out()
     [report] = scene.reports
     assert (report.incomplete, report.features.tokens, len(report.series)) == (True, 20, len(tokens))
@@ -60,8 +60,7 @@ def test_memory_is_flat(kit):
             rows["key"] = sampled["key"] = key
             scene.admit(key)
             scene.assembler.frame(kit.frame(rows, sampled))
-            scene.assembler.finish(key, end)
-            scene.assembler.tick(scene.now)
+            scene.finish(key, end)
         assert len(scene.reports) == len(keys)
         scene.reports.clear()
         gc.collect()

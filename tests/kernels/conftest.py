@@ -52,5 +52,6 @@ def check(request: pytest.FixtureRequest) -> Check:
             np.testing.assert_allclose(found, wanted, atol=absolute, rtol=relative, err_msg=name)
         return stats
 
+    check_one.backend = backend  # type: ignore[attr-defined]
     check_one.device = device  # type: ignore[attr-defined]
     return check_one

@@ -50,7 +50,7 @@ def test_every_field_has_its_shape_and_dtype(backend: str, dtype: torch.dtype) -
     for name in stats.__slots__:
         field = getattr(stats, name)
         assert field.device == logits.device, name
-        assert field.is_contiguous(), name
+    assert stats.topk_ids.stride(1) == stats.topk_logprobs.stride(1) == 1
 
 
 def test_top_k_is_20_unless_told() -> None:
@@ -145,8 +145,20 @@ def test_nothing_waits_for_the_gpu(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_results_outlive_later_calls(backend: str) -> None:
+    # The caller's copies of them are queued, and read a step later.
+    stats = token_stats(torch.arange(300.0).repeat(4, 1), backend=backend)
+    before = {name: getattr(stats, name).clone() for name in stats.__slots__}
+    for rows in (4, 9):
+        token_stats(torch.zeros(rows, 300), backend=backend)
+    for name, value in before.items():
+        assert torch.equal(getattr(stats, name), value), name
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_threads_may_call_at_the_same_time(backend: str) -> None:
-    batches = [torch.randn(8, 40000, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    vocab = 6000 if backend == "triton" else 40000  # its interpreter is slow
+    batches = [torch.randn(8, vocab, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
     alone = [token_stats(batch, backend=backend) for batch in batches]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda batch: token_stats(batch, backend=backend), batches))

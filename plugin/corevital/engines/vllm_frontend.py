@@ -60,6 +60,9 @@ class _Frontend:
             return
         live = self._live.get(request.request_id)
         state = self._processor.request_states.get(request.request_id)
+        if live and state is None:  # no more input, and all that came was answered
+            self._end(request.request_id, "stop")
+            return
         if live:
             stamp = _continued(live[0], state)
         else:

@@ -9,7 +9,7 @@ highest logit.
 the highest maxima, equal maxima by position: whatever lies outside comes after k other entries. Because the groups are
 of neighbours, ties stay with the lower id.
 
-What is on the device is spelled in Triton's language, which is not typed: ``Any`` stands for a scalar or a tensor.
+Triton's language is not typed: ``tl.tensor`` stands for a scalar, a pointer or a tensor.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from corevital.kernels.stats import MASS_TOKENS
 
 __all__ = ["CHUNK", "GROUP", "HEAD_WORDS", "PARTIALS", "chunk_kernel", "row_kernel"]
 
-GROUP: int = tl.constexpr(64)
+GROUP = tl.constexpr(64)
 """Logits whose highest is ranked for all of them."""
 
-CHUNK: int = tl.constexpr(4096)
+CHUNK = tl.constexpr(4096)
 """Logits that one program reads: 32 a thread, which fit its registers twice over."""
 
-PARTIALS: int = tl.constexpr(7)
+PARTIALS = tl.constexpr(7)
 """float32 words that a chunk leaves: peak, Σe, Σeu, Σeu², and the counts of NaN, +inf and -inf, exact below 2^24."""
 
-HEAD_WORDS: int = tl.constexpr(11)
+HEAD_WORDS = tl.constexpr(11)
 """32-bit words in a row of the table before its top k."""
 
 _MASS_TOKENS = tl.constexpr(MASS_TOKENS)
@@ -111,7 +111,16 @@ def _highest(keys: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr) -> tl.tenso
 
 
 @_device
-def _add(a0: tl.tensor, a1: tl.tensor, a2: tl.tensor, a3: tl.tensor, b0: tl.tensor, b1: tl.tensor, b2: tl.tensor, b3: tl.tensor) -> tl.tensor:
+def _add(
+    a0: tl.tensor,
+    a1: tl.tensor,
+    a2: tl.tensor,
+    a3: tl.tensor,
+    b0: tl.tensor,
+    b1: tl.tensor,
+    b2: tl.tensor,
+    b3: tl.tensor,
+) -> tl.tensor:
     return a0 + b0, a1 + b1, a2 + b2, a3 + b3
 
 
@@ -195,9 +204,58 @@ def chunk_kernel(
     tl.store(partial + chunks, s0)
     tl.store(partial + 2 * chunks, s1)
     tl.store(partial + 3 * chunks, s2)
-    tl.store(partial + 4 * chunks, nans.to(tl.float32))
-    tl.store(partial + 5 * chunks, posinfs.to(tl.float32))
-    tl.store(partial + 6 * chunks, neginfs.to(tl.float32))
+    tl.store(partial + 4 * chunks, nans)
+    tl.store(partial + 5 * chunks, posinfs)
+    tl.store(partial + 6 * chunks, neginfs)
+
+
+@_device
+def _moments(partial: tl.tensor, chunks: tl.tensor, CHUNKS: tl.constexpr) -> tl.tensor:
+    """A row's peak, Σe, E[u] and E[u²] from those of its chunks; Σe is 1 in a row without a finite entry."""
+    chunk = tl.arange(0, CHUNKS)
+    there = chunk < chunks
+    peaks = tl.load(partial + chunk, mask=there, other=-_INF)
+    s0 = tl.load(partial + chunks + chunk, mask=there, other=0.0)
+    s1 = tl.load(partial + 2 * chunks + chunk, mask=there, other=0.0)
+    s2 = tl.load(partial + 3 * chunks + chunk, mask=there, other=0.0)
+    peak = tl.max(peaks, axis=0)
+    empty = peak == -_INF
+    # Relative to the row's peak, each u is lower by d.
+    d = tl.maximum((peaks - tl.where(empty, 0.0, peak)) * _LOG2E, _LOWEST)
+    scale = tl.exp2(d)
+    total = tl.where(empty, 1.0, tl.sum(scale * s0, axis=0))
+    mean = tl.sum(scale * (s1 + d * s0), axis=0) / total
+    square = tl.sum(scale * (s2 + 2.0 * d * s1 + d * d * s0), axis=0) / total
+    return peak, total, mean, square
+
+
+@_device
+def _count(counts: tl.tensor, chunks: tl.tensor, CHUNKS: tl.constexpr) -> tl.tensor:
+    chunk = tl.arange(0, CHUNKS)
+    return tl.sum(tl.load(counts + chunk, mask=chunk < chunks, other=0.0), axis=0).to(tl.int32)
+
+
+@_device
+def _best_groups(
+    ranks: tl.tensor, groups: tl.tensor, kept: tl.tensor, RANKS: tl.constexpr, PLACES: tl.constexpr
+) -> tl.tensor:
+    """The groups of the ``kept`` highest ranks, ``[PLACES]`` int32; -1 where there is none."""
+    group = tl.arange(0, RANKS)
+    rank = tl.load(ranks + group, mask=group < groups, other=_NO_RANK)
+    keys = _highest(_key(rank, group), kept, PLACES)
+    return tl.where(keys == _NO_KEY, -1, _position(keys))
+
+
+@_device
+def _best_entries(
+    row: tl.tensor, vocab: tl.tensor, groups: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr
+) -> tl.tensor:
+    """The ``kept`` highest entries of these groups: ids and float32 logits, ``[PLACES]``; -1 and -inf for none."""
+    at = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [PLACES, GROUP]
+    x = _widened(tl.load(row + at, mask=(at >= 0) & (at < vocab), other=_NAN))
+    keys = _highest(tl.reshape(_key(_rank(x), at), [PLACES * GROUP]), kept, PLACES)
+    found = keys != _NO_KEY
+    return tl.where(found, _position(keys), -1), tl.where(found, _value(keys), -_INF)
 
 
 @_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "top_k")
@@ -229,45 +287,24 @@ def row_kernel(
         PLACES: a power of two, at least ``top_k`` and ``MASS_TOKENS``.
     """
     row = tl.program_id(0).to(tl.int64)
-    chunk = tl.arange(0, CHUNKS)
-    there = chunk < chunks
-    partial = partials + row * PARTIALS * chunks + chunk
-    peaks = tl.load(partial, mask=there, other=-_INF)
-    s0 = tl.load(partial + chunks, mask=there, other=0.0)
-    s1 = tl.load(partial + 2 * chunks, mask=there, other=0.0)
-    s2 = tl.load(partial + 3 * chunks, mask=there, other=0.0)
-    nans = tl.sum(tl.load(partial + 4 * chunks, mask=there, other=0.0), axis=0)
-    posinfs = tl.sum(tl.load(partial + 5 * chunks, mask=there, other=0.0), axis=0)
-    neginfs = tl.sum(tl.load(partial + 6 * chunks, mask=there, other=0.0), axis=0)
-
-    # The sums relative to the row's peak: each e is scaled by 2^d, each u moved by d.
-    peak = tl.max(peaks, axis=0)
-    empty = peak == -_INF
-    origin = tl.where(empty, 0.0, peak)
-    d = tl.maximum((peaks - origin) * _LOG2E, _LOWEST)
-    scale = tl.exp2(d)
-    total = tl.where(empty, 1.0, tl.sum(scale * s0, axis=0))
-    mean = tl.sum(scale * (s1 + d * s0), axis=0) / total
-    square = tl.sum(scale * (s2 + 2.0 * d * s1 + d * d * s0), axis=0) / total
+    partial = partials + row * PARTIALS * chunks
+    peak, total, mean, square = _moments(partial, chunks, CHUNKS)
+    nans = _count(partial + 4 * chunks, chunks, CHUNKS)
+    posinfs = _count(partial + 5 * chunks, chunks, CHUNKS)
+    neginfs = _count(partial + 6 * chunks, chunks, CHUNKS)
     # ln p = ln(2) (u - log2(Σe)), so H = ln(2) (log2(Σe) - E[u]), and the variance of ln p is ln(2)^2 that of u.
-    bits = tl.log2(total)
-    log_total = bits * _LN2
-    entropy = tl.maximum((bits - mean) * _LN2, 0.0)
+    log2_total = tl.log2(total)
+    log_total = log2_total * _LN2
+    entropy = tl.maximum((log2_total - mean) * _LN2, 0.0)
     varentropy = tl.maximum(square - mean * mean, 0.0) * (_LN2 * _LN2)
 
-    GROUPS: tl.constexpr = CHUNK // GROUP
     kept = tl.maximum(top_k, _MASS_TOKENS)
+    groups = chunks * (CHUNK // GROUP)
+    best = _best_groups(ranks + row * groups, groups, kept, CHUNKS * (CHUNK // GROUP), PLACES)
+    ids, value = _best_entries(logits + row * stride, vocab, best, kept, PLACES)
     place = tl.arange(0, PLACES)
-    group = tl.arange(0, CHUNKS * GROUPS)
-    rank = tl.load(ranks + row * chunks * GROUPS + group, mask=group < chunks * GROUPS, other=_NO_RANK)
-    best = _highest(_key(rank, group), kept, PLACES)  # [PLACES]
-    at = _position(best)[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [PLACES, GROUP]
-    there = (best != _NO_KEY)[:, None] & (at < vocab)
-    x = _widened(tl.load(logits + row * stride + at, mask=there, other=_NAN))
-    keys = _highest(tl.reshape(_key(_rank(x), at), [PLACES * GROUP]), kept, PLACES)
-    found = keys != _NO_KEY
-    ids = tl.where(found, _position(keys), -1)
-    value = tl.where(found, _value(keys), -_INF)
+    empty = peak == -_INF
+    origin = tl.where(empty, 0.0, peak)
     # Not logit - logsumexp: that cancels for large logits.
     logprob = tl.where(value == _INF, _INF, tl.minimum(value - origin - log_total, 0.0))
     p = tl.exp2(logprob * _LOG2E)
@@ -276,13 +313,13 @@ def row_kernel(
     mass = tl.minimum(tl.sum(tl.where(place < _MASS_TOKENS, p, 0.0), axis=0), 1.0)
 
     # Stored as float32, of which the table then holds the bits.
-    undefined = empty | (posinfs > 0.0)
+    undefined = empty | (posinfs > 0)
     words = table + row * (HEAD_WORDS + 2 * top_k)
     floats = words.to(tl.pointer_type(tl.float32))
-    tl.store(words, nans.to(tl.int32))
-    tl.store(words + 1, posinfs.to(tl.int32))
-    tl.store(words + 2, neginfs.to(tl.int32))
-    tl.store(floats + 3, tl.where(posinfs > 0.0, _INF, tl.where(empty, -_INF, peak + log_total)))
+    tl.store(words, nans)
+    tl.store(words + 1, posinfs)
+    tl.store(words + 2, neginfs)
+    tl.store(floats + 3, tl.where(posinfs > 0, _INF, tl.where(empty, -_INF, peak + log_total)))
     tl.store(floats + 4, tl.where(undefined, _NAN, entropy))
     tl.store(floats + 5, tl.where(undefined, _NAN, varentropy))
     tl.store(floats + 6, tl.max(value, axis=0))

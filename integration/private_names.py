@@ -1,0 +1,130 @@
+"""Are the private names of vLLM that we touch still there? Looks into the source of a wheel, and imports nothing.
+
+    python -m integration.private_names 0.33.0
+
+Downloads the wheel of that version from the package index, without its dependencies. Exit 1 if a name is gone.
+"""
+
+import ast
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+NAMES = {
+    "engine/arg_utils.py": ["EngineArgs.create_model_config", "EngineArgs.logits_processors"],
+    "config/vllm.py": ["VllmConfig.use_v2_model_runner", "VllmConfig.model_config", "VllmConfig.parallel_config"],
+    "config/parallel.py": ["ParallelConfig.enable_batch_sharded_sampling"],
+    "config/model.py": [
+        "ModelConfig.logits_processors",
+        "ModelConfig.served_model_name",
+        "ModelConfig.get_vocab_size",
+    ],
+    "distributed/parallel_state.py": [
+        "get_tp_group",
+        "get_pcp_group",
+        "GroupCoordinator.rank_in_group",
+        "GroupCoordinator.world_size",
+    ],
+    "v1/engine/async_llm.py": ["AsyncLLM.__init__", "AsyncLLM.output_processor"],
+    "v1/engine/llm_engine.py": ["LLMEngine.__init__", "LLMEngine.output_processor"],
+    "v1/engine/__init__.py": [
+        f"EngineCoreRequest.{name}"
+        for name in (
+            "request_id",
+            "external_req_id",
+            "sampling_params",
+            "arrival_time",
+            "lora_request",
+            "prompt_token_ids",
+        )
+    ],
+    "v1/engine/output_processor.py": [
+        *(
+            f"OutputProcessor.{name}"
+            for name in (
+                "add_request",
+                "_update_stats_from_finished",
+                "abort_requests",
+                "propagate_error",
+                "request_states",
+            )
+        ),
+        *(
+            f"RequestState.{name}"
+            for name in (
+                "request_id",
+                "detokenizer",
+                "stats",
+                "prompt_len",
+                "num_cached_tokens",
+                "input_chunk_queue",
+            )
+        ),
+    ],
+    "v1/engine/detokenizer.py": ["IncrementalDetokenizer.output_token_ids"],
+    "v1/metrics/stats.py": ["RequestStateStats.first_token_latency"],
+    "v1/sample/logits_processor/interface.py": [
+        *(f"LogitsProcessor.{name}" for name in ("apply", "update_state", "is_argmax_invariant", "validate_params")),
+        *(f"BatchUpdate.{name}" for name in ("removed", "added", "moved")),
+        "MoveDirectionality.SWAP",
+    ],
+    "v1/worker/gpu/sample/logits_processor/interface.py": [
+        *(f"LogitsProcessor.{name}" for name in ("apply", "add_request", "apply_staged_writes", "validate_params")),
+        *(
+            f"LogitsProcRequestState.{name}"
+            for name in ("device", "max_num_reqs", "all_token_ids", "prompt_len", "prefill_len", "total_len")
+        ),
+        *(f"LogitsContext.{name}" for name in ("expanded_idx_mapping", "idx_mapping_np", "pos")),
+    ],
+    "v1/worker/gpu/buffer_utils.py": ["UvaBackedTensor.gpu", "StagedWriteTensor.gpu"],
+    "v1/worker/gpu/sample/batch_shard.py": ["BatchSharder.shard_sampler_inputs"],
+}
+"""By file: functions, and attributes of classes. What each is for: ``corevital.engines.vllm_names``."""
+
+
+def defined(source: str) -> set[str]:
+    """Functions of a module, and of each class its methods, fields and what is assigned to ``self``."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            for inner in ast.walk(node):
+                match inner:
+                    case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                        names.add(f"{node.name}.{name}")
+                    case ast.Name(id=name, ctx=ast.Store()):
+                        names.add(f"{node.name}.{name}")
+                    case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                        names.add(f"{node.name}.{name}")
+    return names
+
+
+def missing(wheel: Path) -> list[str]:
+    """The names that this wheel does not have, each with its file."""
+    gone = []
+    with zipfile.ZipFile(wheel) as archive:
+        files = set(archive.namelist())
+        for file, wanted in NAMES.items():
+            found = defined(archive.read(f"vllm/{file}").decode()) if f"vllm/{file}" in files else set()
+            gone += [f"{file}: {name}" for name in wanted if name not in found]
+    return gone
+
+
+def main(version: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*pip, "--dest", folder, f"vllm=={version}"], check=True)
+        (wheel,) = Path(folder).glob("vllm-*.whl")
+        gone = missing(wheel)
+    total = sum(len(names) for names in NAMES.values())
+    for name in gone:
+        print(f"vLLM {version} has no {name}")
+    print(f"vLLM {version}: {total - len(gone)} of {total} private names are there")
+    sys.exit(bool(gone))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
