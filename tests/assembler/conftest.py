@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import ROW, SAMPLED, Frame, decode, encode
+from corevital.frames.record import REJECTED, ROW, SAMPLED, Frame, decode, encode
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
 from corevital_otel.report import Features, RequestReport
@@ -52,6 +52,12 @@ class Output:
         table = np.zeros(len(at), SAMPLED)
         table["key"], table["index"], table["token"] = self.key, at, self.tokens[at]
         table["logprob"] = self.logp[at, self.tokens[at]]
+        return table
+
+    def rejected(self, indices: Iterable[int]) -> np.ndarray:
+        """What says that the rows sent for these indices were of drafts that came to nothing."""
+        table = self.sampled(indices)
+        table["token"], table["logprob"] = REJECTED, np.nan
         return table
 
     def steps(self) -> list[Frame]:

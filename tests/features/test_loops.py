@@ -115,6 +115,26 @@ def test_text_does_not_loop(text, length):
     assert false <= 0.01 * len(parts)
 
 
+@pytest.mark.parametrize("seen", [0, 32, 96])
+def test_a_search_that_goes_on_finds_what_a_whole_one_does(text, seen):
+    """Also where it first looks whether a loop is possible at all."""
+    rng = np.random.default_rng(seen)
+    found = 0
+    for _ in range(150):
+        loop = np.tile(unit_of(text, rng, int(rng.integers(1, 40))), 60)[: int(rng.integers(1, 120))]
+        tokens = after_text(text, rng, loop, before=int(rng.integers(60, 100)))
+        seen = min(seen, len(tokens) // loops.STRIDE * loops.STRIDE)
+        state = loops.initial(1)
+        loops.advance(state, np.array([0]), tokens[None, :seen])
+        before = state.copy()
+        whole = detect(tokens)
+        wanted = (whole.period, loops.onset(tokens, whole.period, whole.fired_at)) if whole.period else None
+        assert loops.find(tokens, state, seen) == wanted
+        assert state == before
+        found += wanted is not None
+    assert 20 < found < 130
+
+
 @pytest.mark.parametrize("separator", [", ", "\n", " and "])
 @pytest.mark.parametrize("start", [0, 90, 1000, 12345])
 @pytest.mark.parametrize("by", ["numbers", "digits"])
