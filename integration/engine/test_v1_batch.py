@@ -103,7 +103,7 @@ def test_records_follow_their_request_through_adds_removes_swaps_and_moves(seed:
     rng = random.Random(seed)
     torch.manual_seed(seed)
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch, requests, truth, keys = make_batch(adapter), {}, {}, {}
     preempted: list[CachedRequestState] = []
     next_key = 0
@@ -147,7 +147,7 @@ def test_records_follow_their_request_through_adds_removes_swaps_and_moves(seed:
 
 def test_a_chunk_of_a_prompt_leaves_no_token_and_its_row_is_replaced() -> None:
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)
     request = make_request(7, temperature=0.0)
     batch.add_request(request)
@@ -165,7 +165,7 @@ def test_a_chunk_of_a_prompt_leaves_no_token_and_its_row_is_replaced() -> None:
 
 def test_placeholders_of_asynchronous_scheduling_are_waited_for() -> None:
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)
     request = make_request(9, temperature=1.0)
     batch.add_request(request)
@@ -181,7 +181,7 @@ def test_placeholders_of_asynchronous_scheduling_are_waited_for() -> None:
 
 def test_a_request_that_left_does_not_take_the_others_tokens_along() -> None:
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)
     leaving, staying = make_request(1, temperature=1.0), make_request(2, temperature=1.0)
     requests = {request.req_id: request for request in (leaving, staying)}
@@ -199,7 +199,7 @@ def test_a_request_that_left_does_not_take_the_others_tokens_along() -> None:
 
 def test_a_penalised_row_withholds_the_value_it_cannot_know() -> None:
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)
     request = make_request(3, temperature=0.0, repetition_penalty=1.5)
     batch.add_request(request)
@@ -211,7 +211,7 @@ def test_a_penalised_row_withholds_the_value_it_cannot_know() -> None:
 
 def test_a_row_that_another_processor_copied_is_not_trusted() -> None:
     recorder = Recorder()
-    adapter = V1Adapter(recorder)
+    adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)
     request = make_request(4, temperature=0.5)
     batch.add_request(request)
@@ -230,7 +230,7 @@ def test_a_fault_of_ours_leaves_logits_and_batch_alone(monkeypatch: pytest.Monke
         def send(self, server: str, rows: Sequence[Any] = (), sampled: Sequence[Any] = ()) -> None:
             raise OSError("no way out")
 
-    adapter = V1Adapter(Broken())
+    adapter = V1Adapter(Broken().post)
     batch = make_batch(adapter)
     request = make_request(5, temperature=1.0)
     batch.add_request(request)

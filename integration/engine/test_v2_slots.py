@@ -61,7 +61,7 @@ class Runner:
 
     def __init__(self, recorder: Recorder, slots: int = 4, drafts: int = 0, reports: Any = lambda slot: True) -> None:
         self.states = RequestState(slots, MAX_LEN, 256, drafts, VOCAB, CPU)
-        self.adapter = V2Adapter(recorder, LogitsProcRequestState.from_request_state(self.states), reports)
+        self.adapter = V2Adapter(recorder.post, LogitsProcRequestState.from_request_state(self.states), reports)
         self.drafts = drafts
         self.running: dict[str, Request] = {}
         self.truth: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}

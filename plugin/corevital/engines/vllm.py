@@ -26,6 +26,7 @@ class LogitsProcessor(*vllm_names.processor_bases()):  # type: ignore[misc]  # t
 
     @guarded("the logits processor's start")
     def _make_adapter(self, vllm_config: VllmConfig, *runner: Any) -> None:
+        from corevital.engines.courier import Courier
         from corevital.frames.transport import FrameSender
         from corevital.kernels import warm_up
         from corevital.log import configure
@@ -37,12 +38,12 @@ class LogitsProcessor(*vllm_names.processor_bases()):  # type: ignore[misc]  # t
 
             (states,) = runner
             warm_up(vocab, device=states.device)
-            self._adapter = V2Adapter(FrameSender("mrv2"), states, vllm_names.reported_slots(vllm_config))
+            self._adapter = V2Adapter(Courier(FrameSender("mrv2")).post, states, vllm_names.reported_slots(vllm_config))
         else:  # V1: device, and whether memory is pinned
             from corevital.engines.vllm_v1 import V1Adapter
 
             warm_up(vocab, device=runner[0])
-            self._adapter = V1Adapter(FrameSender("v1"), vllm_names.reports_logits())
+            self._adapter = V1Adapter(Courier(FrameSender("v1")).post, vllm_names.reports_logits())
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

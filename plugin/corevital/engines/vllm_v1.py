@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from corevital.engines.emitter import UNKNOWN, Emitter, Observed, Sender
+from corevital.engines.courier import UNKNOWN
+from corevital.engines.emitter import Emitter, Observed, Post
 from corevital.engines.occupants import Occupants, scale
 from corevital.frames.stamp import EXTRA_ARG, Stamp, parse
 from corevital.guard import guarded
@@ -43,13 +44,13 @@ class V1Adapter:
     """State of the batch and of the step before; every method mirrors one of vLLM's interface.
 
     Args:
-        sender: where frames leave.
+        post: where tables leave.
         emits: False on ranks that see the same logits as another one and must not report them twice.
     """
 
-    def __init__(self, sender: Sender, emits: bool = True) -> None:
+    def __init__(self, post: Post, emits: bool = True) -> None:
         self._emits = emits
-        self._emitter = Emitter(sender)
+        self._emitter = Emitter(post)
         self._batch: dict[int, _Request] = {}
         self._pending: _Pending | None = None
 
@@ -77,7 +78,6 @@ class V1Adapter:
             return
         rows = sorted(index for index in self._batch if index < len(logits))
         if not rows:
-            self._emitter.flush()
             return
         requests = [self._batch[index] for index in rows]
         indices = [len(request.output) for request in requests]

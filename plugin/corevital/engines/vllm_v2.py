@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from corevital.engines.emitter import Emitter, Observed, Sender
+from corevital.engines.emitter import Emitter, Observed, Post
 from corevital.engines.occupants import Slots, scale
 from corevital.frames.record import REJECTED
 from corevital.frames.stamp import EXTRA_ARG, parse
@@ -31,15 +31,15 @@ class V2Adapter:
     """Occupants of the slots and the rows of the step before; every method mirrors one of vLLM's interface.
 
     Args:
-        sender: where frames leave.
+        post: where tables leave.
         states: the runner's per-slot buffers.
         reports: whether this rank reports the request in a slot (others may see the same logits).
     """
 
     def __init__(
-        self, sender: Sender, states: LogitsProcRequestState, reports: Callable[[int], bool] = lambda slot: True
+        self, post: Post, states: LogitsProcRequestState, reports: Callable[[int], bool] = lambda slot: True
     ) -> None:
-        self._emitter = Emitter(sender)
+        self._emitter = Emitter(post)
         self._states = states
         self._reports = reports
         self._slots = Slots(states.max_num_reqs)
@@ -71,8 +71,6 @@ class V2Adapter:
             tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
             accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
             self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
-        if not pending:
-            self._emitter.flush()
 
     @guarded("the V2 adapter's apply")
     def observe(self, logits: torch.Tensor, context: LogitsContext) -> None:

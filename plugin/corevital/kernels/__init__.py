@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from corevital.kernels.stats import BackendUnavailableError, TokenStats
+from corevital.log import warn_once
 
 # By `from`, not `import torch`: that name belongs to the submodule.
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _NAMES: Final = ("triton", "numba", "torch")
 # What `auto` tries, best first, by device type. The last one always works.
 _AUTO: Final = {"cuda": ("triton", "torch"), "cpu": ("numba", "torch")}
 _AUTO_ELSEWHERE: Final = ("torch",)
+_failed: Final[set[str]] = set()  # what `auto` passes over: it failed to warm up
 
 
 class _BackendModule(Protocol):
@@ -98,9 +100,19 @@ def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend =
     if vocab_size < 1:
         raise ValueError(f"vocab_size must be at least 1, got {vocab_size}")
     target = torch.device(device)
-    name, module = _choose(backend, target)
-    module.warm_up(vocab_size, target)
-    return name
+    while True:
+        name, module = _choose(backend, target)
+        try:
+            module.warm_up(vocab_size, target)
+            return name
+        except Exception as error:  # a compiler that imports may still fail on this device or driver
+            if backend != "auto" or name == _NAMES[-1]:
+                raise
+            _failed.add(name)
+            warn_once(
+                f"kernel:{name}", "kernel backend %r fails here (%s: %s): using another, slower one",
+                name, type(error).__name__, error,
+            )  # fmt: skip
 
 
 def available_backends(device: str | device = "cpu") -> tuple[str, ...]:
@@ -137,6 +149,8 @@ def _choose(backend: str, device: device) -> tuple[str, _BackendModule]:
     """The backend to use for logits on this device."""
     if backend == "auto":
         for name in _AUTO.get(device.type, _AUTO_ELSEWHERE):
+            if name in _failed:
+                continue
             module = _load(name)
             if not isinstance(module, str) and module.supports(device):
                 return name, module

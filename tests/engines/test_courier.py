@@ -1,0 +1,101 @@
+"""Tables leave in order, from a thread of their own, and the engine's thread never waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from corevital.engines.courier import Courier, Table
+from corevital.engines.occupants import Occupants
+from corevital.frames.record import ROW
+from corevital.frames.stamp import Stamp
+
+
+class Slow:
+    """A sender that takes its time."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds, self.dropped, self.closed = seconds, 0, False
+        self.sent: list[int] = []
+        self.threads: set[int] = set()
+
+    def send(self, server: str, rows: Any = (), sampled: Any = ()) -> None:
+        time.sleep(self.seconds)
+        self.threads.add(threading.get_ident())
+        self.sent += rows["index"].tolist()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Event:
+    """A copy that is done when it is told to be."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def query(self) -> bool:
+        return self.set
+
+
+def table(index: int, done: Any = None) -> Table:
+    row = np.zeros(1, ROW)
+    row["index"] = index
+    return Table(torch.from_numpy(row.view("<i4").reshape(1, -1)), Occupants.of([Stamp("0" * 32, 7)], [1.0]), done)
+
+
+def wait_for(sender: Slow, count: int) -> None:
+    deadline = time.monotonic() + 5
+    while len(sender.sent) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_what_is_posted_is_sent_in_order_and_not_by_the_poster() -> None:
+    sender = Slow()
+    courier = Courier(sender)
+    for index in range(50):
+        courier.post(table(index))
+    wait_for(sender, 50)
+    assert sender.sent == list(range(50))
+    assert threading.get_ident() not in sender.threads
+    courier.close()
+    assert sender.closed
+
+
+def test_a_copy_under_way_is_waited_for_without_a_next_step_and_nothing_overtakes_it() -> None:
+    sender, event = Slow(), Event()
+    courier = Courier(sender)
+    courier.post(table(1, event))
+    courier.post(table(2))
+    time.sleep(0.05)
+    assert sender.sent == []
+    event.set = True
+    wait_for(sender, 2)
+    assert sender.sent == [1, 2]
+    courier.close()
+
+
+def test_a_full_queue_drops_and_counts_and_never_blocks() -> None:
+    sender, event = Slow(), Event()
+    courier = Courier(sender)
+    start = time.monotonic()
+    for index in range(1000):
+        courier.post(table(index, event))
+    assert time.monotonic() - start < 1
+    assert sender.dropped >= 700
+    event.set = True
+    wait_for(sender, 1000 - sender.dropped)
+    courier.close()
+
+
+def test_a_copy_that_never_ends_does_not_hold_up_the_end_of_the_process() -> None:
+    courier = Courier(Slow())
+    courier.post(table(1, Event()))
+    start = time.monotonic()
+    courier.close()
+    assert time.monotonic() - start < 2

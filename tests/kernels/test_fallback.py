@@ -1,0 +1,23 @@
+"""A backend that fails on this machine costs speed and no measurement."""
+
+import pytest
+import torch
+
+from corevital import kernels, log
+from corevital.kernels import numba
+
+
+def test_auto_passes_over_a_backend_that_fails_to_warm_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(vocab_size: int, device: torch.device) -> None:
+        raise RuntimeError("no such driver")
+
+    monkeypatch.setattr(numba, "warm_up", broken)
+    monkeypatch.setattr(kernels, "_failed", set())
+    monkeypatch.setattr(log, "_said", set())
+    log.configure()
+    assert kernels.warm_up(100) == "torch"
+    assert kernels.token_stats(torch.zeros(1, 100)).nan_count.tolist() == [0]
+    with pytest.raises(RuntimeError, match="no such driver"):
+        kernels.warm_up(100, backend="numba")
