@@ -122,7 +122,7 @@ def _kernel() -> Check:
         return Check("kernel", "fail", "torch is not installed: it comes with vLLM")
     if importlib.util.find_spec("numba") is None:
         return Check("kernel", "warn", "numba is missing, so a CPU uses the slower torch backend: pip install numba")
-    return Check("kernel", "ok", "numba on a CPU, torch on a GPU")
+    return Check("kernel", "ok", "numba on a CPU, Triton on a GPU")
 
 
 def _runner() -> Check:
