@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, runner: str) -> Run:
         )
         log = done.stdout + done.stderr
         if done.returncode:
-            raise RuntimeError(log[-4000:])
+            raise RuntimeError(log[-20_000:])
         return json.loads((folder / "out.json").read_text()), database, log
 
     return run
