@@ -145,7 +145,7 @@ class Assembler:
                 self._pending[sequence.key] = sequence
 
     def finish(self, key: int, outcome: Finished) -> None:
-        """A sequence has ended, however it came. Its report is made by the next :meth:`tick` at the earliest."""
+        """A sequence has ended, however it came. If it is complete the next :meth:`tick` at the latest reports it."""
         sequence = self._live.get(key)
         if sequence is None:
             self._drop(1, "finish", "already_reported" if key in self._reported else "unknown_sequence")
@@ -209,6 +209,8 @@ class Assembler:
     def _open(self, sequence: Sequence, runner: str) -> None:
         if len(self._windows) >= self._max_windows:
             self._settle(self._clock())
+            if not self._is_live(sequence):
+                return
         if len(self._windows) >= self._max_windows:
             self._evict(next(other for other in self._live.values() if other.slot >= 0))
         sequence.runner = runner

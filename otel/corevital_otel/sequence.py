@@ -225,7 +225,7 @@ class Windows:
                 alone = np.count_nonzero(self._due[slots]) == len(due)
                 self._due[due] = False
                 if alone:  # no other record here is for the chunks about to be folded
-                    self._fold(due)
+                    self._fold(np.unique(due))  # a sequence may have several records here
                     continue
             fits = (ahead >= 0) & (ahead < WINDOW)
             write((slots * WINDOW + index % WINDOW)[fits], index[fits], records[fits])

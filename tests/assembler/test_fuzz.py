@@ -1,11 +1,14 @@
 """Whatever order records and ends come in: one report a sequence, its values right, or incomplete and saying so."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from corevital_otel.report import RequestReport
 
 
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -57,64 +60,67 @@ def test_fuzz(kit, lengths, extra, drop, twice, shift, end_at, ends, random):
         kit.check(report.features, wanted)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    lengths=st.lists(st.integers(0, 200), min_size=2, max_size=6),
-    drop=st.sets(st.integers(0, 200), max_size=3),
+    lengths=st.lists(st.integers(0, 160), min_size=2, max_size=5),
+    drop=st.sets(st.integers(0, 160), max_size=3),
     shift=st.integers(0, 20),
     loop=st.booleans(),
     random=st.randoms(use_true_random=False),
 )
 def test_together_or_alone_the_reports_are_the_same(kit, lengths, drop, shift, loop, random):
-    """All sequences in one assembler, frames of many of them, few turns; or each on its own, a turn after each event."""
+    """All sequences in one assembler, in the same frames and few turns; or each on its own, a turn after each event."""
     outputs = [kit.Output(n, seed=i, extra=2, key=100 + i) for i, n in enumerate(lengths)]
     if loop:
         outputs[0].tokens[:] = np.resize([3, 4, 5], len(outputs[0].tokens))
-    together, alone = kit.Scene(), {output.key: kit.Scene() for output in outputs}
-    moments = {}  # what happens when, in order
-    for output in outputs:
+    together, alone = kit.Scene(), [kit.Scene() for _ in outputs]
+    events = []  # (moment, sequence, its step's frame or None for its end)
+    for number, output in enumerate(outputs):
         together.admit(output.key)
-        alone[output.key].admit(output.key)
+        alone[number].admit(output.key)
         start = random.randrange(40)
-        for i in range(output.n + 2):
-            if i not in drop:
-                moment = start + i + random.randrange(shift + 1)
-                moments.setdefault(moment, []).append((output, output.rows([i]), output.sampled([i - 1] if i else [])))
-        moments.setdefault(start + random.randrange(output.n + shift + 3), []).append((output, None, None))
-    for _, events in sorted(moments.items()):
-        frames = [event for event in events if event[1] is not None]
-        for output, rows, sampled in events:
-            if rows is None:
-                together.assembler.finish(output.key, output.finished())
-                alone[output.key].finish(output.key, output.finished())
-        if frames:
-            together.assembler.frame(
-                kit.frame(np.concatenate([rows for _, rows, _ in frames]), np.concatenate([s for *_, s in frames]))
-            )
-        for output in outputs:
-            mine = [event for event in frames if event[0] is output]
-            if mine:
-                scene = alone[output.key]
-                scene.assembler.frame(
-                    kit.frame(np.concatenate([rows for _, rows, _ in mine]), np.concatenate([s for *_, s in mine]))
-                )
-                scene.turn()
+        for i, step in enumerate(output.steps()):
+            # Only the row is lost: what a token is worth that no record names may depend on when it is folded.
+            sent = kit.frame(sampled=step.sampled) if i in drop else step
+            events.append((start + i + random.randrange(shift + 1), number, sent))
+        events.append((start + random.randrange(output.n + shift + 3), number, None))
+    events.sort(key=lambda event: event[0])
+    for _, group in itertools.groupby(events, key=lambda event: event[0]):
+        now = list(group)
+        for _, number, step in now:
+            if step is None:
+                together.assembler.finish(outputs[number].key, outputs[number].finished())
+                alone[number].finish(outputs[number].key, outputs[number].finished())
+            else:
+                alone[number].assembler.frame(step)
+                alone[number].turn()
+        steps = [step for *_, step in now if step is not None]
+        if steps:
+            rows, sampled = ([getattr(step, name) for step in steps] for name in ("rows", "sampled"))
+            together.assembler.frame(kit.frame(np.concatenate(rows), np.concatenate(sampled)))
         if random.random() < 0.1:
             together.turn()
-    for scene in (together, *alone.values()):
+    for scene in (together, *alone):
         scene.run_out()
-
     assert len(together.reports) == len(outputs)
     for report in together.reports:
-        [other] = alone[int(report.admitted.request_id[1:])].reports
-        for name in ("features", "risk"):
-            for field in dataclasses.fields(getattr(report, name)):
-                value = getattr(getattr(other, name), field.name)
-                close = pytest.approx(value, rel=1e-9, abs=1e-9) if isinstance(value, float) else value
-                assert getattr(getattr(report, name), field.name) == close, field.name
-        assert (report.series is None) == (other.series is None)
-        for name in ("entropy", "surprisal", "margin", "topk_mass") if report.series else ():
-            np.testing.assert_allclose(getattr(report.series, name), getattr(other.series, name), rtol=1e-6)
-        rest = {"features": None, "risk": None, "series": None}
-        assert dataclasses.replace(report, **rest) == dataclasses.replace(other, **rest)
-    assert together.lost() == sum(scene.lost() for scene in alone.values())
+        [other] = alone[int(report.admitted.engine_id[1:]) - 100].reports
+        same(report, other)
+    for why in ("missing", "other_tokens", "too_long", "index_out_of_range"):
+        assert together.lost(why=why) == sum(scene.lost(why=why) for scene in alone)
+
+
+def same(report: RequestReport, other: RequestReport) -> None:
+    """Equal up to rounding."""
+    for name in ("features", "risk"):
+        found, wanted = (dataclasses.asdict(getattr(each, name)) for each in (report, other))
+        for key, value in wanted.items():
+            assert found[key] == (pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value), key
+    assert (report.series is None) == (other.series is None)
+    if report.series is not None:
+        for name in ("entropy", "surprisal", "margin", "topk_mass"):
+            np.testing.assert_allclose(getattr(report.series, name), getattr(other.series, name), rtol=1e-5, atol=1e-6)
+    rest = {"features": None, "risk": None, "series": None}
+    if not report.outcome.token_ids:  # whether a record came before the report, and told the runner, is the one freedom
+        rest["runner"] = rest["stage"] = None
+    assert dataclasses.replace(report, **rest) == dataclasses.replace(other, **rest)

@@ -49,6 +49,20 @@ def test_leaked_sequences_are_bounded(kit, limit):
     assert scene.lost(what="sequence", why="too_many_live") == 7
 
 
+def test_a_report_made_to_free_a_window_leaves_none_behind(kit):
+    """The sequence whose record asks for a window is itself the one that is ready to be reported."""
+    scene = kit.Scene(max_windows=1)
+    running, aborted = kit.Output(3, key=1), kit.Output(3, key=2)
+    scene.admit(1)
+    scene.admit(2)
+    scene.assembler.frame(running.steps()[0])
+    scene.assembler.finish(2, Finished(reason="abort", token_ids=(), end_ns=1))
+    scene.assembler.frame(aborted.steps()[0])
+    assert [report.admitted.request_id for report in scene.reports] == ["r2"]
+    assert len(scene.assembler._windows) == 1
+    assert scene.lost(what="sequence") == 0
+
+
 def test_memory_is_flat(kit):
     output = kit.Output(4)
     output.tokens = output.logp.argmax(axis=1)

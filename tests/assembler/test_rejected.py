@@ -16,12 +16,12 @@ def test_drafts_that_were_rejected_leave_no_trace(kit, wrong):
     scene.admit()
     for i in range(200):
         drafts = range(i + 1, i + 5)
-        rows = np.concatenate([output.rows([i]), wrong.rows(drafts)])
-        scene.assembler.frame(kit.frame(rows))
-        scene.assembler.frame(kit.frame(sampled=np.concatenate([output.sampled([i]), output.rejected(drafts[:0])])))
-        scene.assembler.frame(kit.frame(sampled=wrong.rejected(drafts)))
+        scene.assembler.frame(kit.frame(np.concatenate([output.rows([i]), wrong.rows(drafts)])))
+        scene.assembler.frame(kit.frame(sampled=np.concatenate([output.sampled([i]), wrong.rejected(drafts)])))
     scene.finish(7, output.finished())
     kit.check(scene.reports[0].features, output.features())
+    entropy = -(np.exp(output.logp) * output.logp).sum(axis=1)[:200] / np.log(2)
+    np.testing.assert_allclose(scene.reports[0].series.entropy, entropy, rtol=1e-5)
     assert not scene.reports[0].incomplete
     assert scene.lost() == 0
 
