@@ -182,7 +182,12 @@ def test_speculative_decoding_reports_the_tokens_returned_and_nothing_of_rejecte
         return
     poisoned = [[prompt, {**params, "extra_args": {"poison": "nan"}}] for prompt, params in GREEDY[:4]]
     poison = "integration.harness.faults:PoisonedLogits"
-    tokens, database, log = run([poison, "corevital"], [GREEDY, poisoned], engine=SPECULATION, metrics=True)
+    try:
+        tokens, database, log = run([poison, "corevital"], [GREEDY, poisoned], engine=SPECULATION, metrics=True)
+    except RuntimeError as error:
+        if "does not yet support: speculative method" not in str(error):
+            raise
+        pytest.skip("this vLLM's V2 has no n-gram drafts")
     stored = {int(row.request_id): row for row in rows(database)}
     assert len(stored) == len(GREEDY) + len(poisoned)
     for number, (output,) in enumerate(tokens[0] + tokens[1]):
