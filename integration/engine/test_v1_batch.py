@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
+from corevital.engines import emitter
 from corevital.engines.vllm_v1 import V1Adapter
 from corevital.frames.stamp import EXTRA_ARG, Stamp
 
@@ -221,6 +223,45 @@ def test_a_row_that_another_processor_copied_is_not_trusted() -> None:
     request.output_token_ids.append(int(logits.argmax()))
     batch.refresh_metadata()
     assert recorder.tokens[4, 0][1] != recorder.tokens[4, 0][1]
+
+
+def test_after_a_fault_in_following_the_batch_nobody_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    recorder = Recorder()
+    adapter = V1Adapter(recorder.post)
+    batch = make_batch(adapter)
+    first = make_request(1, temperature=1.0)
+    batch.add_request(first)
+    requests = {first.req_id: first}
+    step(batch, adapter, requests)
+    batch.remove_request(first.req_id)
+    broken, unmeasured = make_request(2, temperature=1.0), make_request(0, temperature=1.0)
+    broken.sampling_params.extra_args = 7  # type: ignore[union-attr, assignment]
+    requests = {request.req_id: request for request in (unmeasured, broken)}
+    for request in requests.values():
+        batch.add_request(request)
+    batch.condense()
+    step(batch, adapter, requests)
+    assert {key for key, _ in recorder.rows} == {1}
+    assert recorder.rows.keys() == {(1, 0)}
+
+
+def test_logits_beyond_what_may_be_kept_leave_the_surprisal_to_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emitter, "_MOST_KEPT_BYTES", VOCAB * 4)
+    recorder = Recorder()
+    adapter = V1Adapter(recorder.post)
+    batch = make_batch(adapter)
+    requests = {request.req_id: request for request in (make_request(1), make_request(2))}
+    batch.add_request(next(iter(requests.values())))
+    truth = step(batch, adapter, dict(list(requests.items())[:1]))
+    batch.add_request(list(requests.values())[1])
+    truth |= step(batch, adapter, requests)
+    batch.refresh_metadata()
+    assert {at: token for at, (token, _) in recorder.tokens.items()} == {
+        (int(req_id[1]), index): token for (req_id, index), (_, token) in truth.items()
+    }
+    known = {at for at, (_, logprob) in recorder.tokens.items() if not math.isnan(logprob)}
+    assert known == {(1, 0)}, "one row is kept, two are not"
 
 
 def test_a_fault_of_ours_leaves_logits_and_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import Frame
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
-from corevital.guard import guarded
+from corevital.guard import guarded, swallow
 from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
@@ -34,6 +34,12 @@ _LAST_FRAMES_S: Final = 0.5
 
 _STOP_S: Final = 10.0
 """Bound for everything at shutdown: reports, export, store."""
+
+
+_AFTER_FAULT_S: Final = 0.5
+
+_random: Final = random.SystemRandom()
+"""Not the process's own generator: in offline use a script may have seeded it and count on its numbers."""
 
 
 class Hub:
@@ -92,7 +98,7 @@ class Hub:
     def _is_measured(self, request: Admitted) -> bool:
         if request.sample is not None:
             return request.sample
-        return random.random() < self._settings.sample_rate
+        return _random.random() < self._settings.sample_rate
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -104,7 +110,6 @@ class Hub:
             self._turn()
         self._end()
 
-    @guarded("the hub")
     def _turn(self) -> float | None:
         """Take in what is here. Returns how long to wait for more.
 
@@ -113,10 +118,21 @@ class Hub:
         """
         frames = list(self._receiver.frames())
         while self._events:
-            self._events.popleft()()
+            self._handle(self._events.popleft())
         for frame in frames:
             self._take(frame)
-        return self._assembler.tick(time.monotonic())
+        return self._tick()
+
+    @guarded("an event's intake")
+    def _handle(self, event: Callable[[], None]) -> None:
+        event()
+
+    def _tick(self) -> float | None:
+        try:
+            return self._assembler.tick(time.monotonic())
+        except Exception:
+            swallow("the hub's turn")
+            return _AFTER_FAULT_S
 
     @guarded("a frame's intake")
     def _take(self, frame: Frame) -> None:
@@ -126,14 +142,16 @@ class Hub:
             self.counters.add(names.DROPPED, lost, what="record", why="queue_full")
         self._assembler.frame(frame)
 
-    @guarded("the hub's end")
     def _end(self) -> None:
         while self._events:
-            self._events.popleft()()
-        self._assembler.close(time.monotonic())
-        self._spans.shutdown(5.0)
-        self._store.close(3.0)
-        self._receiver.close()
+            self._handle(self._events.popleft())
+        for step in (
+            lambda: self._assembler.close(time.monotonic()),
+            lambda: self._spans.shutdown(5.0),
+            lambda: self._store.close(3.0),
+            self._receiver.close,
+        ):
+            guarded("the hub's end")(step)()
 
     @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import secrets
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, format_span_id, format_trace_id
 
@@ -72,6 +73,16 @@ def protocol() -> str:
     return "grpc"
 
 
+class _Ids(IdGenerator):
+    """Ids that neither use up nor follow the process's random numbers, which a script or an engine may have seeded."""
+
+    def generate_span_id(self) -> int:
+        return secrets.randbits(64) or self.generate_span_id()
+
+    def generate_trace_id(self) -> int:
+        return secrets.randbits(128) or self.generate_trace_id()
+
+
 class SpanEmitter:
     """Makes spans and hands them to the exporter.
 
@@ -83,11 +94,15 @@ class SpanEmitter:
     """
 
     def __init__(self, counters: Counters) -> None:
-        self._ids = RandomIdGenerator()
+        self._ids = _Ids()
         self._exporter: CountingExporter | None = None
         try:
             self._provider = TracerProvider(
-                sampler=ALWAYS_ON, resource=_resource(), shutdown_on_exit=False, span_limits=_limits()
+                sampler=ALWAYS_ON,
+                resource=_resource(),
+                shutdown_on_exit=False,
+                span_limits=_limits(),
+                id_generator=self._ids,
             )
             if endpoint() is not None:
                 self._exporter = CountingExporter(_otlp_exporter(protocol()), counters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import weakref
 from typing import Any
 
 from corevital.engines import vllm_names
@@ -70,10 +71,11 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     if settings.enabled:
         vllm_names.warn_if_unchecked()
         _follow_engines()
-        wanted = [vllm_names.CLASS_PATH if _is_ours(name) else name for name in names]
-    else:
-        wanted = [name for name in names if not _is_ours(name)]
-    return list(dict.fromkeys(wanted)) or None  # named twice, it still looks once
+    wanted = [name for name in names if not _is_ours(name)]
+    if settings.enabled:  # once, where it was named first
+        first = next(i for i, name in enumerate(names) if _is_ours(name))
+        wanted.insert(first, vllm_names.CLASS_PATH)
+    return wanted or None
 
 
 @guarded("the start of the frontend")
@@ -108,3 +110,4 @@ def _engine_started(engine: Any, vllm_config: Any) -> None:
     hub = Hub(load())
     if attach(engine, vllm_config, hub):
         hub.start()
+        weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from corevital.engines.courier import Courier, Table
@@ -27,6 +28,9 @@ class Slow:
         time.sleep(self.seconds)
         self.threads.add(threading.get_ident())
         self.sent += rows["index"].tolist()
+
+    def drop(self, server: str, records: int) -> None:
+        self.dropped += records
 
     def close(self) -> None:
         self.closed = True
@@ -90,6 +94,21 @@ def test_a_full_queue_drops_and_counts_and_never_blocks() -> None:
     assert sender.dropped >= 700
     event.set = True
     wait_for(sender, 1000 - sender.dropped)
+    courier.close()
+
+
+def test_a_table_that_fails_holds_up_none_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Event):
+        def query(self) -> bool:
+            raise RuntimeError("device lost")
+
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    sender = Slow()
+    courier = Courier(sender)
+    courier.post(table(1, Broken()))
+    courier.post(table(2))
+    wait_for(sender, 1)
+    assert sender.sent == [2]
     courier.close()
 
 

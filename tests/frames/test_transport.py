@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 
 from corevital.frames.record import ROW, Frame
 from corevital.frames.transport import FrameReceiver, FrameSender
@@ -48,7 +49,7 @@ def test_frames_arrive_in_order(receiver: FrameReceiver, sender: FrameSender) ->
     for key in range(100):
         sender.send(receiver.server, make_rows(key))
     assert [int(frame.rows["key"][0]) for frame in take(receiver, 100)] == list(range(100))
-    assert sender.dropped == 0
+    assert sender.dropped[receiver.server] == 0
 
 
 def test_two_servers_do_not_mix(sender: FrameSender) -> None:
@@ -71,7 +72,7 @@ def test_a_listener_that_does_not_listen_costs_records_and_never_time(
         sender.send(receiver.server, rows)
         slowest = max(slowest, time.perf_counter() - start)
     assert slowest < 0.25, "a full way out is noticed, not waited for"
-    dropped = sender.dropped
+    dropped = sender.dropped[receiver.server]
     assert dropped > 0
     assert dropped % 256 == 0
     arrived = take(receiver, 3000 - dropped // 256)
@@ -94,7 +95,50 @@ def test_a_server_that_is_gone_holds_nobody_up(sender: FrameSender) -> None:
     for _ in range(1000):
         sender.send(receiver.server, make_rows(1))
     assert time.perf_counter() - start < 1.0
-    assert sender.dropped > 0
+    assert sender.dropped[receiver.server] > 0
+
+
+def test_what_is_lost_to_one_server_is_not_told_another(receiver: FrameReceiver, sender: FrameSender) -> None:
+    sender.drop("f" * 32, 10)
+    sender.drop(receiver.server, 3)
+    sender.send(receiver.server, make_rows(1))
+    assert take(receiver, 1)[0].dropped == 3
+
+
+def test_whoever_takes_a_gone_servers_name_gets_nothing(sender: FrameSender) -> None:
+    receiver = FrameReceiver()
+    sender.send(receiver.server, make_rows(1))
+    assert len(take(receiver, 1)) == 1
+    receiver.close()
+    with zmq.Context() as context, context.socket(zmq.PULL) as stranger:
+        stranger.bind(f"ipc://@corevital-{receiver.server}")
+        for _ in range(5):
+            sender.send(receiver.server, make_rows(2))
+        assert stranger.poll(500) == 0
+
+
+def test_an_oversized_message_is_not_taken_in(receiver: FrameReceiver, sender: FrameSender) -> None:
+    with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
+        stranger.setsockopt(zmq.LINGER, 0)
+        stranger.connect(f"ipc://@corevital-{receiver.server}")
+        stranger.send(bytes(20_000_000))
+        sender.send(receiver.server, make_rows(1))
+        assert len(take(receiver, 1)) == 1
+        assert take(receiver, 1, timeout_s=0.3) == []
+        assert receiver.malformed == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_another_users_process_is_not_listened_to(receiver: FrameReceiver, sender: FrameSender) -> None:
+    send = (
+        "import os, sys, zmq; os.setuid(65534); socket = zmq.Context().socket(zmq.PUSH);"
+        "socket.connect(sys.argv[1]); socket.send(b'x'); socket.close(500)"
+    )
+    address = f"ipc://@corevital-{receiver.server}"
+    subprocess.run([sys.executable, "-c", send, address], timeout=20, check=True)
+    sender.send(receiver.server, make_rows(1))
+    assert len(take(receiver, 1)) == 1
+    assert receiver.malformed == 0
 
 
 def test_wake_ends_a_wait(receiver: FrameReceiver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -115,6 +116,33 @@ def test_a_sequence_admitted_while_the_thread_is_between_two_reads_is_known_befo
     assert "corevital.incomplete" not in row.summary
 
 
+def test_a_fault_in_one_event_costs_no_other(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    running = hub()
+    running._events.append(lambda: 1 // 0)  # type: ignore[arg-type]
+    stamp = running.admit(admitted())
+    assert stamp is not None
+    send_tokens(worker, stamp, range(2))
+    running.finish(stamp.key, finished(2))
+    running.close()
+    assert rows(tmp_path)["r0"].summary["corevital.tokens.observed"] == 2
+
+
+def test_the_processes_own_random_numbers_are_left_alone(hub: Callable[..., Hub], tmp_path: Path) -> None:
+    running = hub(sample_rate=0.5)
+    random.seed(0)
+    expected = random.Random(0).random()
+    for number in range(50):
+        stamp = running.admit(admitted(number))
+        if stamp is not None:
+            running.finish(stamp.key, finished(0))
+    running.close()
+    assert random.random() == expected
+    assert 0 < len({row.trace_id for row in rows(tmp_path).values()}) == len(rows(tmp_path)) < 50
+
+
 def test_what_is_running_at_the_end_is_reported_and_not_lost(
     hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path
 ) -> None:
@@ -135,7 +163,7 @@ def test_lost_frames_are_said_to_be_lost(hub: Callable[..., Hub], worker: FrameS
     stamp = running.admit(admitted())
     assert stamp is not None
     send_tokens(worker, stamp, range(2))
-    worker.dropped = 7
+    worker.drop(stamp.server, 7)
     send_tokens(worker, stamp, range(3, 5))
     running.finish(stamp.key, finished(5))
     deadline = time.monotonic() + 10

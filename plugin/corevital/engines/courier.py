@@ -43,12 +43,13 @@ Array = npt.NDArray[Any]
 
 
 class Sender(Protocol):
-    """What is needed of :class:`corevital.frames.transport.FrameSender`. Used from one thread."""
-
-    dropped: int
+    """What is needed of :class:`corevital.frames.transport.FrameSender`."""
 
     def send(self, server: str, rows: Array = ..., sampled: Array = ...) -> None:
-        """Send or drop one frame, never block."""
+        """Send or drop one frame, never block. Called from one thread."""
+
+    def drop(self, server: str, records: int) -> None:
+        """Count records that were lost on their way to a server."""
 
     def close(self) -> None:
         """Deliver what is queued within a bound."""
@@ -93,7 +94,8 @@ class Courier:
     def post(self, table: Table) -> None:
         """Take a table on, or drop and count it. Never blocks."""
         if len(self._waiting) >= _MAX_WAITING:
-            self._sender.dropped += len(table.words)
+            for server in set(table.occupants.servers.tolist()) - {None}:
+                self._sender.drop(server, len(table.words))
             return
         self._waiting.append(table)
         self._woken.set()
@@ -108,15 +110,17 @@ class Courier:
         while not self._stopping:
             self._woken.wait()
             self._woken.clear()
-            self._send_waiting()
+            while self._waiting:
+                self._send(self._waiting.popleft())
         self._sender.close()
 
     @guarded("the courier")
-    def _send_waiting(self) -> None:
-        while self._waiting:
-            while not self._waiting[0].arrived:
-                time.sleep(_POLL_S)
-            deliver(self._waiting.popleft(), self._sender)
+    def _send(self, table: Table) -> None:
+        while not table.arrived:
+            if self._stopping:
+                return
+            time.sleep(_POLL_S)
+        deliver(table, self._sender)
 
 
 def deliver(table: Table, sender: Sender) -> None:
@@ -157,5 +161,7 @@ def _sampled(words: Array, occupants: Occupants) -> Array:
     with np.errstate(invalid="ignore", over="ignore"):
         scale = occupants.scales[slots]
         untouched = np.abs(kept_max * scale - seen_max) <= _TOLERANCE * (1 + np.abs(seen_max))
-        table["logprob"] = np.where(untouched & (table["token"] != REJECTED), kept * scale - logsumexp, np.nan)
+        logprob = kept * scale - logsumexp
+        # a positive one is no log-probability: another processor has changed that very entry
+        table["logprob"] = np.where(untouched & (logprob < _TOLERANCE) & (words[:, 2] != REJECTED), logprob, np.nan)
     return table

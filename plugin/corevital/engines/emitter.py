@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -27,6 +27,10 @@ from corevital.kernels import token_stats
 if TYPE_CHECKING:
     from corevital.kernels import TokenStats
 
+_MOST_KEPT_BYTES: Final = 256 << 20
+"""Logits kept from one step to the next: 440 rows of 151936. The engine's account of its memory does not know of them.
+Beyond this the table of the 20 likeliest tokens has to do."""
+
 Post = Callable[[Table], None]
 """What takes a table on: :meth:`corevital.engines.courier.Courier.post`."""
 
@@ -36,7 +40,8 @@ class Observed:
     """Rows whose sampled tokens are not known yet.
 
     Attributes:
-        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place.
+        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None where keeping it
+            would have cost too much memory.
         at: ``[rows]`` int64, which of its rows; None for all of them.
         slots: ``[rows]`` int32, the slot whose request a row belongs to.
         indices: ``[rows]`` int32, output index of the token sampled from a row; negative: it is thrown away.
@@ -44,7 +49,7 @@ class Observed:
         occupants: who was in the slots.
     """
 
-    logits: torch.Tensor
+    logits: torch.Tensor | None
     at: torch.Tensor | None
     slots: torch.Tensor
     indices: torch.Tensor
@@ -62,6 +67,7 @@ class Emitter:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._stream: torch.cuda.Stream | None = None
+        self._kept_bytes = 0
 
     def observe(
         self,
@@ -78,7 +84,9 @@ class Emitter:
         """
         stats = token_stats(logits if at is None else logits[at], top_k=TOP_K)
         self._copy(_row_table(slots, indices, stats, logits.shape[1]), occupants)
-        return Observed(logits, at, slots, indices, stats, occupants)
+        affordable = self._kept_bytes + logits.nbytes <= _MOST_KEPT_BYTES
+        self._kept_bytes += logits.nbytes if affordable else 0
+        return Observed(logits if affordable else None, at, slots, indices, stats, occupants)
 
     def settle(self, observed: Observed, tokens: torch.Tensor) -> None:
         """Emit the tokens that were sampled from observed rows.
@@ -88,6 +96,8 @@ class Emitter:
             tokens: ``[rows]`` on their device; ``REJECTED`` where the row turned out not to count, ``UNKNOWN`` where
                 its token will never be known.
         """
+        if observed.logits is not None:
+            self._kept_bytes -= observed.logits.nbytes
         self._copy(_token_table(observed, tokens), observed.occupants)
 
     def _copy(self, table: torch.Tensor, occupants: Occupants) -> None:
@@ -126,9 +136,12 @@ def _row_table(slots: torch.Tensor, indices: torch.Tensor, stats: TokenStats, vo
 def _token_table(observed: Observed, tokens: torch.Tensor) -> torch.Tensor:
     """``[rows, 7]`` int32: slot, index, token, and four floats that its log-probability follows from."""
     stats = observed.stats
-    wanted = torch.stack((tokens, stats.topk_ids[:, 0]), dim=1).clamp_min(0).long()  # [rows, 2]
     logits, at = observed.logits, observed.at
-    kept = logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]
+    wanted = torch.stack((tokens, stats.topk_ids[:, 0]), dim=1).clamp_min(0).long()  # [rows, 2]
+    if logits is None:
+        kept = torch.full(wanted.shape, torch.nan, device=tokens.device)
+    else:
+        kept = logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]
     floats = torch.cat((kept.float(), stats.logsumexp[:, None], stats.max_logit[:, None]), dim=1)
     integers = torch.stack((observed.slots, observed.indices, tokens.to(torch.int32)), dim=1)
     return torch.cat((integers, floats.view(torch.int32)), dim=1)

@@ -34,6 +34,8 @@ def attach(engine: Any, vllm_config: Any, observer: Observer) -> bool:
         )
         return False
     _Frontend(processor, vllm_config, observer)
+    if vllm_names.nodes(vllm_config) > 1:
+        warn_once("nodes", "workers on other hosts cannot reach this server: what they serve is reported as incomplete")
     return True
 
 
@@ -46,7 +48,7 @@ class _Frontend:
         self._model = _served_name(vllm_config.model_config)
         self._runner = vllm_names.runner(vllm_config)
         self._version = vllm_names.version()
-        self._live: dict[str, tuple[Stamp, Any]] = {}  # engine id -> stamp, RequestState
+        self._live: dict[str, tuple[Stamp | None, Any]] = {}  # engine id -> stamp (None: not drawn), RequestState
         _after(processor, "add_request", self._added)
         _after(processor, "_update_stats_from_finished", self._finished)
         _after(processor, "abort_requests", self._aborted)
@@ -58,23 +60,22 @@ class _Frontend:
         params = request.sampling_params
         if params is None:  # pooling
             return
+        # `n` sequences may share one params object, and a client may have sent our key itself
+        params = request.sampling_params = copy.copy(params)
+        params.extra_args = {key: value for key, value in (params.extra_args or {}).items() if key != EXTRA_ARG}
         live = self._live.get(request.request_id)
         state = self._processor.request_states.get(request.request_id)
-        if live and state is None:  # no more input, and all that came was answered
+        if state is None:  # the end of a session that has answered all its input
             self._end(request.request_id, "stop")
             return
         if live:
             stamp = _continued(live[0], state)
         else:
             stamp = self._observer.admit(self._describe(request, state, args, kwargs))
-            if stamp is not None:
+            if stamp is not None or getattr(request, "resumable", False):  # more input to come is not drawn again
                 self._live[request.request_id] = (stamp, state)
-        # `n` sequences may share one params object, and a client may have sent our key itself
-        params = copy.copy(params)
-        params.extra_args = {key: value for key, value in (params.extra_args or {}).items() if key != EXTRA_ARG}
         if stamp is not None:
             params.extra_args[EXTRA_ARG] = str(stamp)
-        request.sampling_params = params
 
     def _describe(self, request: Any, state: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Admitted:
         params = request.sampling_params
@@ -119,10 +120,9 @@ class _Frontend:
             self._end(engine_id, "error")
 
     def _end(self, engine_id: str, reason: str) -> None:
-        live = self._live.pop(engine_id, None)
-        if live is None:  # not measured, or ended already
+        stamp, state = self._live.pop(engine_id, (None, None))
+        if stamp is None:  # not measured, or ended already
             return
-        stamp, state = live
         latency = getattr(state.stats, "first_token_latency", None)
         self._observer.finish(
             stamp.key,
@@ -136,13 +136,13 @@ class _Frontend:
         )
 
 
-def _continued(stamp: Stamp, state: Any) -> Stamp | None:
+def _continued(stamp: Stamp | None, state: Any) -> Stamp | None:
     """The stamp for more input to a session, whose outputs the engine will count from 0 again.
 
     Input that arrives while the session still generates cannot say where its outputs will begin. They are not
     measured, and the sequence is reported as incomplete.
     """
-    if getattr(state, "input_chunk_queue", None):
+    if stamp is None or getattr(state, "input_chunk_queue", None):
         return None
     return stamp._replace(base=len(getattr(state.detokenizer, "output_token_ids", ())))
 

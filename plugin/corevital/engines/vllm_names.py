@@ -14,7 +14,7 @@ name                                             for                            
 ``OutputProcessor.abort_requests``               aborts                                             aborts come late
 ``OutputProcessor.propagate_error``              the engine's death                                 reported at shutdown
 ``RequestState.detokenizer.output_token_ids``    the tokens the client got                          incomplete spans
-``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           rank 0 is assumed
+``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           every rank reports
 ``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
 ``LogitsProcRequestState.*.gpu``                 where a row stands, what was sampled (V2)          no numbers under V2
 ===============================================  =================================================  ====================
@@ -104,6 +104,11 @@ def _place(group: str) -> tuple[int, int]:
 def runner(vllm_config: Any) -> str:
     """The model runner the engine chose, ``v1`` or ``mrv2``."""
     return "mrv2" if getattr(vllm_config, "use_v2_model_runner", False) else "v1"
+
+
+def nodes(vllm_config: Any) -> int:
+    """Hosts that the engine runs on, where the configuration says."""
+    return int(getattr(vllm_config.parallel_config, "nnodes", 1) or 1)
 
 
 def client_id(request: Any) -> str:

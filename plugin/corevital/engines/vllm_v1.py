@@ -54,12 +54,21 @@ class V1Adapter:
         self._batch: dict[int, _Request] = {}
         self._pending: _Pending | None = None
 
-    @guarded("the V1 adapter's update_state")
     def update_state(self, update: BatchUpdate | None) -> None:
         """Before each forward pass: settle the step before, then follow the batch's changes."""
         self._settle()
-        if update is None:
-            return
+        if update is not None:
+            self._follow(update)
+
+    @guarded("the V1 adapter's update_state")
+    def _follow(self, update: BatchUpdate) -> None:
+        try:
+            self._change(update)
+        except Exception:
+            self._batch.clear()  # better to measure nobody than to take one request for another
+            raise
+
+    def _change(self, update: BatchUpdate) -> None:
         for index in update.removed:
             self._batch.pop(index, None)
         for index, params, _prompt, output in update.added:
@@ -70,12 +79,14 @@ class V1Adapter:
             if direction.name == "SWAP":
                 self._put(source, replaced)
 
-    @guarded("the V1 adapter's apply")
     def observe(self, logits: torch.Tensor) -> None:
         """Statistics of this step's logits ``[batch, vocab]``. Changes nothing in them."""
         self._settle(last_chance=True)
-        if not self._emits:
-            return
+        if self._emits:
+            self._observe(logits)
+
+    @guarded("the V1 adapter's apply")
+    def _observe(self, logits: torch.Tensor) -> None:
         rows = sorted(index for index in self._batch if index < len(logits))
         if not rows:
             return
@@ -93,6 +104,7 @@ class V1Adapter:
         else:
             self._batch[index] = request
 
+    @guarded("the V1 adapter's settling")
     def _settle(self, last_chance: bool = False) -> None:
         """Emit the tokens of the pending rows, once they are known.
 
@@ -100,16 +112,16 @@ class V1Adapter:
         placeholder under asynchronous scheduling, replaced by the real one just before ``apply``; one that is still
         there then belongs to a request that has left, and the telemetry half resolves it from the row's table.
         """
-        pending = self._pending
+        pending, self._pending = self._pending, None
         if pending is None:
             return
         pairs = zip(pending.requests, pending.indices, strict=True)
         tokens = [request.output[index] if index < len(request.output) else UNKNOWN for request, index in pairs]
         if -1 in tokens and not last_chance:
+            self._pending = pending
             return
-        self._pending = None
         known = [token if token >= 0 else UNKNOWN for token in tokens]
-        self._emitter.settle(pending.observed, _to_device([known], pending.observed.logits.device)[0])
+        self._emitter.settle(pending.observed, _to_device([known], pending.observed.slots.device)[0])
 
 
 def _request(params: Any, output: list[int]) -> _Request | None:

@@ -77,7 +77,7 @@ class Frame:
         sampled: array of :data:`SAMPLED`.
         runner: name of the model runner, one of :data:`RUNNERS`.
         sender: random identity of the sending worker.
-        dropped: records this sender has had to drop so far, in all.
+        dropped: records this sender has had to drop so far, of those for this server.
         sent_at: wall clock of the sender, seconds since the epoch.
     """
 

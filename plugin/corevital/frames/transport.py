@@ -12,7 +12,7 @@ import math
 import os
 import secrets
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -23,7 +23,10 @@ import zmq
 from corevital.frames.record import ROW, SAMPLED, Frame, FrameError, decode, encode
 
 _QUEUED_FRAMES: Final = 512
-"""Frames either side may hold: seconds of decoding, tens of megabytes at the very most."""
+"""Frames either side may hold: seconds of decoding; 110 MB if every frame were of 1024 rows."""
+
+_MOST_BYTES: Final = 16 << 20
+"""Of a frame; a larger message is nobody's frame."""
 
 _MAX_SERVERS: Final = 64
 """API servers one worker keeps connections to; the one longest unused goes first."""
@@ -47,8 +50,8 @@ class FrameSender:
         self._identity = secrets.randbits(64)
         self._context = zmq.Context()
         self._sockets: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
-        self.dropped = 0
-        """Records dropped so far because the way out was full."""
+        self.dropped: Counter[str] = Counter()
+        """Records dropped so far because the way out was full, by server."""
 
     def send(self, server: str, rows: npt.NDArray[Any] = NO_ROWS, sampled: npt.NDArray[Any] = NO_SAMPLED) -> None:
         """Send one frame to ``server``, or drop and count it. Never blocks.
@@ -58,11 +61,15 @@ class FrameSender:
             rows: array of :data:`~corevital.frames.record.ROW`.
             sampled: array of :data:`~corevital.frames.record.SAMPLED`.
         """
-        frame = Frame(rows, sampled, self._runner, self._identity, self.dropped, time.time())
+        frame = Frame(rows, sampled, self._runner, self._identity, self.dropped[server], time.time())
         try:
             self._socket(server).send(encode(frame), zmq.NOBLOCK)
         except zmq.Again:
-            self.dropped += len(rows) + len(sampled)
+            self.drop(server, len(rows) + len(sampled))
+
+    def drop(self, server: str, records: int) -> None:
+        """Count records that were lost on their way to ``server``."""
+        self.dropped[server] += records
 
     def _socket(self, server: str) -> zmq.Socket[bytes]:
         socket = self._sockets.get(server)
@@ -70,11 +77,14 @@ class FrameSender:
             socket = self._context.socket(zmq.PUSH)
             socket.setsockopt(zmq.SNDHWM, _QUEUED_FRAMES)
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
-            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 5000)
+            # the server was there before its stamp; once gone, whoever takes its name is somebody else
+            socket.setsockopt(zmq.RECONNECT_IVL, -1)
             socket.connect(_address(server))
             self._sockets[server] = socket
             while len(self._sockets) > _MAX_SERVERS:
-                self._sockets.popitem(last=False)[1].close(0)
+                gone, oldest = self._sockets.popitem(last=False)
+                oldest.close(0)
+                del self.dropped[gone]
         self._sockets.move_to_end(server)
         return socket
 
@@ -92,6 +102,8 @@ class FrameReceiver:
         self._socket = self._context.socket(zmq.PULL)
         self._socket.setsockopt(zmq.RCVHWM, _QUEUED_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, _MOST_BYTES)
+        self._socket.setsockopt(zmq.IPC_FILTER_UID, os.getuid())  # socket names are no secret on a machine
         self._socket.bind(_address(self.server))
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poller = zmq.Poller()
