@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 from integration.harness.faults import AT
-from integration.harness.processes import MODEL_NAME, ROOT, RUNNERS, environment, runner_environment
+from integration.harness.processes import MODEL_NAME, ROOT, environment
 from integration.harness.reference import token_values, tokenizer
+from integration.harness.runners import RUNNERS, runner_environment
 
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoredReport, StoreReader

@@ -16,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 from integration.harness.collector import collector
-from integration.harness.processes import MODEL_NAME, RUNNERS, environment, runner_environment, vllm
+from integration.harness.processes import MODEL_NAME, environment, vllm
+from integration.harness.runners import RUNNERS, runner_environment
 
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoreReader

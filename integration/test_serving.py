@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from integration.harness.collector import Collector, Span, collector
-from integration.harness.processes import MODEL_NAME, RUNNERS, Vllm, runner_environment, vllm
+from integration.harness.processes import MODEL_NAME, Vllm, vllm
+from integration.harness.runners import RUNNERS, runner_environment
 
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoredReport, StoreReader

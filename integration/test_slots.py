@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from integration.harness.processes import RUNNERS, environment, runner_environment
+from integration.harness.processes import environment
+from integration.harness.runners import RUNNERS, runner_environment
 from integration.harness.stress import REQUESTS
 
 from corevital_otel.store.reader import StoreReader

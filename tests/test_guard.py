@@ -1,18 +1,17 @@
 """A fault of ours never leaves our code, is counted, and is told once."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
-from corevital import guard, log
+from corevital import guard
 
 
 def test_a_fault_is_swallowed_counted_and_told_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
 ) -> None:
     monkeypatch.setenv("COREVITAL_RAISE", "0")
-    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
-    monkeypatch.setattr(log, "_said", set())
 
     @guard.guarded("a test")
     def faulty(value: int) -> int:
@@ -21,7 +20,8 @@ def test_a_fault_is_swallowed_counted_and_told_once(
     before = guard.faults()
     assert [faulty(number) for number in range(3)] == [None, None, None]
     assert guard.faults() == before + 3
-    (record,) = [record for record in caplog.records if "a fault in a test" in record.message]
+    (record,) = logged()
+    assert "a fault in a test" in record.message
     assert record.exc_info is not None
 
 

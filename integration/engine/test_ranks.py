@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from integration.harness.processes import RUNNERS
+from integration.harness.runners import RUNNERS
 from vllm.distributed import parallel_state
 
 from corevital.engines import vllm_names

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from integration.engine.recorder import SERVER, Recorder
-from integration.harness.processes import RUNNERS
+from integration.harness.runners import RUNNERS
 
 if "mrv2" not in RUNNERS:
     pytest.skip("this vLLM has no Model Runner V2 with logits processors", allow_module_level=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import socket
@@ -21,18 +20,6 @@ MODEL_NAME = "tiny"
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _runners() -> tuple[str, ...]:
-    """The model runners of the vLLM installed that can run here: V2 has shown its logits to others since 0.31."""
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    assert spec.submodule_search_locations
-    worker = Path(spec.submodule_search_locations[0]) / "v1/worker"
-    v2 = (worker / "gpu/sample/logits_processor").exists() and (worker / "cpu/model_runner.py").exists()
-    return ("v1", "mrv2") if v2 else ("v1",)
-
-
-RUNNERS = _runners()
-
 OFFLINE_ENV = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -46,17 +33,6 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     """The tests' environment without any setting that would change what is tested."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COREVITAL_", "VLLM_"))}
     return {**kept, **OFFLINE_ENV, "PATH": f"{BIN}:{os.environ['PATH']}", **extra}
-
-
-def runner_environment(runner: str) -> dict[str, str]:
-    """What makes vLLM choose a model runner on a CPU, where V1 is its own choice."""
-    if runner == "v1":
-        return {"PYTHONPATH": str(ROOT)}
-    return {
-        "PYTHONPATH": f"{ROOT / 'integration/mrv2_on_cpu'}:{ROOT}",
-        "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # it asks the Triton driver that is none
-    }
 
 
 class Group:

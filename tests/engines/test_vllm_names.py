@@ -1,10 +1,10 @@
 """What a request's id tells, and what an unchecked vLLM is told."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
-from corevital import log
 from corevital.engines import vllm_names, xargs
 
 
@@ -25,14 +25,12 @@ def test_the_id_is_the_one_the_client_sees(engine_side: str, client_side: str, n
 
 @pytest.mark.parametrize(("version", "warns"), [("0.26.1", 1), ("0.32.0", 0), ("0.33.0rc1", 1), ("1.0", 1), ("dev", 1)])
 def test_a_vllm_outside_the_checked_range_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, version: str, warns: int
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]], version: str, warns: int
 ) -> None:
     monkeypatch.setattr(vllm_names, "version", lambda: version)
-    monkeypatch.setattr(log, "_said", set())
-    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
     for _ in range(3):
         vllm_names.warn_if_unchecked()
-    assert len([record for record in caplog.records if "outside the checked range" in record.message]) == warns
+    assert len([record for record in logged() if "outside the checked range" in record.message]) == warns
 
 
 def test_a_requests_own_wishes_are_read() -> None:

@@ -36,9 +36,8 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
-    return lambda: [record.message for record in caplog.records if record.name == "corevital.store"]
+def said(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
+    return lambda: [record.message for record in logged() if record.name == "corevital.store"]
 
 
 def foreign(path: Path, version: int) -> bytes:

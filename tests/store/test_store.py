@@ -174,9 +174,8 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
-    return lambda: [record.message for record in caplog.records if record.name == "corevital.store"]
+def said(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
+    return lambda: [record.message for record in logged() if record.name == "corevital.store"]
 
 
 def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, said: Callable[[], list[str]]) -> None:

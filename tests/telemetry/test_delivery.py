@@ -81,9 +81,8 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    monkeypatch.setattr(logging.getLogger("corevital"), "propagate", True)
-    return lambda: [record.message for record in caplog.records]
+def said(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
+    return lambda: [record.message for record in logged()]
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

@@ -1,0 +1,112 @@
+"""What measuring costs in the engine: throughput with it over throughput without, in pairs, in one process.
+
+    python -m integration.bench.engine [--rounds 9] [--batch 4] [--tokens 48] [--layers 12] [--width 768]
+
+A Llama with random weights, about 100 million at the default size, on vLLM's CPU build. Each round generates the same
+prompts once in each mode, in random order; a mode's ratio is its throughput over that of ``plain`` in the same round.
+``plain`` is a request that asks not to be measured (``corevital_sample`` 0), and so is ``logprobs=20``, vLLM's own.
+
+The last column: of the time that ``logprobs=20`` adds to a step, the share that the mode adds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {"extra_args": {"corevital_sample": 0}},
+    "summary": {"extra_args": {"corevital_capture": "summary"}},
+    "on_risk": {"extra_args": {"corevital_capture": "on_risk"}},
+    "full": {"extra_args": {"corevital_capture": "full"}},
+    "logprobs=20": {"extra_args": {"corevital_sample": 0}, "logprobs": 20},
+}
+
+
+def write_model(folder: Path, width: int, layers: int, vocab: int) -> int:
+    """A Llama's configuration; returns how many parameters it stands for."""
+    heads, inner = max(1, width // 64), 8 * width // 3 // 64 * 64
+    config = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": width, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": heads, "intermediate_size": inner, "vocab_size": vocab,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "dtype": "float32",
+        "bos_token_id": 0, "eos_token_id": 1,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return vocab * width + layers * (4 * width * width + 3 * width * inner)
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
+    """Seconds of each mode, a value a round."""
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        str(folder),
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        logits_processors=["corevital"],
+        max_model_len=512,
+        max_num_seqs=options.batch,
+        enable_prefix_caching=False,
+        enforce_eager=True,
+    )
+    rng = random.Random(5)
+    prompts = [{"prompt_token_ids": [rng.randrange(2, options.vocab) for _ in range(16)]} for _ in range(options.batch)]
+    times: dict[str, list[float]] = {mode: [] for mode in MODES}
+    for number in range(options.rounds + 1):
+        for mode in rng.sample(list(MODES), len(MODES)):
+            params = SamplingParams(
+                temperature=0.8, seed=1, max_tokens=options.tokens, ignore_eos=True, detokenize=False, **MODES[mode]
+            )
+            start = time.perf_counter()
+            llm.generate(prompts, params, use_tqdm=False)
+            if number:  # the first round warms up
+                times[mode].append(time.perf_counter() - start)
+        print(f"round {number} of {options.rounds}", flush=True)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time the engine with and without measuring.")
+    for name, default in {"rounds": 9, "batch": 4, "tokens": 48, "layers": 12, "width": 768, "vocab": 32000}.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    options = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ["COREVITAL_DB"] = str(folder / "corevital.db")
+        parameters = write_model(folder, options.width, options.layers, options.vocab)
+        times = measure(options, folder)
+    import vllm
+
+    print(f"\n{processor()}, {os.cpu_count()} cores, vLLM {vllm.__version__}, {parameters / 1e6:.0f}M parameters")
+    print(
+        f"batch {options.batch}, {options.tokens} tokens, vocabulary {options.vocab}, {options.rounds} paired rounds\n"
+    )
+    print("| mode | tokens/s | ratio to plain: lowest / median / highest | of what logprobs=20 adds |")
+    print("| --- | --- | --- | --- |")
+    added = {mode: statistics.median(map(float.__sub__, times[mode], times["plain"])) for mode in MODES}
+    for mode, seconds in times.items():
+        ratios = sorted(plain / own for plain, own in zip(times["plain"], seconds, strict=True))
+        speed = options.batch * options.tokens / statistics.median(seconds)
+        spread = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} / {ratios[-1]:.3f}"
+        share = added[mode] / added["logprobs=20"] if added["logprobs=20"] > 0 else float("nan")
+        print(f"| {mode} | {speed:.1f} | {spread} | {share:.0%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""vLLM's two model runners: which of them the vLLM installed can run on a CPU, and how it is made to."""
+
+import importlib.util
+from pathlib import Path
+
+from integration.harness.processes import ROOT
+
+
+def _runners() -> tuple[str, ...]:
+    """The model runners of the vLLM installed that can run here: V2 has shown its logits to others since 0.31."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    worker = Path(spec.submodule_search_locations[0]) / "v1/worker"
+    v2 = (worker / "gpu/sample/logits_processor").exists() and (worker / "cpu/model_runner.py").exists()
+    return ("v1", "mrv2") if v2 else ("v1",)
+
+
+RUNNERS = _runners()
+
+
+def runner_environment(runner: str) -> dict[str, str]:
+    """What makes vLLM choose a model runner on a CPU, where V1 is its own choice."""
+    if runner == "v1":
+        return {"PYTHONPATH": str(ROOT)}
+    return {
+        "PYTHONPATH": f"{ROOT / 'integration/mrv2_on_cpu'}:{ROOT}",
+        "VLLM_USE_V2_MODEL_RUNNER": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # it asks the Triton driver that is none
+    }
