@@ -78,7 +78,7 @@ NAMES = {
         ),
         *(f"LogitsContext.{name}" for name in ("expanded_idx_mapping", "idx_mapping_np", "pos")),
     ],
-    "v1/worker/gpu/buffer_utils.py": ["UvaBackedTensor.gpu", "StagedWriteTensor.gpu"],
+    "v1/worker/gpu/buffer_utils.py": ["UvaBackedTensor.np", "StagedWriteTensor.gpu"],
     "v1/worker/gpu/sample/batch_shard.py": ["BatchSharder.shard_sampler_inputs"],
 }
 """By file: functions, and attributes of classes. What each is for: ``corevital.engines.vllm_names``."""

@@ -53,6 +53,7 @@ def test_a_model_on_two_ranks_is_reported_once(runner: str, split: str, tmp_path
         assert rows[number].summary["corevital.runner"] == runner
 
 
+@pytest.mark.timeout(1200)
 def test_two_engines_behind_two_api_servers_join_each_request_once(tmp_path: Path) -> None:
     async def send(url: str) -> list[str]:
         async with httpx.AsyncClient(base_url=url, timeout=120) as http:
@@ -65,7 +66,7 @@ def test_two_engines_behind_two_api_servers_join_each_request_once(tmp_path: Pat
     with collector(tmp_path) as rotel:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc, "OTEL_BSP_SCHEDULE_DELAY": "200", **UNBOUND}
         many = ("--data-parallel-size", "2", "--api-server-count", "2")
-        with vllm(tmp_path, *many, env=env) as server:
+        with vllm(tmp_path, *many, env=env, ready_s=900) as server:  # seven processes that import vLLM, on two cores
             answered = asyncio.run(send(server.url))
             spans = rotel.sink.wait_for(len(answered))
         assert server.wait_gone(5) == {}

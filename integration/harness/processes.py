@@ -96,7 +96,7 @@ class Vllm(Group):
             [str(BIN / command[0]), *command[1:], *arguments], environment(env), folder, folder / "vllm.log"
         )
 
-    def wait_ready(self, timeout_s: float = 240.0) -> None:
+    def wait_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
@@ -110,10 +110,12 @@ class Vllm(Group):
 
 
 @contextmanager
-def vllm(folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True) -> Iterator[Vllm]:
+def vllm(
+    folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True, ready_s: float = 420.0
+) -> Iterator[Vllm]:
     server = Vllm(folder, *arguments, env=env, plugin=plugin)
     try:
-        server.wait_ready()
+        server.wait_ready(ready_s)
         yield server
     finally:
         server.stop()

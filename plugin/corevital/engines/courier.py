@@ -135,10 +135,11 @@ def deliver(table: Table, sender: Sender) -> None:
             sender.send(server, sampled=_sampled(rows, occupants))
 
 
-def _by_server(words: Array, indices: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
+def _by_server(words: Array, positions: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
     """Rows that count, by the server that wants them. Nearly always there is one server."""
-    servers = occupants.servers[words[:, 0]]
-    servers[indices < 0] = None
+    slots = words[:, 0]
+    servers = occupants.servers[slots]
+    servers[(slots < 0) | (positions < occupants.firsts[slots])] = None
     for server in set(servers.tolist()) - {None}:
         yield server, words[servers == server]
 
@@ -147,7 +148,7 @@ def _rows(words: Array, occupants: Occupants) -> Array:
     slots = words[:, 0].copy()  # the keys are about to be written over them
     table = np.ascontiguousarray(words).view(ROW)[:, 0]
     table["key"] = occupants.keys[slots]
-    table["index"] += occupants.bases[slots].astype(np.uint32)
+    table["index"] += occupants.bases[slots].astype(np.uint32)  # modulo 2^32, as a negative base needs it
     return table
 
 

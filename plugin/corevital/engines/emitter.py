@@ -15,21 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 
 from corevital.engines.courier import Table
 from corevital.engines.occupants import Occupants
-from corevital.frames.record import TOP_K
+from corevital.frames.record import ROW, TOP_K
 from corevital.kernels import token_stats
-
-if TYPE_CHECKING:
-    from corevital.kernels import TokenStats
 
 _MOST_KEPT_BYTES: Final = 256 << 20
 """Logits kept from one step to the next: 440 rows of 151936. The engine's account of its memory does not know of them.
 Beyond this the table of the 20 likeliest tokens has to do."""
+
+_LOGSUMEXP, _MAX, _LIKELIEST = (
+    ROW.fields[name][1] // 4  # type: ignore[index]
+    for name in ("logsumexp", "max_logit", "topk_ids")
+)
 
 Post = Callable[[Table], None]
 """What takes a table on: :meth:`corevital.engines.courier.Courier.post`."""
@@ -43,17 +45,13 @@ class Observed:
         logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None where keeping it
             would have cost too much memory.
         at: ``[rows]`` int64, which of its rows; None for all of them.
-        slots: ``[rows]`` int32, the slot whose request a row belongs to.
-        indices: ``[rows]`` int32, output index of the token sampled from a row; negative: it is thrown away.
-        stats: their statistics.
+        table: ``[rows, words]`` int32, the words of a :data:`ROW`; see :meth:`Emitter.observe`.
         occupants: who was in the slots.
     """
 
     logits: torch.Tensor | None
     at: torch.Tensor | None
-    slots: torch.Tensor
-    indices: torch.Tensor
-    stats: TokenStats
+    table: torch.Tensor
     occupants: Occupants
 
 
@@ -74,27 +72,36 @@ class Emitter:
         logits: torch.Tensor,
         at: torch.Tensor | None,
         slots: torch.Tensor,
-        indices: torch.Tensor,
+        positions: torch.Tensor,
         occupants: Occupants,
     ) -> Observed:
-        """Emit the statistics of rows that tokens are about to be sampled from. The arguments are :class:`Observed`'s.
+        """Emit the statistics of rows that tokens are about to be sampled from.
+
+        Args:
+            logits: as for :class:`Observed`, and so are ``at`` and ``occupants``.
+            at: likewise.
+            slots: ``[rows]`` int32, the slot whose request a row belongs to; negative: nobody's.
+            positions: ``[rows]`` int32, where in its sequence a row stands; see :class:`Occupants`.
+            occupants: likewise.
 
         Returns:
             What :meth:`settle` will need. It holds on to ``logits``: let go of it as soon as it is settled.
         """
         stats = token_stats(logits if at is None else logits[at], top_k=TOP_K)
-        self._copy(_row_table(slots, indices, stats, logits.shape[1]), occupants)
+        # In the place of a row's key, two words, the slot stands as yet.
+        table = torch.cat((slots[:, None], slots[:, None], positions[:, None], stats.words), dim=1)
+        self._copy(table, occupants)
         affordable = self._kept_bytes + logits.nbytes <= _MOST_KEPT_BYTES
         self._kept_bytes += logits.nbytes if affordable else 0
-        return Observed(logits if affordable else None, at, slots, indices, stats, occupants)
+        return Observed(logits if affordable else None, at, table, occupants)
 
     def settle(self, observed: Observed, tokens: torch.Tensor) -> None:
         """Emit the tokens that were sampled from observed rows.
 
         Args:
             observed: the rows.
-            tokens: ``[rows]`` on their device; ``REJECTED`` where the row turned out not to count, ``UNKNOWN`` where
-                its token will never be known.
+            tokens: ``[rows]`` int32 on their device; ``REJECTED`` where the row turned out not to count,
+                ``UNKNOWN`` where its token will never be known.
         """
         if observed.logits is not None:
             self._kept_bytes -= observed.logits.nbytes
@@ -116,32 +123,13 @@ class Emitter:
         self._post(Table(table, occupants, done))
 
 
-def _row_table(slots: torch.Tensor, indices: torch.Tensor, stats: TokenStats, vocab: int) -> torch.Tensor:
-    """The words of a :data:`ROW` for each row, in whose key the slot stands as yet: one copy takes them all."""
-    counts = (stats.nan_count, stats.posinf_count, stats.neginf_count)
-    scalars = (
-        stats.logsumexp,
-        stats.entropy,
-        stats.varentropy,
-        stats.max_logit,
-        stats.top1_prob,
-        stats.margin,
-        stats.topk_mass,
-    )
-    columns = (slots, slots, indices, *counts, *(scalar.view(torch.int32) for scalar in scalars))
-    head = torch.stack([*columns, torch.full_like(slots, vocab)], dim=1)
-    return torch.cat((head, stats.topk_ids, stats.topk_logprobs.view(torch.int32)), dim=1)
-
-
 def _token_table(observed: Observed, tokens: torch.Tensor) -> torch.Tensor:
-    """``[rows, 7]`` int32: slot, index, token, and four floats that its log-probability follows from."""
-    stats = observed.stats
-    logits, at = observed.logits, observed.at
-    wanted = torch.stack((tokens, stats.topk_ids[:, 0]), dim=1).clamp_min(0).long()  # [rows, 2]
+    """``[rows, 7]`` int32: slot, position, token, and the bits of four floats its log-probability follows from."""
+    logits, at, table = observed.logits, observed.at, observed.table
+    wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
     if logits is None:
         kept = torch.full(wanted.shape, torch.nan, device=tokens.device)
     else:
-        kept = logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]
-    floats = torch.cat((kept.float(), stats.logsumexp[:, None], stats.max_logit[:, None]), dim=1)
-    integers = torch.stack((observed.slots, observed.indices, tokens.to(torch.int32)), dim=1)
-    return torch.cat((integers, floats.view(torch.int32)), dim=1)
+        kept = (logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]).float()
+    parts = (table[:, 1:3], tokens[:, None], kept.view(torch.int32), table[:, _LOGSUMEXP, None], table[:, _MAX, None])
+    return torch.cat(parts, dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -24,23 +24,25 @@ class Occupants:
     Attributes:
         servers: ``[slots]`` object, id of the server that measures the occupant, None where nobody does.
         keys: ``[slots]`` uint64, the occupants' sequences.
-        bases: ``[slots]`` int64, output tokens that a sequence had before its present prompt (streaming input).
+        bases: ``[slots]`` int64, what makes the output index of a row from its position in the sequence.
+        firsts: ``[slots]`` int64, the first position whose token counts; what is sampled before is thrown away.
         scales: ``[slots]`` float32, what the sampler divides the logits by; NaN: it changes them in other ways too.
     """
 
     servers: Array
     keys: Array
     bases: Array
+    firsts: Array
     scales: Array
 
     @classmethod
     def of(cls, stamps: Sequence[Stamp], scales: Sequence[float]) -> Occupants:
-        """Slots 0, 1, … filled with these."""
+        """Slots 0, 1, … filled with these, whose positions are output indices since their present prompts."""
         servers = np.empty(len(stamps), object)
         servers[:] = [stamp.server for stamp in stamps]
         keys = np.array([stamp.key for stamp in stamps], np.uint64)
         bases = np.array([stamp.base for stamp in stamps], np.int64)
-        return cls(servers, keys, bases, np.array(scales, np.float32))
+        return cls(servers, keys, bases, np.zeros(len(stamps), np.int64), np.array(scales, np.float32))
 
 
 class Slots:
@@ -52,20 +54,31 @@ class Slots:
 
     def __init__(self, size: int) -> None:
         self._now = Occupants(
-            np.full(size, None, object), np.zeros(size, np.uint64), np.zeros(size, np.int64), np.ones(size, np.float32)
+            servers=np.full(size, None, object),
+            keys=np.zeros(size, np.uint64),
+            bases=np.zeros(size, np.int64),
+            firsts=np.zeros(size, np.int64),
+            scales=np.ones(size, np.float32),
         )
         self._kept = False  # somebody holds self._now
 
-    def put(self, slot: int, stamp: Stamp | None, scale: float = 1.0) -> None:
-        """Whoever was in ``slot`` is gone, and this sequence is in it; nobody's if ``stamp`` is None."""
+    def clear(self, slot: int) -> None:
+        """Whoever was in ``slot`` is gone."""
+        self._writable().servers[slot] = None
+
+    def put(self, slot: int, stamp: Stamp, scale: float, prompt_tokens: int, first: int) -> None:
+        """A sequence is in ``slot``, the rows of whose prompt come first; see :class:`Occupants`."""
+        now = self._writable()
+        now.servers[slot], now.keys[slot], now.scales[slot] = stamp.server, stamp.key, scale
+        # the row that the first token is sampled from is that of the prompt's last
+        now.bases[slot], now.firsts[slot] = stamp.base + 1 - prompt_tokens, first
+
+    def _writable(self) -> Occupants:
         if self._kept:
             now = self._now
-            self._now = Occupants(now.servers.copy(), now.keys.copy(), now.bases.copy(), now.scales.copy())
+            self._now = Occupants(*(getattr(now, field.name).copy() for field in fields(now)))
             self._kept = False
-        self._now.servers[slot] = None if stamp is None else stamp.server
-        if stamp is not None:
-            self._now.keys[slot], self._now.bases[slot] = stamp.key, stamp.base
-            self._now.scales[slot] = scale
+        return self._now
 
     def snapshot(self) -> Occupants:
         """The occupants now."""

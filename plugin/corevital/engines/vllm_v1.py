@@ -121,7 +121,7 @@ class V1Adapter:
             self._pending = pending
             return
         known = [token if token >= 0 else UNKNOWN for token in tokens]
-        self._emitter.settle(pending.observed, _to_device([known], pending.observed.slots.device)[0])
+        self._emitter.settle(pending.observed, _to_device([known], pending.observed.table.device)[0])
 
 
 def _request(params: Any, output: list[int]) -> _Request | None:

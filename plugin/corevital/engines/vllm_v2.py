@@ -4,8 +4,8 @@ What this interface shows: requests live in slots, which are recycled without a 
 its slot and its position, on the device; there are several rows a request under speculative decoding. ``apply`` sees
 float32 logits after penalties and grammar and before the temperature, hence the stage ``post_penalty``.
 
-Nothing of a step is known on the host: where a row stands in its output, which drafts were accepted and what was
-sampled are computed on the device, and travel with the statistics. The sampled tokens are read at the start of the
+Nothing of a step is known on the host: where a row stands, which drafts were accepted and what was sampled are read on
+the device, and travel with the statistics. The sampled tokens are read at the start of the
 next step, before a new occupant's prompt is written into the slot.
 """
 
@@ -43,7 +43,7 @@ class V2Adapter:
         self._states = states
         self._reports = reports
         self._slots = Slots(states.max_num_reqs)
-        self._pending: list[tuple[Observed, torch.Tensor]] = []  # rows, and the length up to each of their tokens
+        self._pending: list[Observed] = []
 
     def add_request(self, slot: int, params: SamplingParams) -> bool:
         """A request enters ``slot``. True asks to be shown its logits: on every rank, so that all take one path."""
@@ -51,11 +51,12 @@ class V2Adapter:
 
     @guarded("the V2 adapter's add_request")
     def _add_request(self, slot: int, params: Any) -> bool:
-        self._slots.put(slot, None)
+        self._slots.clear(slot)
         self.settle()
         stamp = parse((params.extra_args or {}).get(EXTRA_ARG))
         if stamp is not None and self._reports(slot):
-            self._slots.put(slot, stamp, scale(params.temperature))
+            prompt, prefill = (int(tokens.np[slot]) for tokens in (self._states.prompt_len, self._states.prefill_len))
+            self._slots.put(slot, stamp, scale(params.temperature), prompt, first=prefill - 1)
         return stamp is not None
 
     @guarded("the V2 adapter's settling")
@@ -65,9 +66,9 @@ class V2Adapter:
         A row's token was accepted if the sequence has grown beyond it.
         """
         pending, self._pending = self._pending, []
-        for observed, length in pending:
-            known = self._states.all_token_ids.gpu
-            slots = observed.slots.long()
+        known = self._states.all_token_ids.gpu
+        for observed in pending:
+            slots, length = observed.table[:, 0].long(), observed.table[:, 2] + 1
             tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
             accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
             self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
@@ -76,15 +77,11 @@ class V2Adapter:
     def observe(self, logits: torch.Tensor, context: LogitsContext) -> None:
         """Statistics of this step's logits ``[rows, vocab]``, called again for each part of a large verification.
 
-        A row in the middle of a prompt, or of what a preempted request computes anew, has no token.
+        A row in the middle of a prompt, or of what a preempted request computes anew, has no token: the host, which
+        knows how long they are, leaves it out.
         """
         occupants = self._slots.snapshot()
         if all(server is None for server in occupants.servers[context.idx_mapping_np]):
             return
-        slots = context.expanded_idx_mapping.clamp_min(0).long()
-        length = context.pos + 1
-        indices = length - self._states.prompt_len.gpu[slots]
-        thrown_away = (length < self._states.prefill_len.gpu[slots]) | (context.expanded_idx_mapping < 0)
-        indices = torch.where(thrown_away, -1, indices).to(torch.int32)
-        observed = self._emitter.observe(logits, None, slots.to(torch.int32), indices, occupants)
-        self._pending.append((observed, length))
+        slots, positions = context.expanded_idx_mapping.to(torch.int32), context.pos.to(torch.int32)
+        self._pending.append(self._emitter.observe(logits, None, slots, positions, occupants))

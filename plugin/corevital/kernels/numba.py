@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from corevital.kernels.numba_rows import compiled_task
-from corevital.kernels.stats import MASS_TOKENS, TokenStats
+from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS, TokenStats
 
 __all__ = ["supports", "token_stats", "warm_up"]
 
@@ -43,35 +43,17 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
         top_k: at least 1.
     """
     rows, vocab = logits.shape
-    output = np.empty(rows * (10 + 2 * top_k), np.int32)
+    words = np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32)
     if rows > 0:
         if vocab > 1 and logits.stride(1) != 1:
             logits = logits.contiguous()  # rows may lie apart, as those of a slice of padded logits do
         is_half = logits.dtype == torch.bfloat16
         task = np.array(
-            [0, rows, vocab, logits.stride(0), top_k, is_half, logits.data_ptr(), output.ctypes.data], np.int64
+            [0, rows, vocab, logits.stride(0), top_k, is_half, logits.data_ptr(), words.ctypes.data], np.int64
         )
         run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
         run(task.ctypes.data)
-    values = output[: 7 * rows].view(np.float32).reshape(7, rows)
-    counts = output[7 * rows : 10 * rows].reshape(3, rows)
-    ids, logprobs = output[10 * rows :].reshape(2, rows, top_k)
-    # numpy allocates and slices, torch wraps: half the time of torch doing it all, and it counts beside a single row.
-    wrap = torch.from_numpy
-    return TokenStats(
-        logsumexp=wrap(values[0]),
-        entropy=wrap(values[1]),
-        varentropy=wrap(values[2]),
-        max_logit=wrap(values[3]),
-        top1_prob=wrap(values[4]),
-        margin=wrap(values[5]),
-        topk_mass=wrap(values[6]),
-        topk_ids=wrap(ids),
-        topk_logprobs=wrap(logprobs.view(np.float32)),
-        nan_count=wrap(counts[0]),
-        posinf_count=wrap(counts[1]),
-        neginf_count=wrap(counts[2]),
-    )
+    return TokenStats(torch.from_numpy(words))
 
 
 _Runner = Callable[[int], object]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import intrinsic, overload  # type: ignore[import-untyped]
 
-from corevital.kernels.stats import MASS_TOKENS
+from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS
 
 __all__ = ["compiled_task"]
 
@@ -263,11 +263,9 @@ def _row(
 
 
 @_inner()
-def _rows(
-    turn: _Array, flat: _Array, stride: int, vocab: int, values: _Array, counts: _Array, ids: _Array, logprobs: _Array
-) -> None:
+def _rows(turn: _Array, flat: _Array, stride: int, vocab: int, top_k: int, words: _Array, floats: _Array) -> None:
     """Row after row of `flat`, `stride` entries apart, until none is left to take."""
-    rows, top_k = ids.shape
+    rows = words.shape[0]
     keep = max(top_k, MASS_TOKENS)
     widened = np.empty(_BLOCK, np.int32)
     cleaned = np.empty(_BLOCK, np.int32)
@@ -281,9 +279,10 @@ def _rows(
         filled, peak, s0, s1, s2, nans, posinfs, neginfs = _row(
             flat, row * stride, vocab, widened, cleaned, maxima, top, top_ids
         )
-        counts[0, row] = nans
-        counts[1, row] = posinfs
-        counts[2, row] = neginfs
+        words[row, 0] = nans
+        words[row, 1] = posinfs
+        words[row, 2] = neginfs
+        words[row, 10] = vocab
         empty = peak == -_INF
         log_total = 0.0 if empty else math.log(s0)
         p1, p2, mass = 0.0, 0.0, 0.0
@@ -295,8 +294,8 @@ def _rows(
                 # Not logit - logsumexp: that cancels for large logits.
                 logprob = min(float(top[k]) - float(peak) - log_total, 0.0)
             if k < top_k:
-                ids[row, k] = top_ids[k] if k < filled else -1
-                logprobs[row, k] = logprob
+                words[row, HEAD_WORDS + k] = top_ids[k] if k < filled else -1
+                floats[row, HEAD_WORDS + top_k + k] = logprob
             p = math.exp(logprob)
             if k == 0:
                 p1 = p
@@ -304,34 +303,32 @@ def _rows(
                 p2 = p
             if k < MASS_TOKENS:
                 mass += p
-        values[3, row] = top[0] if filled > 0 else -_INF
+        floats[row, 6] = top[0] if filled > 0 else -_INF
         if posinfs > 0 or empty:
-            values[0, row] = math.inf if posinfs > 0 else -math.inf
-            for field in (1, 2, 4, 5, 6):
-                values[field, row] = math.nan
+            floats[row, 3] = math.inf if posinfs > 0 else -math.inf
+            for field in (4, 5, 7, 8, 9):
+                floats[row, field] = math.nan
             continue
         # ln p = ln(2) (u - log2(s0)), so H = ln(2) (log2(s0) - E[u]), and the variance of ln p is ln(2)^2 that of u.
         mean = s1 / s0
-        values[0, row] = peak + log_total
-        values[1, row] = max(log_total - mean * _LN2, 0.0)
-        values[2, row] = max(s2 / s0 - mean * mean, 0.0) * _LN2 * _LN2
-        values[4, row] = p1
-        values[5, row] = p1 - p2
-        values[6, row] = min(mass, 1.0)
+        floats[row, 3] = peak + log_total
+        floats[row, 4] = max(log_total - mean * _LN2, 0.0)
+        floats[row, 5] = max(s2 / s0 - mean * mean, 0.0) * _LN2 * _LN2
+        floats[row, 7] = p1
+        floats[row, 8] = p1 - p2
+        floats[row, 9] = min(mass, 1.0)
 
 
 def _task(address: Any) -> None:
     task = numba.carray(address, 8, np.int64)
     rows, vocab, stride, top_k, is_half, logits, output = task[1], task[2], task[3], task[4], task[5], task[6], task[7]
-    values = numba.carray(_pointer(output), (7, rows), np.float32)
-    counts = numba.carray(_pointer(output + 4 * 7 * rows), (3, rows), np.int32)
-    ids = numba.carray(_pointer(output + 4 * 10 * rows), (rows, top_k), np.int32)
-    logprobs = numba.carray(_pointer(output + 4 * (10 + top_k) * rows), (rows, top_k), np.float32)
+    words = numba.carray(_pointer(output), (rows, HEAD_WORDS + 2 * top_k), np.int32)
+    floats = numba.carray(_pointer(output), (rows, HEAD_WORDS + 2 * top_k), np.float32)
     entries = (rows - 1) * stride + vocab
     if is_half:
-        _rows(task, numba.carray(_pointer(logits), entries, np.int16), stride, vocab, values, counts, ids, logprobs)
+        _rows(task, numba.carray(_pointer(logits), entries, np.int16), stride, vocab, top_k, words, floats)
     else:
-        _rows(task, numba.carray(_pointer(logits), entries, np.int32), stride, vocab, values, counts, ids, logprobs)
+        _rows(task, numba.carray(_pointer(logits), entries, np.int32), stride, vocab, top_k, words, floats)
 
 
 @functools.cache
@@ -348,9 +345,7 @@ def compiled_task() -> Any:
     4. top_k, at least 1;
     5. 1 where the logits are bfloat16, 0 where they are float32;
     6. the address of the logits, each row contiguous;
-    7. the address of the output, ``rows * (10 + 2 * top_k)`` entries of 32 bits: float32 ``[7, rows]``, the fields of
-       ``TokenStats`` from ``logsumexp`` to ``topk_mass``; int32 ``[3, rows]``, the counts of NaN, +inf and -inf; int32
-       ``[rows, top_k]``, ids; float32 ``[rows, top_k]``, log-probabilities.
+    7. the address of the output, the words of :class:`corevital.kernels.stats.TokenStats`.
     """
     signature = numba.types.void(numba.types.voidptr)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -11,12 +10,14 @@ if TYPE_CHECKING:
 MASS_TOKENS: Final = 10
 """``TokenStats.topk_mass`` is the probability of this many likeliest tokens, whatever ``top_k`` is."""
 
+HEAD_WORDS: Final = 11
+"""Words in a row of ``TokenStats.words`` before its top k."""
+
 
 class BackendUnavailableError(RuntimeError):
     """The kernel backend that was asked for cannot run here; the message says why, and what to do about it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class TokenStats:
     """Statistics of each row of a ``[rows, vocab]`` logits tensor, all on that tensor's device.
 
@@ -32,32 +33,84 @@ class TokenStats:
     - In a row with ``+inf``, those entries come first, with log-probability ``+inf``; the log-probabilities of finite
       entries are over the finite entries alone.
 
-    Attributes:
-        logsumexp: float32 ``[rows]``, ln of the sum of exp(logit); ``+inf`` in a row with ``+inf``, ``-inf`` in one
-            with neither ``+inf`` nor a finite entry.
-        entropy: float32 ``[rows]``, H = -sum(p ln p), nats.
-        varentropy: float32 ``[rows]``, the variance of the surprisal, sum(p (-ln p - H)^2), nats^2.
-        max_logit: float32 ``[rows]``, the largest entry that is not NaN; ``-inf`` where there is none.
-        top1_prob: float32 ``[rows]``, probability of the likeliest token.
-        margin: float32 ``[rows]``, p1 - p2, the probabilities of the two likeliest tokens; p2 is 0 in a row with one
-            finite entry.
-        topk_mass: float32 ``[rows]``, probability of the :data:`MASS_TOKENS` likeliest tokens together.
-        topk_ids: int32 ``[rows, top_k]``, token ids.
-        topk_logprobs: float32 ``[rows, top_k]``, ln p, nats.
-        nan_count: int32 ``[rows]``, NaN entries.
-        posinf_count: int32 ``[rows]``, ``+inf`` entries.
-        neginf_count: int32 ``[rows]``, ``-inf`` entries.
+    Args:
+        words: ``[rows, HEAD_WORDS + 2 * top_k]`` int32, what a backend makes: the counts of NaN, +inf and -inf; as the
+            bits of float32, logsumexp, entropy, varentropy, max_logit, top1_prob, margin and topk_mass; ``vocab``;
+            ids; log-probabilities, again as bits. The fields are views of it, made when they are asked for.
     """
 
-    logsumexp: Tensor
-    entropy: Tensor
-    varentropy: Tensor
-    max_logit: Tensor
-    top1_prob: Tensor
-    margin: Tensor
-    topk_mass: Tensor
-    topk_ids: Tensor
-    topk_logprobs: Tensor
-    nan_count: Tensor
-    posinf_count: Tensor
-    neginf_count: Tensor
+    __slots__ = ("words",)
+
+    def __init__(self, words: Tensor) -> None:
+        self.words: Final = words
+
+    def _float(self, column: int) -> Tensor:
+        return self._floats()[:, column]
+
+    def _floats(self) -> Tensor:
+        import torch  # not with this module: whoever only asks for the backends' names needs none
+
+        return self.words.view(torch.float32)
+
+    @property
+    def nan_count(self) -> Tensor:
+        """int32 ``[rows]``, NaN entries."""
+        return self.words[:, 0]
+
+    @property
+    def posinf_count(self) -> Tensor:
+        """int32 ``[rows]``, ``+inf`` entries."""
+        return self.words[:, 1]
+
+    @property
+    def neginf_count(self) -> Tensor:
+        """int32 ``[rows]``, ``-inf`` entries."""
+        return self.words[:, 2]
+
+    @property
+    def logsumexp(self) -> Tensor:
+        """float32 ``[rows]``, ln of the sum of exp(logit).
+
+        ``+inf`` in a row with ``+inf``, ``-inf`` in one with neither ``+inf`` nor a finite entry.
+        """
+        return self._float(3)
+
+    @property
+    def entropy(self) -> Tensor:
+        """float32 ``[rows]``, H = -sum(p ln p), nats."""
+        return self._float(4)
+
+    @property
+    def varentropy(self) -> Tensor:
+        """float32 ``[rows]``, the variance of the surprisal, sum(p (-ln p - H)^2), nats^2."""
+        return self._float(5)
+
+    @property
+    def max_logit(self) -> Tensor:
+        """float32 ``[rows]``, the largest entry that is not NaN; ``-inf`` where there is none."""
+        return self._float(6)
+
+    @property
+    def top1_prob(self) -> Tensor:
+        """float32 ``[rows]``, probability of the likeliest token."""
+        return self._float(7)
+
+    @property
+    def margin(self) -> Tensor:
+        """float32 ``[rows]``, p1 - p2, of the two likeliest tokens; p2 is 0 in a row with one finite entry."""
+        return self._float(8)
+
+    @property
+    def topk_mass(self) -> Tensor:
+        """float32 ``[rows]``, probability of the :data:`MASS_TOKENS` likeliest tokens together."""
+        return self._float(9)
+
+    @property
+    def topk_ids(self) -> Tensor:
+        """int32 ``[rows, top_k]``, token ids."""
+        return self.words[:, HEAD_WORDS : (HEAD_WORDS + self.words.shape[1]) // 2]
+
+    @property
+    def topk_logprobs(self) -> Tensor:
+        """float32 ``[rows, top_k]``, ln p, nats."""
+        return self._floats()[:, (HEAD_WORDS + self.words.shape[1]) // 2 :]

@@ -7,7 +7,6 @@ on the host: no ``item()``, no boolean indexing, no shape that follows from data
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -51,12 +50,11 @@ def token_stats(logits: Tensor, top_k: int) -> TokenStats:
     rows, vocab = logits.shape
     step = max(1, (_SLICE_LOGITS_CPU if logits.device.type == "cpu" else _SLICE_LOGITS) // vocab)
     if rows <= step:
-        return _slice_stats(logits, top_k)
-    parts = [_slice_stats(part, top_k) for part in torch.split(logits, step)]
-    return TokenStats(**{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(TokenStats)})
+        return TokenStats(_words(logits, top_k))
+    return TokenStats(torch.cat([_words(part, top_k) for part in torch.split(logits, step)]))
 
 
-def _slice_stats(logits: Tensor, top_k: int) -> TokenStats:
+def _words(logits: Tensor, top_k: int) -> Tensor:
     # Adding zero turns -0.0 into 0.0, so that the two have the same bits below.
     x = logits.float() + 0.0  # [rows, vocab]
     is_nan = x.isnan()
@@ -85,19 +83,24 @@ def _slice_stats(logits: Tensor, top_k: int) -> TokenStats:
     logprobs = logprobs.masked_fill(values == -math.inf, -math.inf).masked_fill(values == math.inf, math.inf)
     probs = logprobs.exp()
 
-    return TokenStats(
-        logsumexp=logsumexp,
-        entropy=_where_defined(entropy.clamp(min=0.0), undefined),
-        varentropy=_where_defined(varentropy, undefined),
-        max_logit=values[:, 0].contiguous(),
-        top1_prob=_where_defined(probs[:, 0], undefined),
-        margin=_where_defined(probs[:, 0] - probs[:, 1], undefined),
-        topk_mass=_where_defined(probs[:, :MASS_TOKENS].sum(dim=1).clamp(max=1.0), undefined),
-        topk_ids=ids[:, :top_k].contiguous(),
-        topk_logprobs=logprobs[:, :top_k].contiguous(),
-        nan_count=nan_count,
-        posinf_count=posinf_count,
-        neginf_count=neginf_count,
+    scalars = (
+        logsumexp,
+        _where_defined(entropy.clamp(min=0.0), undefined),
+        _where_defined(varentropy, undefined),
+        values[:, 0],
+        _where_defined(probs[:, 0], undefined),
+        _where_defined(probs[:, 0] - probs[:, 1], undefined),
+        _where_defined(probs[:, :MASS_TOKENS].sum(dim=1).clamp(max=1.0), undefined),
+    )
+    return torch.cat(
+        (
+            torch.stack((nan_count, posinf_count, neginf_count), dim=1),
+            torch.stack(scalars, dim=1).view(torch.int32),
+            torch.full_like(nan_count, x.shape[1])[:, None],
+            ids[:, :top_k],
+            logprobs[:, :top_k].contiguous().view(torch.int32),
+        ),
+        dim=1,
     )
 
 

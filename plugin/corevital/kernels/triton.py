@@ -1,7 +1,7 @@
 """Statistics of logits on a GPU: two Triton kernels, one read of the logits, and nothing that waits for the device.
 
-A step allocates its results and nothing else: they are views of one table of its own, so that they stay valid for as
-long as the caller keeps them, however many steps later the device gets to them. PyTorch's allocator hands out such a
+A step allocates its results and nothing else: a table of its own, so that they stay valid for as long as the caller
+keeps them, however many steps later the device gets to them. PyTorch's allocator hands out such a
 table without asking the device. What the kernels leave for each other is kept from step to step.
 
 No variant of a kernel depends on the number of rows or on where in memory they are, but for one argument, whether
@@ -22,8 +22,8 @@ import torch
 import triton  # type: ignore[import-untyped]
 
 from corevital.kernels import torch as plain
-from corevital.kernels.stats import MASS_TOKENS, TokenStats
-from corevital.kernels.triton_stages import CHUNK, GROUP, HEAD_WORDS, PARTIALS, chunk_kernel, row_kernel
+from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS, TokenStats
+from corevital.kernels.triton_stages import CHUNK, GROUP, PARTIALS, chunk_kernel, row_kernel
 
 __all__ = ["supports", "token_stats", "warm_up"]
 
@@ -32,7 +32,6 @@ _INTERPRETED: Final = not isinstance(chunk_kernel, triton.JITFunction)
 _CHUNK: Final[int] = CHUNK.value
 _GROUP: Final[int] = GROUP.value
 _PARTIALS: Final[int] = PARTIALS.value
-_HEAD: Final[int] = HEAD_WORDS.value
 
 _PLACES: Final = 32
 """Places for the top k in the smallest variant: it serves all that engines ask for."""
@@ -80,9 +79,6 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
     Args:
         logits: ``[rows, vocab]``, float32 or bfloat16, without gradient.
         top_k: at least 1.
-
-    Returns:
-        Views of one table, ``[rows]`` with a stride of a row of it.
     """
     rows, vocab = logits.shape
     chunks = triton.cdiv(vocab, _CHUNK)
@@ -96,7 +92,7 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
         logits = logits.contiguous()
     stride = logits.stride(0) if rows > 1 else 0
     aligned = logits.data_ptr() % 16 == 0 and stride * logits.element_size() % 16 == 0
-    table = torch.empty((rows, _HEAD + 2 * top_k), dtype=torch.int32, device=logits.device)
+    table = torch.empty((rows, HEAD_WORDS + 2 * top_k), dtype=torch.int32, device=logits.device)
     if rows > 0:
         with _turn, _current(logits.device):
             partials, ranks = _workspace(logits.device, rows * chunks)
@@ -107,7 +103,7 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
             row_kernel[(rows,)](
                 *inputs, table, top_k, CHUNKS=padded_chunks, PLACES=places, num_warps=row_threads // _LANES, **_OPTIONS
             )
-    return _fields(table, top_k)
+    return TokenStats(table)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -130,24 +126,3 @@ def _workspace(device: torch.device, chunks: int) -> tuple[torch.Tensor, torch.T
         )
         _workspaces[device, stream] = kept
     return kept
-
-
-def _fields(table: torch.Tensor, top_k: int) -> TokenStats:
-    """The columns of the kernel's table, ``[rows, HEAD_WORDS + 2 * top_k]`` int32."""
-    floats = table.view(torch.float32)
-    nan_count, posinf_count, neginf_count = table[:, :3].unbind(1)
-    logsumexp, entropy, varentropy, max_logit, top1_prob, margin, topk_mass = floats[:, 3:10].unbind(1)
-    return TokenStats(
-        logsumexp=logsumexp,
-        entropy=entropy,
-        varentropy=varentropy,
-        max_logit=max_logit,
-        top1_prob=top1_prob,
-        margin=margin,
-        topk_mass=topk_mass,
-        topk_ids=table[:, _HEAD : _HEAD + top_k],
-        topk_logprobs=floats[:, _HEAD + top_k :],
-        nan_count=nan_count,
-        posinf_count=posinf_count,
-        neginf_count=neginf_count,
-    )

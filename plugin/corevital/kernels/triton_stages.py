@@ -20,9 +20,9 @@ from typing import Any, TypeVar, cast
 import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 
-from corevital.kernels.stats import MASS_TOKENS
+from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS
 
-__all__ = ["CHUNK", "GROUP", "HEAD_WORDS", "PARTIALS", "chunk_kernel", "row_kernel"]
+__all__ = ["CHUNK", "GROUP", "PARTIALS", "chunk_kernel", "row_kernel"]
 
 GROUP = tl.constexpr(64)
 """Logits whose highest is ranked for all of them."""
@@ -33,10 +33,8 @@ CHUNK = tl.constexpr(4096)
 PARTIALS = tl.constexpr(7)
 """float32 words that a chunk leaves: peak, Σe, Σeu, Σeu², and the counts of NaN, +inf and -inf, exact below 2^24."""
 
-HEAD_WORDS = tl.constexpr(11)
-"""32-bit words in a row of the table before its top k."""
-
 _MASS_TOKENS = tl.constexpr(MASS_TOKENS)
+_HEAD = tl.constexpr(HEAD_WORDS)
 _INF = tl.constexpr(float("inf"))
 _NAN = tl.constexpr(float("nan"))
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -280,8 +278,7 @@ def row_kernel(
         chunks: likewise.
         partials: read.
         ranks: read.
-        table: written, ``[rows, HEAD_WORDS + 2 * top_k]`` int32 and the bits of float32: counts of NaN, +inf and -inf;
-            logsumexp, entropy, varentropy, max_logit, top1_prob, margin, topk_mass; vocab; ids; log-probabilities.
+        table: written, the words of :class:`corevital.kernels.stats.TokenStats`.
         top_k: at least 1.
         CHUNKS: a power of two, at least ``chunks``.
         PLACES: a power of two, at least ``top_k`` and ``MASS_TOKENS``.
@@ -314,7 +311,7 @@ def row_kernel(
 
     # Stored as float32, of which the table then holds the bits.
     undefined = empty | (posinfs > 0)
-    words = table + row * (HEAD_WORDS + 2 * top_k)
+    words = table + row * (_HEAD + 2 * top_k)
     floats = words.to(tl.pointer_type(tl.float32))
     tl.store(words, nans)
     tl.store(words + 1, posinfs)
@@ -327,5 +324,5 @@ def row_kernel(
     tl.store(floats + 8, tl.where(undefined, _NAN, p1 - p2))
     tl.store(floats + 9, tl.where(undefined, _NAN, mass))
     tl.store(words + 10, vocab)
-    tl.store(words + HEAD_WORDS + place, ids, mask=place < top_k)
-    tl.store(floats + HEAD_WORDS + top_k + place, logprob, mask=place < top_k)
+    tl.store(words + _HEAD + place, ids, mask=place < top_k)
+    tl.store(floats + _HEAD + top_k + place, logprob, mask=place < top_k)
