@@ -14,8 +14,10 @@ With ``--memory`` it prints the resident memory of the process over so many sequ
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,11 @@ class NoCounters:
 class Server:
     """Makes the frames of a server that decodes ``running`` sequences; their lengths vary by half around ``tokens``."""
 
-    def __init__(self, running: int, tokens: int, exact: float, seed: int = 0) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, running: int, tokens: int, exact: float, next_key: Callable[[], int]) -> None:
+        self.rng = np.random.default_rng(0)
         self.tokens = tokens
         self.exact = exact
-        self.next_key = 1
+        self.next_key = next_key
         self.keys = np.zeros(running, np.uint64)
         self.index = np.zeros(running, np.int64)
         self.length = np.zeros(running, np.int64)
@@ -66,8 +68,7 @@ class Server:
         self.rows["margin"] = self.rows["topk_mass"] = 0.5
 
     def start(self, i: int) -> int:
-        self.keys[i] = key = self.next_key
-        self.next_key += 1
+        self.keys[i] = key = self.next_key()
         self.index[i] = 0
         self.length[i] = self.rng.integers(self.tokens // 2, self.tokens * 3 // 2)
         self.text[i] = self.rng.integers(0, 30_000, self.text.shape[1])
@@ -96,7 +97,7 @@ class Turns:
     def __init__(self, running: int, tokens: int, capture: str, exact: float) -> None:
         self.ended = self.reported = 0
         self.assembler = Assembler(self._take, NoCounters(), risk=PriorRisk(0.7), capture=capture)
-        self.server = Server(running, tokens, exact)
+        self.server = Server(running, tokens, exact, itertools.count(1).__next__)
         for i in range(running):
             self.assembler.admit(self.server.start(i), ADMITTED)
             self.server.length[i] = self.server.rng.integers(8, tokens)  # out of step with each other
