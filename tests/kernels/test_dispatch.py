@@ -22,6 +22,12 @@ def run(script: str) -> str:
     return done.stdout.strip()
 
 
+def forget() -> None:
+    """What has been found out about backends."""
+    corevital.kernels._load.cache_clear()
+    corevital.kernels._choose.cache_clear()
+
+
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch):
     """Make a module impossible to import, as if it were not installed."""
@@ -29,11 +35,11 @@ def without(monkeypatch: pytest.MonkeyPatch):
     def hide(*names: str) -> None:
         for name in names:
             monkeypatch.setitem(sys.modules, name, None)
-        corevital.kernels._load.cache_clear()
+        forget()
 
     yield hide
     monkeypatch.undo()
-    corevital.kernels._load.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

@@ -109,6 +109,7 @@ def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend =
             if backend != "auto" or name == _NAMES[-1]:
                 raise
             _failed.add(name)
+            _choose.cache_clear()
             warn_once(
                 f"kernel:{name}", "kernel backend %r fails here (%s: %s): using another, slower one",
                 name, type(error).__name__, error,
@@ -141,10 +142,12 @@ def _checked(logits: Tensor, top_k: int) -> Tensor:
         raise TypeError(f"top_k must be an int, got {type(top_k).__name__}")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    logits = logits.detach()
+    if logits.requires_grad:
+        logits = logits.detach()
     return logits.float() if logits.dtype == torch.float16 else logits
 
 
+@functools.cache  # beside a single row, a microsecond counts
 def _choose(backend: str, device: device) -> tuple[str, _BackendModule]:
     """The backend to use for logits on this device."""
     if backend == "auto":
