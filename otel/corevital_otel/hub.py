@@ -35,6 +35,9 @@ _LAST_FRAMES_S: Final = 0.5
 _STOP_S: Final = 10.0
 """Bound for everything at shutdown: reports, export, store."""
 
+_GATHER_S: Final = 0.02
+"""What comes within this time is taken in together: waking for each frame costs more than reading it, and this thread
+shares the interpreter with the one that serves requests."""
 
 _AFTER_FAULT_S: Final = 0.5
 
@@ -103,6 +106,7 @@ class Hub:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
+            self._stopping.wait(_GATHER_S)
         deadline = time.monotonic() + _LAST_FRAMES_S
         self._turn()
         while self._assembler.running and (left := deadline - time.monotonic()) > 0:

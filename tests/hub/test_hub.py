@@ -95,7 +95,7 @@ def test_a_sequence_admitted_while_the_thread_is_between_two_reads_is_known_befo
     stamps: list[Stamp] = []
     receive = FrameReceiver.frames
 
-    def admit_first(receiver: FrameReceiver, limit: int = 64) -> Iterator[Frame]:
+    def admit_first(receiver: FrameReceiver) -> Iterator[Frame]:
         """The frontend and the worker run on, at the worst moment, while the thread is about to look for frames."""
         if not stamps:
             stamp = running.admit(admitted())
@@ -103,7 +103,7 @@ def test_a_sequence_admitted_while_the_thread_is_between_two_reads_is_known_befo
             stamps.append(stamp)
             send_tokens(worker, stamp, range(2))
             time.sleep(0.2)
-        return receive(receiver, limit)
+        return receive(receiver)
 
     monkeypatch.setattr(FrameReceiver, "frames", admit_first)
     running.finish(1, finished(0))  # wakes the thread

@@ -122,9 +122,9 @@ class FrameReceiver:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._woken)
 
-    def frames(self, limit: int = 64) -> Iterator[Frame]:
-        """Up to ``limit`` frames that are here already."""
-        for _ in range(limit):
+    def frames(self) -> Iterator[Frame]:
+        """What is here already, and no more than either side holds."""
+        for _ in range(_QUEUED_FRAMES):
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
