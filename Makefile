@@ -10,7 +10,7 @@ TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 
-.PHONY: demo test test-compat lint clean build
+.PHONY: demo test test-compat bench lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
@@ -22,6 +22,18 @@ test: $(ENGINE) $(DEV)
 test-compat: $(DEV)
 	$(BIN)/python -m integration.compat
 	$(BIN)/python -m integration.private_names 0.33.0
+
+# About half an hour on two cores that have nothing else to do; docs/performance.md keeps what it printed.
+bench: $(DEV)
+	$(BIN)/python -m integration.bench.kernel
+	$(BIN)/python -m integration.bench.kernel --threads 2 --rows 8 64 --vocab 32000 151936
+	$(BIN)/python -m integration.bench.kernel_ptx
+	$(BIN)/python -m integration.bench.engine
+	$(BIN)/python -m integration.bench.host
+	$(BIN)/python -m integration.bench.assembler
+	$(BIN)/python -m integration.bench.assembler --memory 100000
+	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	  $(BIN)/python -m integration.bench.kernel --device cuda; else echo "no GPU: not measured on one"; fi
 
 lint: $(DEV) $(ENGINE)
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ The last column: of the time that ``logprobs=20`` adds to a step, the share that
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -72,6 +73,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
             if number:  # the first round warms up
                 times[mode].append(time.perf_counter() - start)
         print(f"round {number} of {options.rounds}", flush=True)
+    del llm
+    gc.collect()  # or its processes are still there when Python, at its end, waits for them
     return times
 
 
