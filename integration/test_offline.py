@@ -163,12 +163,14 @@ def test_values_agree_with_transformers_in_float32(measured: tuple[list[Any], Pa
 
 def test_bfloat16_keeps_tokens_and_agrees_with_transformers(run: Run, runner: str) -> None:
     # bfloat16 keeps 8 bits: logits of ~10 are off by up to 0.03 either way, and the two forward passes round apart
-    requests = SAMPLED[::2] + GREEDY[1::2]
-    tokens, database, _ = run([CLASS], [requests], dtype="bfloat16")
+    requests = SAMPLED[::6] + GREEDY[3::6]
+    # One at a time: bfloat16 sums differ with the size of a batch, which depends on when requests arrive.
+    alone = {"max_num_seqs": 1}
+    tokens, database, _ = run([CLASS], [requests], dtype="bfloat16", engine=alone)
     for name, (largest, mean) in agreement(tokens[0], requests, database, 0, runner, torch.bfloat16).items():
         assert mean < 0.02, name
         assert largest < 0.5, name
-    assert run([], [requests], dtype="bfloat16")[0] == tokens
+    assert run([], [requests], dtype="bfloat16", engine=alone)[0] == tokens
 
 
 SPECULATION = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}}
