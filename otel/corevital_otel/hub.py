@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from corevital.frames.lifecycle import Admitted, Finished
@@ -23,6 +23,10 @@ from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
 from corevital_otel.http import current_parent, follow_requests
+from corevital_otel.metrics import otlp
+from corevital_otel.metrics.exposition import Exposition
+from corevital_otel.metrics.instruments import Output
+from corevital_otel.metrics.recorder import Recorder
 from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
 from corevital_otel.settings import Settings
@@ -35,8 +39,10 @@ _LAST_FRAMES_S: Final = 0.5
 _STOP_S: Final = 10.0
 """Bound for everything at shutdown: reports, export, store."""
 
-
 _AFTER_FAULT_S: Final = 0.5
+
+_REFRESH_S: Final = 0.5
+"""Between two readings of what is so now; an idle hub wakes up for nothing else."""
 
 _random: Final = random.SystemRandom()
 """Not the process's own generator: in offline use a script may have seeded it and count on its numbers."""
@@ -47,9 +53,11 @@ class Hub:
 
     Args:
         settings: the server's settings.
+        model: the name that the engine's model is served under, where it is known: its metrics are there from the
+            start.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, model: str = "") -> None:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
@@ -62,10 +70,19 @@ class Hub:
             capture=settings.capture,
             high_entropy_bits=settings.high_entropy_bits,
         )
+        self._metrics = Recorder(list(self._outputs()), self.counters, [model] if model else [])
+        self._refresh_at = 0.0
         self._events: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._lost: dict[int, int] = {}  # sender -> records it had dropped when we last heard
+
+    def _outputs(self) -> Iterator[Output]:
+        if (exposition := guarded("the start of /metrics")(Exposition)()) is not None:
+            yield exposition
+        if otlp.endpoint() is not None:
+            # one resource for spans and metrics: backends join the two by it
+            yield otlp.Otlp(self._spans._provider.resource, self.counters)
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
@@ -121,7 +138,18 @@ class Hub:
             self._handle(self._events.popleft())
         for frame in frames:
             self._take(frame)
-        return self._tick()
+        wait_s = self._tick()
+        until_refresh_s = self._refresh()
+        return until_refresh_s if wait_s is None else min(wait_s, until_refresh_s)
+
+    def _refresh(self) -> float:
+        """Refresh the metrics of what is so now, if it is time. Returns how long until the next time."""
+        now = time.monotonic()
+        if now >= self._refresh_at:
+            self._refresh_at = now + _REFRESH_S
+            waiting = {"event": len(self._events), "report": self._store.waiting}
+            self._metrics.refresh(self._assembler.running_by_model, self._assembler.looping_by_model, waiting)
+        return self._refresh_at - now
 
     @guarded("an event's intake")
     def _handle(self, event: Callable[[], None]) -> None:
@@ -149,10 +177,14 @@ class Hub:
             lambda: self._assembler.close(time.monotonic()),
             lambda: self._spans.shutdown(5.0),
             lambda: self._store.close(3.0),
+            lambda: self._metrics.refresh({}, {}, {"event": 0, "report": 0}),
+            lambda: self._metrics.close(1.0),
             self._receiver.close,
         ):
             guarded("the hub's end")(step)()
 
     @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:
-        self._store.put(report, self._spans.emit(report))
+        ids = self._spans.emit(report)
+        self._store.put(report, ids)
+        self._metrics.report(report, ids)

@@ -58,14 +58,16 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
     from corevital.log import configure
+    from corevital_otel import spans
+    from corevital_otel.metrics import otlp
     from corevital_otel.settings import SettingsError, load
-    from corevital_otel.spans import endpoint, protocol
 
     configure()
     try:
         settings = load()
-        if settings.enabled and endpoint() is not None:
-            protocol()  # a wrong one is said now, not when the first span is made
+        for signal in (spans, otlp):
+            if settings.enabled and signal.endpoint() is not None:
+                signal.protocol()  # a wrong one is said now, not when the first span is made
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
     if settings.enabled:
@@ -103,11 +105,11 @@ def _followed(original: Any) -> Any:
 def _engine_started(engine: Any, vllm_config: Any) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
-    from corevital.engines.vllm_frontend import attach
+    from corevital.engines.vllm_frontend import attach, served_name
     from corevital_otel.hub import Hub
     from corevital_otel.settings import load
 
-    hub = Hub(load())
+    hub = Hub(load(), served_name(vllm_config.model_config))
     if attach(engine, vllm_config, hub):
         hub.start()
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

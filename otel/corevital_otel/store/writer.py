@@ -97,6 +97,12 @@ class StoreWriter:
         if path is not None:
             self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Reports that are not written yet."""
+        with self._changed:
+            return len(self._waiting) + len(self._writing)
+
     def put(self, report: RequestReport, ids: SpanIds) -> None:
         """Take a report in; returns at once."""
         if self._path is None:
@@ -120,9 +126,7 @@ class StoreWriter:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        with self._changed:
-            left = len(self._waiting) + len(self._writing)
-        if left:
+        if left := self.waiting:
             self._drop(left, "store_unwritable")
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
 
