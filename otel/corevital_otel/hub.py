@@ -19,6 +19,7 @@ from corevital.frames.record import Frame
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded, swallow
+from corevital.log import about, warn_once
 from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
@@ -183,8 +184,22 @@ class Hub:
         ):
             guarded("the hub's end")(step)()
 
-    @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:
+        with about(report.admitted.request_id) as fields:  # also for the line on a fault
+            self._put_out(report, fields)
+
+    @guarded("a report's output")
+    def _put_out(self, report: RequestReport, fields: dict[str, str]) -> None:
         ids = self._spans.emit(report)
+        fields["trace_id"] = ids.trace_id
+        for what, there in (("NaN", report.health.nan_detected), ("Inf", report.health.inf_detected)):
+            if there:
+                warn_once(
+                    f"health:{what}",
+                    "%s among the logits of request %s: its output is not to be trusted; check the model and its "
+                    "precision; further such requests are counted in corevital_health_flags_total",
+                    what,
+                    report.admitted.request_id,
+                )
         self._store.put(report, ids)
         self._metrics.report(report, ids)
