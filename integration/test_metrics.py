@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from integration.harness.collector import Collector, collector
-from integration.harness.processes import MODEL_NAME, Vllm, vllm
+from integration.harness.processes import MODEL_NAME, ROOT, Vllm, vllm
 from integration.harness.prometheus import Prometheus, prometheus
 
 from corevital_otel.demo.tasks import make_tasks
@@ -82,21 +85,21 @@ class Scraped:
         return len(self.ids) + 1  # one request had n=2
 
 
+async def chat(http: httpx.AsyncClient, prompt: str, **body: object) -> tuple[str, int]:
+    """Sends a request; its id and how many tokens it got."""
+    messages = [{"role": "user", "content": prompt}]
+    reply = await http.post(
+        "/v1/chat/completions",
+        json={"model": MODEL_NAME, "messages": messages, "max_tokens": 40, **body},
+        headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"},
+    )
+    answer = reply.raise_for_status().json()
+    return answer["id"], answer["usage"]["completion_tokens"]
+
+
 async def _traffic(url: str) -> tuple[list[str], int]:
     async with httpx.AsyncClient(base_url=url, timeout=120) as http:
-
-        async def chat(prompt: str, **body: object) -> tuple[str, int]:
-            headers = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
-            messages = [{"role": "user", "content": prompt}]
-            reply = await http.post(
-                "/v1/chat/completions",
-                json={"model": MODEL_NAME, "messages": messages, "max_tokens": 40, **body},
-                headers=headers,
-            )
-            answer = reply.raise_for_status().json()
-            return answer["id"], answer["usage"]["completion_tokens"]
-
-        answers = await asyncio.gather(*(chat(prompt) for prompt in PROMPTS), chat(PROMPTS[0], n=2))
+        answers = await asyncio.gather(*(chat(http, prompt) for prompt in PROMPTS), chat(http, PROMPTS[0], n=2))
     return [answer[0] for answer in answers], sum(answer[1] for answer in answers)
 
 
@@ -106,9 +109,11 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     with collector(folder) as rotel, rotel.sink.metrics.page() as page:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc, "OTEL_METRIC_EXPORT_INTERVAL": "500"}
         env |= {"OTEL_BSP_SCHEDULE_DELAY": "200", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+        env |= {"COREVITAL_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}
+        processors = ("--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital")
         many = ("--api-server-count", str(request.param)) if request.param > 1 else ()
         with (
-            vllm(folder, *many, env=env, ready_s=600) as server,
+            vllm(folder, *processors, *many, env=env, plugin=False, ready_s=600) as server,
             prometheus(folder, {"vllm": server.port, "otlp": page}) as prom,
         ):
             ids, tokens = asyncio.run(_traffic(server.url))
@@ -174,6 +179,15 @@ def test_values_are_those_of_the_traffic(scraped: Scraped, job: str) -> None:
     assert total("corevital_telemetry_exported_total", signal="metrics") > 0
 
 
+def test_each_question_of_the_documentation_has_an_answer(scraped: Scraped) -> None:
+    text = (ROOT / "docs/metrics.md").read_text().partition("| question | PromQL |")[2].partition("\n\n")[0]
+    questions = re.findall(r"^\| ([A-Z].+?) \| `(.+)` \|$", text, re.MULTILINE)
+    assert len(questions) == len(text.strip().splitlines()) - 1 >= 15, "each row is one"
+    for question, expression in questions:
+        ((_, value), *_) = scraped.prometheus.query(expression)
+        assert not math.isnan(value), question
+
+
 @pytest.mark.parametrize("job", ["vllm", "otlp"])
 def test_buckets_are_those_of_the_contract_and_of_the_conventions(scraped: Scraped, job: str) -> None:
     def bounds(name: str) -> list[float]:
@@ -227,6 +241,31 @@ def test_what_runs_and_loops_is_seen_while_it_does(scraped: Scraped, name: str) 
         scraped.prometheus.wait_for(lambda now=now: scraped.prometheus.value(now) == 0)
 
 
+def our_lines(scraped: Scraped) -> list[dict[str, Any]]:
+    """What we logged: objects, among the engine's own lines."""
+    return [json.loads(line) for line in scraped.server.text().splitlines() if line.startswith('{"time"')]
+
+
 def test_the_log_has_no_fault(scraped: Scraped) -> None:
+    assert our_lines(scraped) == []
     assert "corevital WARNING" not in scraped.server.text()
     assert "Traceback" not in scraped.server.text()
+
+
+def test_a_nan_is_counted_and_said_once_with_request_and_trace_id(scraped: Scraped) -> None:
+    async def poisoned() -> list[str]:
+        async with httpx.AsyncClient(base_url=scraped.server.url, timeout=120) as http:
+            body = {"vllm_xargs": {"poison": "nan"}, "max_tokens": 6, "ignore_eos": True}
+            return [(await chat(http, PROMPTS[0], **body))[0] for _ in range(3)]
+
+    ids = asyncio.run(poisoned())
+    for job in ("vllm", "otlp"):
+        flags = f'sum(corevital_health_flags_total{{job="{job}",flag="nan_detected"}})'
+        scraped.prometheus.wait_for(lambda flags=flags: scraped.prometheus.value(flags) == len(ids))
+    said = our_lines(scraped)
+    assert 1 <= len(said) <= scraped.api_servers
+    for line in said:
+        assert line["level"] == "WARNING"
+        assert line["request_id"] in ids
+        assert line["request_id"] in line["message"]
+        assert line["trace_id"] == TRACE

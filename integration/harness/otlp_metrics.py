@@ -34,11 +34,12 @@ class Exemplar:
 
 
 class MetricStore(Collector):
-    """The newest state of each metric of each resource."""
+    """The newest state of each metric of each resource, and every exemplar."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._newest: dict[tuple[str, str], tuple[dict[str, Any], proto.Metric]] = {}
+        self._exemplars: dict[str, set[Exemplar]] = {}  # each is sent once
 
     def take(self, body: bytes) -> None:
         """Keep what an ``ExportMetricsServiceRequest`` holds."""
@@ -48,6 +49,11 @@ class MetricStore(Collector):
                 for scope in group.scope_metrics:
                     for metric in scope.metrics:
                         self._newest[str(resource.get("service.instance.id")), metric.name] = (resource, metric)
+                        self._exemplars.setdefault(metric.name, set()).update(
+                            Exemplar(exemplar.trace_id.hex(), exemplar.span_id.hex(), exemplar.as_double)
+                            for point in metric.histogram.data_points
+                            for exemplar in point.exemplars
+                        )
 
     def names(self) -> set[str]:
         with self._lock:
@@ -67,15 +73,10 @@ class MetricStore(Collector):
                 for point in getattr(metric, str(metric.WhichOneof("data"))).data_points
             ]
 
-    def exemplars(self, name: str) -> list[Exemplar]:
+    def exemplars(self, name: str) -> set[Exemplar]:
+        """All that came with a histogram."""
         with self._lock:
-            return [
-                Exemplar(exemplar.trace_id.hex(), exemplar.span_id.hex(), exemplar.as_double)
-                for (_, found), (_, metric) in self._newest.items()
-                if found == name
-                for point in metric.histogram.data_points
-                for exemplar in point.exemplars
-            ]
+            return set(self._exemplars.get(name, ()))
 
     def collect(self) -> Iterator[Metric]:
         """As Prometheus metrics, for a page."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -50,7 +51,7 @@ def test_a_report_is_counted_by_how_it_ended_and_what_was_wrong(kept: Kept, repo
     health = Health(nan_detected=True, truncated=True)
     Recorder([kept], Counters()).report(report(tokens=9, reason="length", health=health), IDS)
     requests = {"gen_ai.request.model": "tiny", "finish_reason": "length", "risk_level": "low"}
-    assert kept.of("corevital.requests") == [(1, requests)]
+    assert [entry for entry in kept.of("corevital.requests") if entry[0]] == [(1, requests)]
     assert kept.total("corevital.tokens") == 9
     assert kept.total("corevital.health.flags", flag="nan_detected") == 1
     assert kept.total("corevital.health.flags", flag="truncated") == 1
@@ -110,6 +111,7 @@ def test_a_served_models_series_are_there_before_its_first_request(kept: Kept) -
     assert {labels["flag"] for value, labels in kept.of("corevital.health.flags") if value == 0} == {
         "nan_detected", "inf_detected", "repetition_loop_detected", "truncated",
     }  # fmt: skip
+    assert {labels["risk_level"] for _, labels in kept.of("corevital.requests")} == {"low", "medium", "high"}
     assert kept.of("corevital.sequences.running") == [(0, {"gen_ai.request.model": "tiny"})]
     assert kept.of("corevital.telemetry.exported") == [(0, {"signal": "traces"}), (0, {"signal": "metrics"})]
     assert (0, {"what": "record", "why": "queue_full"}) in kept.of("corevital.telemetry.dropped")
@@ -164,3 +166,11 @@ def test_names_translate_to_prometheus_by_the_rules() -> None:
     named = {instrument.prometheus for instrument in INSTRUMENTS.values()}
     assert {"corevital_requests", "corevital_risk_score", "corevital_entropy_bits"} <= named
     assert {"gen_ai_server_request_duration_seconds", "corevital_telemetry_cpu_time_seconds"} <= named
+
+
+def test_each_metric_has_its_row_in_the_documentation() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/metrics.md").read_text()
+    for instrument in INSTRUMENTS.values():
+        total = "_total" if instrument.kind == "counter" else ""
+        assert f"| `{instrument.name}` | `{instrument.prometheus}{total}` | {instrument.kind}" in text
+        assert text.count(instrument.prometheus) > 1, "and a question that it answers"

@@ -30,6 +30,7 @@ _KNOWN_LOSSES: Final = (
     ("report", "store_full"),
 )
 """Losses that are there as zero from the start, so that the first one is an increase that an alert can see."""
+_LEVELS: Final = ("low", "medium", "high")
 _SIGNALS: Final = ("traces", "metrics")
 
 
@@ -138,6 +139,9 @@ class Recorder:
             self._models.add(label)
             for flag in FLAGS:
                 self._put(names.HEALTH_FLAGS, 0, {names.REQUEST_MODEL: label, "flag": flag}, _NO_SPAN)
+            for level in _LEVELS:  # so that a share of high risk is 0 where there is none, not nothing
+                ended = {names.REQUEST_MODEL: label, "finish_reason": "stop", "risk_level": level}
+                self._put(names.REQUESTS, 0, ended, _NO_SPAN)
             self._put(names.TOKENS, 0, {names.REQUEST_MODEL: label}, _NO_SPAN)
         return label
 
