@@ -9,6 +9,7 @@ import asyncio
 import json
 import math
 import re
+import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from integration.harness.collector import Collector, collector
-from integration.harness.processes import MODEL_NAME, ROOT, Vllm, vllm
+from integration.harness.processes import BIN, MODEL_NAME, ROOT, Vllm, environment, vllm
 from integration.harness.prometheus import Prometheus, prometheus
 
 from corevital_otel.demo.tasks import make_tasks
@@ -219,26 +220,35 @@ def test_the_conventions_attributes_are_there_over_otlp(scraped: Scraped) -> Non
         }
 
 
-@pytest.mark.parametrize("name", ["corevital_sequences_running", "corevital_sequences_looping"])
-def test_what_runs_and_loops_is_seen_while_it_does(scraped: Scraped, name: str) -> None:
-    prompts = [task.prompt + "\n" for task in make_tasks("loop", 6, seed=4)]
+def test_what_runs_and_loops_is_seen_while_it_does(scraped: Scraped) -> None:
+    prompts = [f"Say {word} forever.\n" for word in ("bang", "hop", "snow", "tock", "roll", "pull")]
 
     def send() -> None:
-        body = {"model": MODEL_NAME, "prompt": prompts, "max_tokens": 1800, "temperature": 0, "ignore_eos": True}
+        body: dict[str, Any] = {"model": MODEL_NAME, "prompt": prompts, "max_tokens": 1900, "temperature": 0}
+        body |= {"ignore_eos": True, "logit_bias": {"50": 100}}  # one token for ever
         httpx.post(f"{scraped.server.url}/v1/completions", json=body, timeout=300).raise_for_status()
 
+    gauges = [f'sum({name}{{job="{job}"}})' for name in GAUGES for job in ("vllm", "otlp")]
     client = threading.Thread(target=send)
     client.start()
     try:
-        for job in ("vllm", "otlp"):
-            now = f'sum({name}{{job="{job}"}})'
-            scraped.prometheus.wait_for(lambda now=now: scraped.prometheus.value(now) > 0)
-            assert scraped.prometheus.value(now) <= len(prompts)
+        for gauge in gauges:
+            scraped.prometheus.wait_for(lambda gauge=gauge: 0 < scraped.prometheus.value(gauge) <= len(prompts))
     finally:
         client.join()
-    for job in ("vllm", "otlp"):
-        now = f'sum({name}{{job="{job}"}})'
-        scraped.prometheus.wait_for(lambda now=now: scraped.prometheus.value(now) == 0)
+    for gauge in gauges:
+        scraped.prometheus.wait_for(lambda gauge=gauge: scraped.prometheus.value(gauge) == 0)
+
+
+def test_watch_reads_the_running_server(scraped: Scraped) -> None:
+    done = subprocess.run(
+        [str(BIN / "corevital"), "watch", "--once", "--url", scraped.server.url],
+        cwd=scraped.database.parents[1], env=environment({}), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert any(line.split()[:3] == [MODEL_NAME, "0", "0"] for line in done.stdout.splitlines()), done.stdout
+    assert "chatcmpl-" in done.stdout, "the newest requests"
+    assert "telemetry  lost 0" in done.stdout
 
 
 def our_lines(scraped: Scraped) -> list[dict[str, Any]]:

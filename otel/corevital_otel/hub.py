@@ -23,6 +23,7 @@ from corevital.log import about, warn_once
 from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
+from corevital_otel.errors import SettingsError
 from corevital_otel.http import current_parent, follow_requests
 from corevital_otel.metrics import otlp
 from corevital_otel.metrics.exposition import Exposition
@@ -82,8 +83,11 @@ class Hub:
         if (exposition := guarded("the start of /metrics")(Exposition)()) is not None:
             yield exposition
         if otlp.endpoint() is not None:
-            # one resource for spans and metrics: backends join the two by it
-            yield otlp.Otlp(self._spans._provider.resource, self.counters)
+            try:
+                # one resource for spans and metrics: backends join the two by it
+                yield otlp.Otlp(self._spans._provider.resource, self.counters)
+            except SettingsError as error:
+                warn_once("metrics", "%s; metrics are on /metrics only", error)
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""

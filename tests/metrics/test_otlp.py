@@ -108,10 +108,16 @@ def test_a_wrong_protocol_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         protocol()
 
 
-def test_a_wrong_interval_is_one_line(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_interval_is_one_line_and_costs_no_span(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged, tmp_path: Path
+) -> None:
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "0")
-    with pytest.raises(SettingsError, match="OTEL_"):
-        Otlp(Resource.create(), Counters())
+    hub = Hub(Settings(db=tmp_path / "corevital.db"))
+    hub.start()
+    hub.close()
+    (said,) = logged()
+    assert "OTEL_" in said.getMessage()
+    assert "metrics are on /metrics only" in said.getMessage()
 
 
 def test_without_an_endpoint_there_is_no_exporter_and_no_thread(tmp_path: Path) -> None:
