@@ -162,7 +162,7 @@ class _Counting(MetricExporter):
                 cause = " ".join("; ".join(dict.fromkeys(said)).split())[:400] or "it could not be reached in time"
                 _logger.warning(
                     "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
-                    "where it takes none; serving goes on, the next export has them all, and so has /metrics",
+                    "where it takes none; serving goes on, and /metrics has them all",
                     endpoint(),
                     cause,
                 )
