@@ -177,7 +177,7 @@ def test_values_are_those_of_the_traffic(scraped: Scraped, job: str) -> None:
     assert total("corevital_telemetry_cpu_time_seconds_total") > 0
     assert total("corevital_telemetry_faults_total") == 0
     assert total("corevital_telemetry_dropped_total") == 0
-    assert total("corevital_telemetry_exported_total", signal="traces") == scraped.sequences
+    assert total("corevital_telemetry_exported_total", signal="traces") >= scraped.sequences
     assert total("corevital_telemetry_exported_total", signal="metrics") > 0
 
 

@@ -162,6 +162,12 @@ def test_an_exemplar_is_of_the_reports_span_and_as_sampled_as_its_caller(flags: 
     assert (f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags) == (*IDS, flags)
 
 
+def test_a_report_without_a_span_has_no_exemplar(kept: Kept, report: Make) -> None:
+    Recorder([kept], Counters()).report(report(), None)
+    assert kept.total("corevital.requests") == 1
+    assert not any(trace.get_current_span(context).get_span_context().is_valid for *_, context in kept.put_in)
+
+
 def test_names_translate_to_prometheus_by_the_rules() -> None:
     named = {instrument.prometheus for instrument in INSTRUMENTS.values()}
     assert {"corevital_requests", "corevital_risk_score", "corevital_entropy_bits"} <= named

@@ -56,10 +56,10 @@ class Recorder:
             self._model(model)
 
     @guarded("a report's metrics")
-    def report(self, report: RequestReport, ids: SpanIds) -> None:
-        """A sequence has been reported, under the span with these ids."""
+    def report(self, report: RequestReport, ids: SpanIds | None) -> None:
+        """A sequence has been reported, under the span with these ids; None where it has none that anybody can find."""
         admitted, outcome, features, risk = report.admitted, report.outcome, report.features, report.risk
-        context = _span_context(ids, report.parent)
+        context = _NO_SPAN if ids is None else _span_context(ids, report.parent)
         model = {names.REQUEST_MODEL: self._model(admitted.model)}
         reason = outcome.reason if outcome.reason in FINISH_REASONS else OTHER
         self._put(names.REQUESTS, 1, {**model, "finish_reason": reason, "risk_level": risk.level}, context)
