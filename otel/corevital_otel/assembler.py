@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from itertools import count
@@ -101,6 +102,7 @@ class Assembler:
         self._pending: dict[int, Sequence] = {}  # ended ones to look at: new, with new records, or due
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; may hold sequences reported since
         self._order = count()
+        self._running: Counter[str] = Counter()
         self._reported: dict[int, bool] = {}  # the last ones: key -> complete
 
     @property
@@ -112,6 +114,16 @@ class Assembler:
     def looping(self) -> int:
         """Of those, the ones that were in a repetition loop at the last reading, up to 64 tokens ago."""
         return self._windows.looping
+
+    @property
+    def running_by_model(self) -> dict[str, int]:
+        """Sequences in the engine now, by model; one that has ended is not among them, reported or not."""
+        return +self._running  # those above zero
+
+    @property
+    def looping_by_model(self) -> dict[str, int]:
+        """Of those, the ones in a repetition loop at the last reading."""
+        return self._windows.looping_by_model()
 
     def admit(self, key: int, admitted: Admitted, parent: Any = None) -> None:
         """A sequence comes in.
@@ -130,6 +142,7 @@ class Assembler:
             self._evict(next(iter(self._live.values())))
         capture = admitted.capture if admitted.capture in CAPTURES else self._capture
         self._live[key] = Sequence(key, admitted, parent, capture)
+        self._running[admitted.model] += 1
 
     def frame(self, frame: Frame) -> None:
         """Take in a frame's records."""
@@ -156,6 +169,7 @@ class Assembler:
         sequence.tokens = np.asarray(outcome.token_ids, np.int32)
         sequence.outcome = outcome
         sequence.finished_at = self._clock()
+        self._running[sequence.admitted.model] -= 1
         self._windows.finished(sequence)
         self._pending[key] = sequence
         if len(self._pending) >= _BATCH:
@@ -307,6 +321,8 @@ class Assembler:
 
     def _forget(self, sequence: Sequence, complete: bool) -> None:
         del self._live[sequence.key]
+        if sequence.outcome is None:
+            self._running[sequence.admitted.model] -= 1
         self._pending.pop(sequence.key, None)
         self._windows.close(sequence)
         self._reported[sequence.key] = complete

@@ -118,6 +118,8 @@ ENTROPY_METRIC: Final = "corevital.entropy"
 """Histogram of per-request means, bits."""
 SURPRISAL_METRIC: Final = "corevital.surprisal"
 """Histogram of per-request means, bits."""
+BITS_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0)
+"""Bits: fine where served models are, and up to the uniform distribution over a small vocabulary."""
 SEQUENCES_RUNNING: Final = "corevital.sequences.running"
 """Gauge, ``{sequence}``."""
 SEQUENCES_LOOPING: Final = "corevital.sequences.looping"
@@ -125,7 +127,17 @@ SEQUENCES_LOOPING: Final = "corevital.sequences.looping"
 DROPPED: Final = "corevital.telemetry.dropped"
 """Counter; ``what``: record, span, report; ``why``."""
 EXPORTED: Final = "corevital.telemetry.exported"
-"""Counter; ``signal``: traces."""
+"""Counter; ``signal``: traces, metrics."""
+TELEMETRY_LAG: Final = "corevital.telemetry.lag"
+"""Histogram, seconds from a sequence's end to its report."""
+TELEMETRY_LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
+"""Seconds; a sequence whose records do not come waits for them for two."""
+TELEMETRY_CPU_TIME: Final = "corevital.telemetry.cpu_time"
+"""Counter, CPU seconds of the telemetry thread in the API server process."""
+TELEMETRY_FAULTS: Final = "corevital.telemetry.faults"
+"""Counter, ``{fault}``: exceptions of ours that no request got to see."""
+TELEMETRY_QUEUE: Final = "corevital.telemetry.queue"
+"""Gauge, ``{item}``; ``what``: event, report. What waits for the telemetry thread, and for the store."""
 
 # Metrics: gen-ai-metrics.md
 
@@ -145,3 +157,5 @@ SERVER_TIME_PER_OUTPUT_TOKEN_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 )  # fmt: skip
 """Seconds."""
+ERROR_TYPE: Final = "error.type"
+"""Of a request that ended in an error; absent otherwise."""

@@ -28,3 +28,8 @@ class Counters:
                 for (found, its), count in self._counts.items()
                 if found == name and labels.items() <= dict(its).items()
             )
+
+    def snapshot(self) -> dict[tuple[str, Labels], int]:
+        """All counts as they are now, by name and sorted labels."""
+        with self._lock:
+            return dict(self._counts)

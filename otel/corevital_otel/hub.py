@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from corevital.frames.lifecycle import Admitted, Finished
@@ -19,10 +19,16 @@ from corevital.frames.record import Frame
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded, swallow
+from corevital.log import about, warn_once
 from corevital_otel import conventions as names
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
+from corevital_otel.errors import SettingsError
 from corevital_otel.http import current_parent, follow_requests
+from corevital_otel.metrics import otlp
+from corevital_otel.metrics.exposition import Exposition
+from corevital_otel.metrics.instruments import Output
+from corevital_otel.metrics.recorder import Recorder
 from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
 from corevital_otel.settings import Settings
@@ -41,6 +47,9 @@ shares the interpreter with the one that serves requests."""
 
 _AFTER_FAULT_S: Final = 0.5
 
+_REFRESH_S: Final = 0.5
+"""Between two readings of what is so now; an idle hub wakes up for nothing else."""
+
 _random: Final = random.SystemRandom()
 """Not the process's own generator: in offline use a script may have seeded it and count on its numbers."""
 
@@ -50,9 +59,11 @@ class Hub:
 
     Args:
         settings: the server's settings.
+        model: the name that the engine's model is served under, where it is known: its metrics are there from the
+            start.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, model: str = "") -> None:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
@@ -65,10 +76,22 @@ class Hub:
             capture=settings.capture,
             high_entropy_bits=settings.high_entropy_bits,
         )
+        self._metrics = Recorder(list(self._outputs()), self.counters, [model] if model else [])
+        self._refresh_at = 0.0
         self._events: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._lost: dict[int, int] = {}  # sender -> records it had dropped when we last heard
+
+    def _outputs(self) -> Iterator[Output]:
+        if (exposition := guarded("the start of /metrics")(Exposition)()) is not None:
+            yield exposition
+        if otlp.endpoint() is not None:
+            try:
+                # one resource for spans and metrics: backends join the two by it
+                yield otlp.Otlp(self._spans._provider.resource, self.counters)
+            except SettingsError as error:
+                warn_once("metrics", "%s; metrics are on /metrics only", error)
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
@@ -125,7 +148,18 @@ class Hub:
             self._handle(self._events.popleft())
         for frame in frames:
             self._take(frame)
-        return self._tick()
+        wait_s = self._tick()
+        until_refresh_s = self._refresh()
+        return until_refresh_s if wait_s is None else min(wait_s, until_refresh_s)
+
+    def _refresh(self) -> float:
+        """Refresh the metrics of what is so now, if it is time. Returns how long until the next time."""
+        now = time.monotonic()
+        if now >= self._refresh_at:
+            self._refresh_at = now + _REFRESH_S
+            waiting = {"event": len(self._events), "report": self._store.waiting}
+            self._metrics.refresh(self._assembler.running_by_model, self._assembler.looping_by_model, waiting)
+        return self._refresh_at - now
 
     @guarded("an event's intake")
     def _handle(self, event: Callable[[], None]) -> None:
@@ -153,10 +187,28 @@ class Hub:
             lambda: self._assembler.close(time.monotonic()),
             lambda: self._spans.shutdown(5.0),
             lambda: self._store.close(3.0),
+            lambda: self._metrics.refresh({}, {}, {"event": 0, "report": 0}),
+            lambda: self._metrics.close(1.0),
             self._receiver.close,
         ):
             guarded("the hub's end")(step)()
 
-    @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:
-        self._store.put(report, self._spans.emit(report))
+        with about(report.admitted.request_id) as fields:  # also for the line on a fault
+            self._put_out(report, fields)
+
+    @guarded("a report's output")
+    def _put_out(self, report: RequestReport, fields: dict[str, str]) -> None:
+        ids = self._spans.emit(report)
+        fields["trace_id"] = ids.trace_id
+        for what, there in (("NaN", report.health.nan_detected), ("Inf", report.health.inf_detected)):
+            if there:
+                warn_once(
+                    f"health:{what}",
+                    "%s among the logits of request %s: its output is not to be trusted; check the model and its "
+                    "precision; further such requests are counted in corevital_health_flags_total",
+                    what,
+                    report.admitted.request_id,
+                )
+        self._store.put(report, ids)
+        self._metrics.report(report, ids)

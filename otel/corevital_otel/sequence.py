@@ -13,6 +13,7 @@ ended are measured together.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -129,6 +130,11 @@ class Windows:
     def looping(self) -> int:
         """Windows whose sequence is in a repetition loop now."""
         return int(np.count_nonzero(self._loops["looping"]))
+
+    def looping_by_model(self) -> dict[str, int]:
+        """Windows whose sequence runs and is in a repetition loop now, by the sequence's model."""
+        owners = (self._owner[slot] for slot in np.flatnonzero(self._loops["looping"]).tolist())
+        return Counter(owner.admitted.model for owner in owners if owner is not None and owner.outcome is None)
 
     def _allocate(self) -> None:
         self._owner: list[Sequence | None] = []

@@ -1,24 +1,89 @@
-"""Our lines in the engine's log: one logger, one handler, and warnings that come once."""
+"""Our lines in the engine's log: one logger, one handler, warnings that come once, and JSON where it is asked for."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import datetime, timezone
 from typing import Final
 
 LOGGER_NAME: Final = "corevital"
+FORMAT_VARIABLE: Final = "COREVITAL_LOG_FORMAT"
+"""``json`` here reaches worker processes too, which read no other settings."""
 
 _lock = threading.Lock()
 _said: set[str] = set()
+_request: ContextVar[dict[str, str] | None] = ContextVar("corevital_request", default=None)
+
+
+@contextmanager
+def about(request_id: str, trace_id: str = "") -> Iterator[dict[str, str]]:
+    """Lines within the block are about this request. Yields their fields, for what becomes known on the way."""
+    fields = {"request_id": request_id, **({"trace_id": trace_id} if trace_id else {})}
+    token = _request.set(fields)
+    try:
+        yield fields
+    finally:
+        _request.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line.
+
+    ``time`` (UTC, ISO 8601), ``level``, ``logger``, ``message``, ``process``; ``request_id`` and ``trace_id`` where the
+    line is about a request; ``exception`` where there is one, its lines in one string.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as a line."""
+        moment = datetime.fromtimestamp(record.created, timezone.utc)
+        fields: dict[str, object] = {
+            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+            **(_request.get() or {}),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class _WholeLines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes each line at once, past what the engine may have put around ``sys.stderr``.
+
+    Older vLLM puts the process's name before every line there, and what has text before it is no JSON.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            line = f"{self.format(record)}\n".encode("utf-8", "backslashreplace")
+            os.write(sys.stderr.fileno(), line)
+        except (OSError, ValueError, AttributeError):  # stderr is closed, or no file
+            super().emit(record)
 
 
 def configure(formatter: logging.Formatter | None = None) -> None:
-    """Give our logger a handler on stderr, unless the application has one for it already. Idempotent."""
+    """Give our logger a handler on stderr, unless the application has one for it already. Idempotent.
+
+    Args:
+        formatter: for the lines; by default what :data:`FORMAT_VARIABLE` says.
+    """
     logger = logging.getLogger(LOGGER_NAME)
+    wants_json = os.environ.get(FORMAT_VARIABLE) == "json"
+    if formatter is None and wants_json:
+        formatter = JsonFormatter()
     with _lock:
         if not logger.handlers:
-            logger.addHandler(logging.StreamHandler(sys.stderr))
+            logger.addHandler(_WholeLines(sys.stderr) if wants_json else logging.StreamHandler(sys.stderr))
             logger.handlers[0].setFormatter(logging.Formatter("corevital %(levelname)s: %(message)s"))
             logger.setLevel(logging.INFO)
             logger.propagate = False

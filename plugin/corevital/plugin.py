@@ -8,6 +8,7 @@ settings get read, engines followed and frames received.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import weakref
 from typing import Any
@@ -57,18 +58,22 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     Raises:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
-    from corevital.log import configure
+    from corevital import log
+    from corevital_otel import spans
+    from corevital_otel.metrics import otlp
     from corevital_otel.settings import SettingsError, load
-    from corevital_otel.spans import endpoint, protocol
 
-    configure()
     try:
         settings = load()
-        if settings.enabled and endpoint() is not None:
-            protocol()  # a wrong one is said now, not when the first span is made
+        if settings.log_format == "json":
+            os.environ[log.FORMAT_VARIABLE] = "json"  # wherever it was said: worker processes read no settings
+        for signal in (spans, otlp):
+            if settings.enabled and signal.endpoint() is not None:
+                signal.protocol()  # a wrong one is said now, not when the first span is made
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
     if settings.enabled:
+        log.configure()
         vllm_names.warn_if_unchecked()
         _follow_engines()
     wanted = [name for name in names if not _is_ours(name)]
@@ -103,11 +108,11 @@ def _followed(original: Any) -> Any:
 def _engine_started(engine: Any, vllm_config: Any) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
-    from corevital.engines.vllm_frontend import attach
+    from corevital.engines.vllm_frontend import attach, served_name
     from corevital_otel.hub import Hub
     from corevital_otel.settings import load
 
-    hub = Hub(load())
+    hub = Hub(load(), served_name(vllm_config.model_config))
     if attach(engine, vllm_config, hub):
         hub.start()
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

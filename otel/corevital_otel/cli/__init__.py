@@ -80,6 +80,21 @@ def show(
 
 
 @app.command()
+def watch(
+    url: Annotated[str, typer.Option(help="The running server.")] = "http://localhost:8000",
+    every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two readings.")] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="One reading, and the end; so it is, too, where nobody looks at a terminal.")
+    ] = False,
+    db: Database = None,
+) -> None:
+    """Watch what runs now on a server, live."""
+    from corevital_otel.cli.watch import run
+
+    run(url=url, every=every, once=once, db=db)
+
+
+@app.command()
 def doctor(as_json: Json = False, db: Database = None) -> None:
     """Check engine, settings, exporter and store; one line a check."""
     from corevital_otel.cli.doctor import run

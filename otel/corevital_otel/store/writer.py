@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from corevital.guard import swallow
-from corevital.log import warn_once
+from corevital.log import about, warn_once
 from corevital_otel import conventions as names
 from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
@@ -97,6 +97,12 @@ class StoreWriter:
         if path is not None:
             self._thread.start()
 
+    @property
+    def waiting(self) -> int:
+        """Reports that are not written yet."""
+        with self._changed:
+            return len(self._waiting) + len(self._writing)
+
     def put(self, report: RequestReport, ids: SpanIds) -> None:
         """Take a report in; returns at once."""
         if self._path is None:
@@ -120,9 +126,7 @@ class StoreWriter:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        with self._changed:
-            left = len(self._waiting) + len(self._writing)
-        if left:
+        if left := self.waiting:
             self._drop(left, "store_unwritable")
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
 
@@ -180,7 +184,7 @@ class StoreWriter:
         return True
 
     def _insert(self, connection: sqlite3.Connection) -> None:
-        faulty = ""
+        faulty: tuple[RequestReport, SpanIds, Exception] | None = None
         lost = 0
         with connection:
             connection.execute("BEGIN IMMEDIATE")
@@ -189,12 +193,16 @@ class StoreWriter:
                     connection.execute(_INSERT, _row(report, ids))
                 except _ROW_FAULTS as error:
                     lost += 1
-                    faulty = f"{report.admitted.request_id!r} ({error})"
+                    faulty = (report, ids, error)
         with self._changed:
             self._writing = []
-        if lost:
+        if faulty is not None:
             self._drop(lost, "store_row")
-            warn_once("store_row", "the store cannot hold report %s; such reports are counted, others kept", faulty)
+            report, ids, cause = faulty
+            request_id = report.admitted.request_id
+            message = "the store cannot hold report %r (%s); such reports are counted, others kept"
+            with about(request_id, ids.trace_id):
+                warn_once("store_row", message, request_id, cause)
 
     def _refuse(self, error: schema.SchemaError) -> None:
         with self._changed:

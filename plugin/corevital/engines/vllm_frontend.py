@@ -45,7 +45,7 @@ class _Frontend:
     def __init__(self, processor: Any, vllm_config: Any, observer: Observer) -> None:
         self._processor = processor
         self._observer = observer
-        self._model = _served_name(vllm_config.model_config)
+        self._model = served_name(vllm_config.model_config)
         self._runner = vllm_names.runner(vllm_config)
         self._version = vllm_names.version()
         self._live: dict[str, tuple[Stamp | None, Any]] = {}  # engine id -> stamp (None: not drawn), RequestState
@@ -147,7 +147,8 @@ def _continued(stamp: Stamp | None, state: Any) -> Stamp | None:
     return stamp._replace(base=len(getattr(state.detokenizer, "output_token_ids", ())))
 
 
-def _served_name(model_config: Any) -> str:
+def served_name(model_config: Any) -> str:
+    """The name a model is served under, the first if it has several."""
     name = model_config.served_model_name or model_config.model
     return str(name[0] if isinstance(name, list | tuple) else name)
 

@@ -1,0 +1,97 @@
+"""A real Prometheus that scrapes pages of ours every second."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from integration.harness.processes import BIN, Group, environment, free_port
+
+UNPACKED = BIN.parent / "debian/usr/bin/prometheus"
+"""Where ``make test`` unpacks Debian's package."""
+
+Sample = dict[str, str]
+
+
+class Prometheus:
+    """A running one.
+
+    Args:
+        url: where it listens.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, expression: str) -> list[tuple[Sample, float]]:
+        """An instant vector: labels and value of each series."""
+        result = self._get("/api/v1/query", {"query": expression})["result"]
+        return [(series["metric"], float(series["value"][1])) for series in result]
+
+    def value(self, expression: str) -> float:
+        """The sum of an instant vector; 0 where it is empty."""
+        return sum(value for _, value in self.query(expression))
+
+    def metadata(self) -> dict[str, str]:
+        """Type of each metric scraped."""
+        found = self._get("/api/v1/metadata", {})
+        return {name: entries[0]["type"] for name, entries in found.items()}
+
+    def names(self, job: str) -> set[str]:
+        """Names of the series of a job."""
+        return {str(name) for name in self._get("/api/v1/label/__name__/values", {"match[]": f'{{job="{job}"}}'})}
+
+    def wait_for(self, told: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Until ``told()`` is true, or fail."""
+        deadline = time.monotonic() + timeout_s
+        while not told():
+            assert time.monotonic() < deadline, "not in Prometheus in time"
+            time.sleep(0.3)
+
+    def _get(self, path: str, parameters: Mapping[str, str]) -> Any:
+        with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as reply:
+            return json.load(reply)["data"]
+
+
+@contextmanager
+def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[Prometheus]:
+    """One that scrapes ``/metrics`` on loopback ports, by job name."""
+    binary = UNPACKED if UNPACKED.exists() else shutil.which("prometheus")
+    if binary is None:
+        pytest.skip("no prometheus: `make test` unpacks Debian's where apt is; elsewhere install it")
+    port = free_port()
+    jobs = [
+        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]} for job, target in targets.items()
+    ]
+    config = folder / "prometheus.yml"
+    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))  # JSON is YAML
+    command = [str(binary), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    group = Group(
+        [*command, f"--web.listen-address=127.0.0.1:{port}"], environment({}), folder, folder / "prometheus.log"
+    )
+    try:
+        _wait_ready(f"http://127.0.0.1:{port}", group)
+        yield Prometheus(f"http://127.0.0.1:{port}")
+    finally:
+        group.stop(10.0)
+
+
+def _wait_ready(url: str, group: Group, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/-/ready", timeout=2).close()
+            return
+        except (urllib.error.URLError, OSError):
+            if group.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Prometheus did not start:\n{group.text()[-2000:]}") from None
+            time.sleep(0.1)

@@ -1,0 +1,166 @@
+"""``corevital watch``: what runs now, from a server's ``/metrics``, and the newest requests from the store."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from corevital_otel.cli import CommandError
+from corevital_otel.cli.common import console, store
+from corevital_otel.cli.spans import short_ids
+from corevital_otel.cli.spans import table as requests_table
+from corevital_otel.scrape import Page, ScrapeError, Window, scrape
+from corevital_otel.store.reader import StoredReport, StoreError
+
+_MODEL: Final = "gen_ai_request_model"
+_MODELS: Final = 8
+"""Rows of models at most; the busiest, and then how many more there are."""
+_NEWEST: Final = 20
+_TOP_LINES: Final = 9
+"""Lines besides rows of models and requests."""
+_PIPE_LINES: Final = 60
+_FLAGS: Final = {
+    "nan_detected": "nan",
+    "inf_detected": "inf",
+    "repetition_loop_detected": "loop",
+    "truncated": "truncated",
+}
+
+
+def run(*, url: str, every: float, once: bool, db: Path | None) -> None:
+    """See :func:`corevital_otel.cli.watch`."""
+    if not url.startswith(("http://", "https://")):
+        url = f"http://{url}"
+    url = url.rstrip("/").removesuffix("/metrics")
+    screen, window = console(), Window()
+    try:
+        window.add(scrape(url))
+        if once or not sys.stdout.isatty():
+            time.sleep(every)
+            window.add(scrape(url))
+            screen.print(_frame(screen, url, window, _newest(db), ""))
+            return
+    except ScrapeError as error:
+        raise CommandError(str(error)) from None
+    try:
+        _watch(screen, url, window, every, db)
+    except KeyboardInterrupt:  # the way to end it
+        return
+
+
+def _watch(screen: Console, url: str, window: Window, every: float, db: Path | None) -> None:
+    trouble = ""
+    with Live(console=screen, screen=True, auto_refresh=False) as live:
+        while True:
+            live.update(_frame(screen, url, window, _newest(db), trouble), refresh=True)
+            time.sleep(every)
+            try:
+                window.add(scrape(url))
+                trouble = ""
+            except ScrapeError as error:
+                trouble = f"{error}; what is shown is {time.monotonic() - window.now.at:.0f} s old"
+
+
+def _newest(db: Path | None) -> list[StoredReport]:
+    """The newest requests, where a store can be read here; the server may be on another machine."""
+    try:
+        return store(db).list_reports(limit=_NEWEST)
+    except (StoreError, CommandError):
+        return []
+
+
+def _frame(screen: Console, url: str, window: Window, newest: list[StoredReport], trouble: str) -> RenderableType:
+    head = Text(f"{url}   last {window.seconds:.0f} s   {datetime.now():%H:%M:%S}", "bold")
+    parts: list[RenderableType] = [head, Text(trouble, "red"), _models(screen, window)]
+    models = _busiest(window.now)
+    if len(models) > _MODELS:
+        parts.append(Text(f"and {len(models) - _MODELS} more models", "dim"))
+    parts += [Text(), *_lines(window)]
+    height = screen.height if sys.stdout.isatty() else _PIPE_LINES
+    room = height - _TOP_LINES - min(len(models), _MODELS + 1) - 2
+    if (shown := newest[: max(room, 0)]) and screen.width >= 80:
+        several = len({report.model for report in shown}) > 1
+        parts += [Text(), requests_table(shown, short_ids(shown), with_model=several)]
+    return Group(*parts)
+
+
+def _busiest(page: Page) -> list[str]:
+    running, ended = page.by("corevital_sequences_running", _MODEL), page.by("corevital_requests_total", _MODEL)
+    return sorted({*running, *ended}, key=lambda model: (-running.get(model, 0), -ended.get(model, 0), model))
+
+
+def _models(screen: Console, window: Window) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True, overflow="ellipsis")
+    for name in ("running", "loop", "req/s", "tok/s", "ttft p95", "risk p95", "high", "bits"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for model in _busiest(window.now)[:_MODELS]:
+        only = {_MODEL: model}
+        ended = window.increase("corevital_requests_total", **only)
+        high = window.increase("corevital_requests_total", risk_level="high", **only)
+        looping = window.now.total("corevital_sequences_looping", **only)
+        ttft = window.quantile("gen_ai_server_time_to_first_token_seconds", 0.95, **only)
+        table.add_row(
+            model,
+            f"{window.now.total('corevital_sequences_running', **only):.0f}",
+            Text(f"{looping:.0f}", "red" if looping else ""),
+            _number(window.rate("corevital_requests_total", **only)),
+            _number(window.rate("corevital_tokens_total", **only)),
+            _time(ttft),
+            _fixed(window.quantile("corevital_risk_score", 0.95, **only)),
+            Text(f"{high / ended:.0%}" if ended else "-", "bold red" if high else ""),
+            _fixed(window.mean("corevital_entropy_bits", **only)),
+        )
+    if screen.measure(table, options=screen.options.update(max_width=sys.maxsize)).maximum > screen.width:
+        table.expand, table.columns[0].ratio = True, 1  # a long name gives way, never a number
+    return table
+
+
+def _lines(window: Window) -> list[Text]:
+    raised = window.increases("corevital_health_flags_total", "flag")
+    flags = Text.assemble("flags      ")
+    for flag, name in _FLAGS.items():
+        count = raised.get(flag, 0)
+        flags.append(f"{name} {count:.0f}   ", "red" if count and flag != "truncated" else "")
+    ended = window.increases("corevital_requests_total", "finish_reason")
+    finished = "   ".join(f"{reason} {count:.0f}" for reason, count in sorted(ended.items())) or "none"
+    return [flags, Text(f"finished   {finished}"), _telemetry(window)]
+
+
+def _telemetry(window: Window) -> Text:
+    dropped = window.increase("corevital_telemetry_dropped_total")
+    lost = window.increases("corevital_telemetry_dropped_total", "why")
+    why = f" ({max(lost, key=lambda cause: lost[cause])})" if lost else ""
+    faults = window.increase("corevital_telemetry_faults_total")
+    cpu = window.rate("corevital_telemetry_cpu_time_seconds_total")
+    line = Text("telemetry  ")
+    line.append(f"lost {dropped:.0f}{why}   ", "red" if dropped else "")
+    line.append(f"faults {faults:.0f}   ", "red" if faults else "")
+    line.append(f"waiting {window.now.total('corevital_telemetry_queue'):.0f}   ")
+    line.append(f"lag p95 {_time(window.quantile('corevital_telemetry_lag_seconds', 0.95))}   ")
+    line.append(f"CPU {'-' if cpu is None else f'{cpu:.1%}'}")
+    return line
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+def _fixed(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"

@@ -1,0 +1,187 @@
+"""Metrics over OTLP, from a provider of our own; the ``OTEL_*`` variables say where to, how and how often.
+
+Without an endpoint there they go nowhere, and nothing connects. A measurement made within a sampled span's context
+carries that span as its exemplar.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+
+from corevital_otel import __version__
+from corevital_otel import conventions as names
+from corevital_otel.counters import Counters
+from corevital_otel.errors import SettingsError
+from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
+from corevital_otel.overheard import overheard
+
+_PROTOCOLS: Final = ("grpc", "http/protobuf")
+_LIBRARY: Final = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.common._internal",
+    "opentelemetry.exporter.http.transport",
+    "urllib3.connectionpool",
+)
+_logger = logging.getLogger("corevital.otlp")
+
+
+def endpoint() -> str | None:
+    """Where metrics go by the ``OTEL_*`` variables, or None if nowhere."""
+    env = os.environ
+    wanted = [part.strip() for part in env.get("OTEL_METRICS_EXPORTER", "otlp").split(",")]
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or ("otlp" not in wanted and wanted != [""]):
+        return None
+    return env.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+
+
+def protocol() -> str:
+    """The OTLP protocol by the ``OTEL_*`` variables; gRPC where they are silent.
+
+    Raises:
+        SettingsError: neither ``grpc`` nor ``http/protobuf``.
+    """
+    for variable in ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+        if value := os.environ.get(variable):
+            if value not in _PROTOCOLS:
+                raise SettingsError(f"{variable}={value!r} is not allowed: use one of {', '.join(_PROTOCOLS)}")
+            return value
+    return "grpc"
+
+
+class Otlp:
+    """Output over OTLP, exported by a thread of the SDK's.
+
+    Args:
+        resource: the one that spans have too.
+        counters: takes what was exported and what was not.
+
+    Raises:
+        SettingsError: an ``OTEL_*`` variable has a value we cannot follow.
+    """
+
+    def __init__(self, resource: Resource, counters: Counters) -> None:
+        wire = protocol()
+        try:
+            reader = PeriodicExportingMetricReader(_Counting(_exporter(wire), counters))
+        except Exception as error:  # the SDK's parts raise what they like
+            cause = " ".join(str(error).split())
+            raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
+        self._provider = MeterProvider([reader], resource, shutdown_on_exit=False, views=_views())
+        meter = self._provider.get_meter("corevital", __version__)
+        makers: dict[str, Any] = {
+            "counter": meter.create_counter,
+            "gauge": meter.create_gauge,
+            "histogram": meter.create_histogram,
+        }
+        self._instruments = {
+            name: makers[found.kind](name, unit=found.unit, description=found.text)
+            for name, found in INSTRUMENTS.items()
+        }
+
+    def put(self, instrument: Instrument, value: float, labels: Mapping[str, str], context: Context) -> None:
+        """See :meth:`Output.put`."""
+        found = self._instruments[instrument.name]
+        if instrument.kind == "counter":
+            found.add(value, labels, context)
+        elif instrument.kind == "histogram":
+            found.record(value, labels, context)
+        else:
+            found.set(value, labels, context)
+
+    def close(self, timeout_s: float) -> None:
+        """See :meth:`Output.close`. An endpoint that hangs does not hold the process up."""
+        thread = threading.Thread(
+            target=self._provider.shutdown, args=(timeout_s * 1000,), name="corevital-metrics-shutdown", daemon=True
+        )
+        thread.start()
+        thread.join(timeout_s)
+
+
+def _views() -> list[View]:
+    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "")
+    if chosen.strip().lower() == "base2_exponential_bucket_histogram":
+        return []  # the user wants no fixed buckets
+    return [
+        View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(found.buckets))
+        for name, found in INSTRUMENTS.items()
+        if found.buckets
+    ]
+
+
+def _exporter(wire: str) -> MetricExporter:
+    if wire == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+
+        return GrpcExporter()
+    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+    return HttpExporter()
+
+
+class _Counting(MetricExporter):
+    """Counts what the exporter inside says of each export; warns once when it fails, once when it is back."""
+
+    def __init__(self, inner: MetricExporter, counters: Counters) -> None:
+        super().__init__(inner._preferred_temporality, inner._preferred_aggregation)
+        self._inner = inner
+        self._counters = counters
+        self._failing = False
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        """Export; a failure is counted and never raised."""
+        with overheard(_LIBRARY) as said:
+            try:
+                result = self._inner.export(metrics_data, timeout_millis, **kwargs)
+            except Exception as error:
+                result = MetricExportResult.FAILURE
+                said.append(str(error))
+        points = _points(metrics_data)
+        if result is MetricExportResult.SUCCESS:
+            self._counters.add(names.EXPORTED, points, signal="metrics")
+            if self._failing:
+                _logger.warning("metrics are delivered to %s again", endpoint())
+        else:
+            self._counters.add(names.DROPPED, points, what="metric", why="export_failed")
+            if not self._failing:
+                cause = " ".join("; ".join(dict.fromkeys(said)).split())[:400] or "it could not be reached in time"
+                _logger.warning(
+                    "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
+                    "where it takes none; serving goes on, and /metrics has them all",
+                    endpoint(),
+                    cause,
+                )
+        self._failing = result is not MetricExportResult.SUCCESS
+        return result
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Flush the exporter inside."""
+        return self._inner.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Shut the exporter inside down."""
+        self._inner.shutdown(timeout_millis, **kwargs)
+
+
+def _points(data: MetricsData) -> int:
+    return sum(
+        len(metric.data.data_points)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    )

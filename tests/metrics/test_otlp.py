@@ -1,0 +1,199 @@
+"""Metrics over OTLP: where to, what arrives, and what is said when it does not."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from corevital_otel.counters import Counters
+from corevital_otel.errors import SettingsError
+from corevital_otel.hub import Hub
+from corevital_otel.metrics.instruments import INSTRUMENTS
+from corevital_otel.metrics.otlp import Otlp, endpoint, protocol
+from corevital_otel.settings import Settings
+
+Logged = Callable[[], list[logging.LogRecord]]
+TRACE = 0x4BF92F3577B34DA6A3CE929D0E0E4736
+MODEL = {"gen_ai.request.model": "tiny"}
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "METRICS_ENDPOINT", "TRACES_ENDPOINT", "PROTOCOL", "METRICS_PROTOCOL", "TIMEOUT"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
+    for name in ("OTEL_SDK_DISABLED", "OTEL_METRICS_EXPORTER", "OTEL_METRIC_EXPORT_INTERVAL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Receiver:
+    """An OTLP/HTTP receiver that does as it is told."""
+
+    def __init__(self) -> None:
+        self.status, self.delay_s = 200, 0.0
+        self.metrics: dict[str, Metric] = {}
+        self.asked: list[str] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.asked.append(self.path)
+                time.sleep(receiver.delay_s)
+                if receiver.status == 200:
+                    for group in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+                        receiver.metrics |= {
+                            metric.name: metric for scope in group.scope_metrics for metric in scope.metrics
+                        }
+                self.send_response(receiver.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    running = Receiver()
+    thread = threading.Thread(target=running.server.serve_forever)
+    thread.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{running.server.server_port}")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    yield running
+    running.server.shutdown()
+    running.server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("env", "expected"),
+    [
+        ({}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}, "http://c:4317"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m"}, "http://m"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4317"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_METRICS_EXPORTER": "none"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_METRICS_EXPORTER": "prometheus"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_METRICS_EXPORTER": "prometheus, otlp"}, "http://c"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_METRICS_EXPORTER": ""}, "http://c"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, None),
+    ],
+)
+def test_the_standard_variables_say_where_to(
+    env: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert endpoint() == expected
+
+
+def test_a_wrong_protocol_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json")
+    with pytest.raises(SettingsError, match=r"METRICS_PROTOCOL='http/json' is not allowed: use one of grpc, http/prot"):
+        protocol()
+
+
+def test_a_wrong_interval_is_one_line_and_costs_no_span(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "0")
+    hub = Hub(Settings(db=tmp_path / "corevital.db"))
+    hub.start()
+    hub.close()
+    (said,) = logged()
+    assert "OTEL_" in said.getMessage()
+    assert "metrics are on /metrics only" in said.getMessage()
+
+
+def test_without_an_endpoint_there_is_no_exporter_and_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    hub = Hub(Settings(db=tmp_path / "corevital.db"))
+    hub.start()
+    names = {thread.name for thread in set(threading.enumerate()) - before}
+    hub.close()
+    assert names == {"corevital-hub", "corevital-store"}
+
+
+def test_what_was_put_in_arrives_with_its_exemplar(receiver: Receiver) -> None:
+    counters = Counters()
+    output = Otlp(Resource.create(), counters)
+    span = SpanContext(TRACE, 7, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    context = trace.set_span_in_context(NonRecordingSpan(span), Context())
+    output.put(INSTRUMENTS["corevital.risk_score"], 0.42, {**MODEL, "basis": "prior"}, context)
+    output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+    output.put(INSTRUMENTS["corevital.tokens"], 4, MODEL, Context())
+    output.put(INSTRUMENTS["corevital.sequences.running"], 5, MODEL, Context())
+    output.close(5.0)
+    assert receiver.asked == ["/v1/metrics"]
+    (scores,) = receiver.metrics["corevital.risk_score"].histogram.data_points
+    assert list(scores.explicit_bounds) == pytest.approx([step / 20 for step in range(1, 21)])
+    assert [exemplar.trace_id.hex() for exemplar in scores.exemplars] == [f"{TRACE:032x}"]
+    assert receiver.metrics["corevital.tokens"].sum.data_points[0].as_double == 7 or (
+        receiver.metrics["corevital.tokens"].sum.data_points[0].as_int == 7
+    )
+    assert receiver.metrics["corevital.sequences.running"].gauge.data_points[0].as_int == 5
+    assert counters.get("corevital.telemetry.exported", signal="metrics") == 3
+
+
+def test_exponential_histograms_are_there_for_who_wants_them(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variable = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+    monkeypatch.setenv(variable, "base2_exponential_bucket_histogram")
+    output = Otlp(Resource.create(), Counters())
+    output.put(INSTRUMENTS["corevital.entropy"], 1.5, MODEL, Context())
+    output.close(5.0)
+    assert receiver.metrics["corevital.entropy"].WhichOneof("data") == "exponential_histogram"
+
+
+def test_a_backend_that_takes_no_metrics_is_said_once_with_the_mend(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    receiver.status = 404
+    counters = Counters()
+    output = Otlp(Resource.create(), counters)
+    output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+    wait_for(lambda: len(receiver.asked) > 3)
+    (said,) = logged()
+    assert "OTEL_METRICS_EXPORTER=none" in said.getMessage()
+    assert "\n" not in said.getMessage()
+    receiver.status = 200
+    wait_for(lambda: counters.get("corevital.telemetry.exported", signal="metrics") > 0)
+    output.close(5.0)
+    assert [record.getMessage().split(" to ")[0] for record in logged()] == [
+        "metrics cannot be delivered", "metrics are delivered",
+    ]  # fmt: skip
+    assert counters.get("corevital.telemetry.dropped", what="metric", why="export_failed") > 0
+    assert receiver.metrics["corevital.tokens"].sum.data_points[0].as_int == 3, "nothing is lost, it was only late"
+
+
+def test_an_endpoint_that_hangs_does_not_hold_the_end_up(receiver: Receiver) -> None:
+    receiver.delay_s = 3.0
+    output = Otlp(Resource.create(), Counters())
+    output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+    start = time.monotonic()
+    output.close(0.3)
+    assert time.monotonic() - start < 1.5
+
+
+def wait_for(told: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not told():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
