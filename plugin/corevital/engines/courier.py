@@ -36,6 +36,10 @@ _MAX_WAITING: Final = 256
 _POLL_S: Final = 0.0005
 """Between two looks at a copy that is under way."""
 
+_GATHER_S: Final = 0.01
+"""What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
+costs that one more than a few tables."""
+
 _STOP_S: Final = 0.5
 """How long a process that ends waits for the last frames."""
 
@@ -109,6 +113,7 @@ class Courier:
     def _run(self) -> None:
         while not self._stopping:
             self._woken.wait()
+            time.sleep(_GATHER_S)
             self._woken.clear()
             while self._waiting:
                 self._send(self._waiting.popleft())
