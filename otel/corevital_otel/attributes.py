@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.report import RequestReport
+from corevital_otel.report import RequestReport, Series
 
 Value = bool | int | float | str | Sequence[str]
 
@@ -36,6 +37,12 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.REQUEST_TOP_K: admitted.top_k,
         names.REQUEST_MAX_TOKENS: admitted.max_tokens,
         names.REQUEST_SEED: admitted.seed,
+        names.REQUEST_CHOICE_COUNT: admitted.choices if admitted.choices != 1 else None,
+        names.REQUEST_STREAM: admitted.stream,
+        names.REQUEST_FREQUENCY_PENALTY: admitted.frequency_penalty or None,
+        names.REQUEST_PRESENCE_PENALTY: admitted.presence_penalty or None,
+        names.OUTPUT_TYPE: admitted.output_type,
+        names.ERROR_TYPE: "engine_error" if outcome.reason == "error" else None,
         names.RESPONSE_TIME_TO_FIRST_CHUNK: outcome.first_chunk_s,
         names.RISK_SCORE: risk.score,
         names.RISK_LEVEL: risk.level,
@@ -75,6 +82,33 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.TAGS: admitted.tags or None,
     }
     return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
+
+
+def evaluation(report: RequestReport) -> dict[str, Value]:
+    """Attributes of the event that gives the risk as an evaluation, for backends that know those."""
+    risk = report.risk
+    because = "; ".join(risk.factors) or "no signal stands out"
+    attributes: dict[str, Value | None] = {
+        names.EVALUATION_NAME: names.RISK_SCORE,
+        names.EVALUATION_SCORE_VALUE: risk.score,
+        names.EVALUATION_SCORE_LABEL: risk.level,
+        names.EVALUATION_EXPLANATION: f"0 is good, 1 is bad; basis {risk.basis}: {because}",
+        names.RESPONSE_ID: report.admitted.request_id,
+    }
+    return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
+
+
+def series_events(series: Series) -> list[dict[str, Any]]:
+    """Attributes of the ``corevital.series`` events of a series, at most 256 tokens each."""
+    events = []
+    for offset in range(0, len(series), names.SERIES_EVENT_TOKENS):
+        at = slice(offset, offset + names.SERIES_EVENT_TOKENS)
+        event: dict[str, Any] = {"offset": offset}
+        for name in ("entropy", "surprisal", "margin", "topk_mass"):
+            values = getattr(series, name)[at].tolist()
+            event[name] = [value if math.isfinite(value) else names.SERIES_UNKNOWN for value in values]
+        events.append(event)
+    return events
 
 
 def _fits(value: Value) -> bool:

@@ -6,13 +6,15 @@ Runs in the API server process, beside the frontend's main thread. Calls from th
 from __future__ import annotations
 
 import atexit
-import random
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
+
+from opentelemetry import context
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import Frame
@@ -20,11 +22,16 @@ from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded, swallow
 from corevital_otel import conventions as names
+from corevital_otel import profiles
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
-from corevital_otel.http import current_parent, follow_requests
+from corevital_otel.http import follow_requests
+from corevital_otel.http_spans import HttpSpans
+from corevital_otel.otlp import Destination, destination
 from corevital_otel.report import RequestReport
+from corevital_otel.resource import Facts
 from corevital_otel.risk import PriorRisk
+from corevital_otel.sampling import Sampler, is_drawn, is_kept
 from corevital_otel.settings import Settings
 from corevital_otel.spans import SpanEmitter
 from corevital_otel.store.writer import StoreWriter
@@ -38,23 +45,40 @@ _STOP_S: Final = 10.0
 
 _AFTER_FAULT_S: Final = 0.5
 
-_random: Final = random.SystemRandom()
-"""Not the process's own generator: in offline use a script may have seeded it and count on its numbers."""
-
 
 class Hub:
     """Observer of one engine's requests; see :class:`corevital.frames.lifecycle.Observer`.
 
     Args:
         settings: the server's settings.
+        engine: facts of the engine, for the resource of its spans.
+        where: where spans go; by default what the ``OTEL_*`` variables say.
+        engine_traces: the engine makes spans of its own.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        engine: Facts | None = None,
+        where: Destination | None = None,
+        engine_traces: bool = False,
+    ) -> None:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
-        self._spans = SpanEmitter(self.counters)
         self._store = StoreWriter(settings.db, settings.db_retention_days, settings.db_max_mb, self.counters)
+        where = where or destination()
+        wanted = profiles.parse(settings.otel_profile)
+        self._spans = SpanEmitter(
+            self.counters,
+            where,
+            profiles=profiles.recognised(where) if wanted is None else wanted,
+            engine=engine,
+            fate=self._store.settle,
+        )
+        self._sampler = Sampler(settings.sample_rate)
+        self._http = HttpSpans(self._spans, settings.sample_rate, propagate_inwards=engine_traces)
         self._assembler = Assembler(
             on_report=self._reported,
             counters=self.counters,
@@ -69,16 +93,16 @@ class Hub:
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
-        follow_requests()
+        follow_requests(self._http.instrument if self._settings.http_spans else None)
         self._thread.start()
         atexit.register(self.close)
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
-        if self._stopping.is_set() or not self._is_measured(request):
+        if self._stopping.is_set() or request.sample is False:
             return None
         key = secrets.randbits(64)
-        parent = current_parent()
+        parent = self._sampler.admit(request, context.get_current())
         self._events.append(lambda: self._assembler.admit(key, request, parent))
         return Stamp(self._receiver.server, key)
 
@@ -94,11 +118,6 @@ class Hub:
         self._stopping.set()
         self._receiver.wake()
         self._thread.join(_STOP_S)
-
-    def _is_measured(self, request: Admitted) -> bool:
-        if request.sample is not None:
-            return request.sample
-        return _random.random() < self._settings.sample_rate
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -155,4 +174,7 @@ class Hub:
 
     @guarded("a report's output")
     def _reported(self, report: RequestReport) -> None:
-        self._store.put(report, self._spans.emit(report))
+        if is_kept(report):
+            ids = self._spans.emit(report, partial(self._store.put, report))
+            if ids.exported and not is_drawn(report):
+                self._http.keep(ids.parent_id)

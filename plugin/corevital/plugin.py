@@ -8,6 +8,7 @@ settings get read, engines followed and frames received.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import weakref
 from typing import Any
@@ -58,8 +59,8 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
     from corevital.log import configure
+    from corevital_otel.otlp import endpoint, protocol
     from corevital_otel.settings import SettingsError, load
-    from corevital_otel.spans import endpoint, protocol
 
     configure()
     try:
@@ -92,22 +93,32 @@ def _follow_engines() -> None:
 def _followed(original: Any) -> Any:
     @functools.wraps(original)
     def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        env = dict(os.environ)  # vLLM's own tracing writes its endpoint over the user's
         original(self, vllm_config, *args, **kwargs)
-        _engine_started(self, vllm_config)
+        _engine_started(self, vllm_config, env)
 
     setattr(init, _MARK, True)
     return init
 
 
 @guarded("the start of the frontend")
-def _engine_started(engine: Any, vllm_config: Any) -> None:
+def _engine_started(engine: Any, vllm_config: Any, env: dict[str, str]) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
     from corevital.engines.vllm_frontend import attach
     from corevital_otel.hub import Hub
+    from corevital_otel.otlp import destination
     from corevital_otel.settings import load
 
-    hub = Hub(load())
+    traces = vllm_names.traces_endpoint(vllm_config)
+    hub = Hub(
+        load(),
+        engine=vllm_names.facts(vllm_config),
+        where=destination(env, traces),
+        engine_traces=traces is not None,
+    )
+    if traces is not None:
+        vllm_names.leave_tokens_to_us()
     if attach(engine, vllm_config, hub):
         hub.start()
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

@@ -136,9 +136,10 @@ class StoreReader:
             if version == 0:  # a server has made the file and not written to it yet
                 raise StoreError(f"the store {self._path} is empty: serve some requests first")
             if version != schema.VERSION:
+                mend = "upgrade corevital" if version > schema.VERSION else "run `corevital db migrate`"
                 raise StoreError(
                     f"the store {self._path} has schema {version}, this version reads {schema.VERSION}: "
-                    "upgrade corevital or name another file with --db"
+                    f"{mend}, or name another file with --db"
                 )
             yield connection
         except sqlite3.Error as error:

@@ -26,6 +26,10 @@ class Admitted:
         capture: the request's own capture mode, None for the server's.
         sample: the request's own wish to be measured or not, None for the server's rate.
         tags: the request's ``corevital_tags``.
+        choices: sequences that the request asked for.
+        stream: whether the answer is streamed; None where that cannot be told.
+        frequency_penalty, presence_penalty: as asked for; 0 is none.
+        output_type: ``text`` or ``json``.
     """
 
     request_id: str
@@ -43,6 +47,11 @@ class Admitted:
     capture: str | None = None
     sample: bool | None = None
     tags: tuple[str, ...] = ()
+    choices: int = 1
+    stream: bool | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    output_type: str = "text"
     engine: str = "vllm"
     engine_version: str = ""
     runner: str = "unknown"
