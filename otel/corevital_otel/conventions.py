@@ -54,6 +54,15 @@ USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 """Tokens of the prompt that were read from the engine's cache."""
 
+# Span attributes with content, only where COREVITAL_CAPTURE_CONTENT asks for it: gen-ai-spans.md
+
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+"""JSON: one message of the role ``user`` whose text is the prompt as the model was given it, chat template and all."""
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+"""JSON: one message of the role ``assistant``, with its finish reason."""
+CONTENT_CHARACTERS: Final = 16_384
+"""Most characters of a text that is sent; what is left out is said in its place."""
+
 # Span attributes: ours
 
 RISK_SCORE: Final = "corevital.risk_score"
@@ -66,6 +75,8 @@ RISK_FACTORS: Final = "corevital.risk.factors"
 """What raised the score, strongest first."""
 HEALTH: Final = "corevital.health."
 """Prefix of the flags ``nan_detected``, ``inf_detected``, ``repetition_loop_detected``, ``truncated``."""
+FLAGS: Final = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
+"""The flags, by the names behind :data:`HEALTH`."""
 HIGH_ENTROPY_STEPS: Final = "corevital.health.high_entropy_steps"
 """Tokens whose entropy was above ``COREVITAL_HIGH_ENTROPY_BITS``."""
 LOOP_ONSET: Final = "corevital.health.loop_onset"
@@ -104,6 +115,8 @@ CAPTURE: Final = "corevital.capture"
 """The capture mode that applied."""
 SEQUENCE: Final = "corevital.sequence"
 """Number of the sequence within its request."""
+PROMPT_HASH: Final = "corevital.prompt.hash"
+"""HMAC-SHA256 of the prompt's tokens under ``COREVITAL_PROMPT_HASH_KEY``, 32 hex digits; absent without a key."""
 TAGS: Final = "corevital.tags"
 """The request's own ``corevital_tags``; absent where there are none."""
 

@@ -5,14 +5,13 @@ A profile only ever adds attributes to spans; the store and the metrics know not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal, cast, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from corevital_otel import conventions as names
 from corevital_otel.attributes import Value
 from corevital_otel.otlp import Destination
-from corevital_otel.report import RequestReport
 
 Profile = Literal["langfuse", "openlit", "phoenix"]
 
@@ -56,55 +55,58 @@ def recognised(where: Destination | None) -> tuple[Profile, ...]:
     return ("phoenix",) if "phoenix" in host or port == _PHOENIX_PORT else ()
 
 
-def attributes_for(profiles: Sequence[Profile], report: RequestReport) -> dict[str, Value]:
-    """What these backends need on the span of a report, besides the conventions."""
+def attributes_for(profiles: Sequence[Profile], span: Mapping[str, Any]) -> dict[str, Value]:
+    """What these backends need besides, out of the attributes of a request's span."""
     found: dict[str, Value] = {}
     for profile in profiles:
-        found |= _MAKERS[profile](report)
+        found |= _MAKERS[profile](span)
     return found
 
 
-def _langfuse(report: RequestReport) -> dict[str, Value]:
+def _flags(span: Mapping[str, Any]) -> list[str]:
+    return [name for name in names.FLAGS if span.get(names.HEALTH + name)]
+
+
+def _langfuse(span: Mapping[str, Any]) -> dict[str, Value]:
     """Langfuse filters metadata by text, so the level goes beside the score; faults and high risks show as levels."""
-    risk, flags = report.risk, report.health.flags
+    level, flags = str(span[names.RISK_LEVEL]), _flags(span)
     found: dict[str, Value] = {
-        names.LANGFUSE_METADATA + "risk_level": risk.level,
-        names.LANGFUSE_METADATA + "risk_basis": risk.basis,
+        names.LANGFUSE_METADATA + "risk_level": level,
+        names.LANGFUSE_METADATA + "risk_basis": str(span[names.RISK_BASIS]),
         names.LANGFUSE_METADATA + "flags": ",".join(flags) or "none",
     }
-    if risk.score is not None:
-        found[names.LANGFUSE_METADATA + "risk_score"] = f"{risk.score:.2f}"
-    if report.admitted.tags:
-        found[names.LANGFUSE_TAGS] = report.admitted.tags
+    if (score := span.get(names.RISK_SCORE)) is not None:
+        found[names.LANGFUSE_METADATA + "risk_score"] = f"{score:.2f}"
+    if names.TAGS in span:
+        found[names.LANGFUSE_TAGS] = tuple(span[names.TAGS])
     broken = [flag for flag in flags if flag != "truncated"]
-    if report.outcome.reason == "error" or broken:
+    if names.ERROR_TYPE in span or broken:
         found[names.LANGFUSE_LEVEL] = "ERROR"
         found[names.LANGFUSE_STATUS] = ", ".join(broken) or "the engine reported an error"
-    elif risk.level == "high":
+    elif level == "high":
         found[names.LANGFUSE_LEVEL] = "WARNING"
-        found[names.LANGFUSE_STATUS] = "; ".join(risk.factors) or "high risk"
+        found[names.LANGFUSE_STATUS] = "; ".join(span.get(names.RISK_FACTORS, ())) or "high risk"
     return found
 
 
-def _openlit(report: RequestReport) -> dict[str, Value]:
+def _openlit(span: Mapping[str, Any]) -> dict[str, Value]:
     """OpenLIT filters by equality and reads the conventions' older names."""
-    tokens = report.admitted.prompt_tokens + len(report.outcome.token_ids)
     return {
-        names.OPENLIT_SYSTEM: report.admitted.engine,
-        names.OPENLIT_TOTAL_TOKENS: tokens,
-        names.OPENLIT_AT_RISK: "yes" if report.risk.level == "high" or report.health.flags else "no",
+        names.OPENLIT_SYSTEM: str(span[names.PROVIDER_NAME]),
+        names.OPENLIT_TOTAL_TOKENS: int(span[names.USAGE_INPUT_TOKENS] + span[names.USAGE_OUTPUT_TOKENS]),
+        names.OPENLIT_AT_RISK: "yes" if span[names.RISK_LEVEL] == "high" or _flags(span) else "no",
     }
 
 
-def _phoenix(report: RequestReport) -> dict[str, Value]:
+def _phoenix(span: Mapping[str, Any]) -> dict[str, Value]:
     """Phoenix counts tokens and shows models of spans whose OpenInference kind is LLM."""
-    admitted, made = report.admitted, len(report.outcome.token_ids)
+    asked, made = int(span[names.USAGE_INPUT_TOKENS]), int(span[names.USAGE_OUTPUT_TOKENS])
     return {
         names.OPENINFERENCE_KIND: "LLM",
-        names.OPENINFERENCE_MODEL: admitted.model,
-        names.OPENINFERENCE_PROMPT_TOKENS: admitted.prompt_tokens,
+        names.OPENINFERENCE_MODEL: str(span[names.REQUEST_MODEL]),
+        names.OPENINFERENCE_PROMPT_TOKENS: asked,
         names.OPENINFERENCE_COMPLETION_TOKENS: made,
-        names.OPENINFERENCE_TOTAL_TOKENS: admitted.prompt_tokens + made,
+        names.OPENINFERENCE_TOTAL_TOKENS: asked + made,
     }
 
 

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     )
     capture_content: bool = _setting(False, "0 or 1", "`1`: prompt and completion text may leave the process")
 
+    prompt_hash_key: str | None = _setting(
+        None,
+        "a secret of any text, or empty for none",
+        "a secret: spans then carry `corevital.prompt.hash`, by which repeated prompts are found",
+    )
     otel_profile: str = _setting(
         profiles.AUTO,
         f"auto, none, or some of {', '.join(profiles.PROFILES)}",
@@ -80,7 +85,7 @@ class Settings(BaseSettings):
         profiles.parse(value)
         return value
 
-    @field_validator("db", "profile", mode="before")
+    @field_validator("db", "profile", "prompt_hash_key", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, fo
 
 from corevital_otel import __version__, sampling
 from corevital_otel import conventions as names
-from corevital_otel.attributes import evaluation, series_events, span_attributes, span_name
+from corevital_otel.attributes import content_attributes, evaluation_of, series_events, span_attributes, span_name
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import BoundedProcessor, CountingExporter, Fate
 from corevital_otel.errors import SettingsError
@@ -125,18 +125,19 @@ class SpanEmitter:
             if made is not None:
                 made(ids)
             return ids
+        attributes = span_attributes(report)
         span = self._tracer.start_span(
             span_name(report),
             context=parent,
             kind=SpanKind.INTERNAL,
-            attributes={**span_attributes(report), **attributes_for(self._profiles, report)},
+            attributes={**attributes, **content_attributes(report), **attributes_for(self._profiles, attributes)},
             start_time=report.admitted.arrival_ns,
         )
         end_ns = max(report.outcome.end_ns, report.admitted.arrival_ns)
-        span.add_event(names.EVALUATION_EVENT, evaluation(report), timestamp=end_ns)
+        span.add_event(names.EVALUATION_EVENT, evaluation_of(attributes), timestamp=end_ns)
         if report.series is not None:
-            for attributes in series_events(report.series):
-                span.add_event(names.SERIES_EVENT, attributes, timestamp=end_ns)
+            for event in series_events(report.series):
+                span.add_event(names.SERIES_EVENT, event, timestamp=end_ns)
         if report.outcome.reason == "error":
             span.set_status(Status(StatusCode.ERROR, "the engine reported an error"))
         if span.is_recording():

@@ -111,14 +111,15 @@ def _engine_started(engine: Any, vllm_config: Any, env: dict[str, str]) -> None:
     from corevital_otel.settings import load
 
     traces = vllm_names.traces_endpoint(vllm_config)
+    settings = load()
     hub = Hub(
-        load(),
+        settings,
         engine=vllm_names.facts(vllm_config),
         where=destination(env, traces),
         engine_traces=traces is not None,
     )
     if traces is not None:
         vllm_names.leave_tokens_to_us()
-    if attach(engine, vllm_config, hub):
+    if attach(engine, vllm_config, hub, content=settings.capture_content, hash_key=settings.prompt_hash_key):
         hub.start()
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

@@ -247,3 +247,26 @@ def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
     write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
     assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
     assert schema.VERSION == 2
+
+
+def test_a_store_of_the_first_schema_is_migrated_when_asked_and_then_written(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "corevital.db"
+    write(path, [report()])
+    with sqlite3.connect(path) as connection:  # back to what the first version made
+        connection.execute("DROP INDEX reports_unsent")
+        for column in ("parent_span_id", "start_ns", "end_ns", "export"):
+            connection.execute(f"ALTER TABLE reports DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(StoreError, match="run `corevital db migrate`"):
+        StoreReader(path).count()
+    command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
+    said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "schema 2, migrated from schema 1" in said[0]
+    assert "schema 2, has that schema already" in said[1]
+    counters = Counters()
+    writer = StoreWriter(path, 36500, 1024, counters)
+    writer.put(report(request_id="new"), ids(2))
+    writer.close(5)
+    assert {row.request_id for row in StoreReader(path).list_reports()} == {"chatcmpl-1", "new"}
+    assert counters.get("corevital.telemetry.dropped") == 0

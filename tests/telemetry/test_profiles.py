@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from corevital_otel import profiles
+from corevital_otel.attributes import span_attributes
 from corevital_otel.otlp import destination
 from corevital_otel.report import Health, RequestReport, Risk
 from corevital_otel.settings import SettingsError, load
 
 Make = Callable[..., RequestReport]
+
+
+def added(wanted: tuple[profiles.Profile, ...], report: RequestReport) -> dict[str, Any]:
+    return profiles.attributes_for(wanted, span_attributes(report))
 
 
 @pytest.mark.parametrize(
@@ -38,25 +44,31 @@ def test_no_endpoint_no_profile() -> None:
 
 
 def test_langfuse_gets_what_it_can_filter_by(report: Make) -> None:
-    quiet = profiles.attributes_for(("langfuse",), report())
+    quiet = added(("langfuse",), (report()))
     assert quiet["langfuse.observation.metadata.risk_level"] == "low"
     assert quiet["langfuse.observation.metadata.risk_score"] == "0.25"
     assert "langfuse.observation.level" not in quiet
-    risky = profiles.attributes_for(("langfuse",), report(risk=Risk(score=0.9, level="high", factors=("peak",))))
+    risky = profiles.attributes_for(
+        ("langfuse",), span_attributes(report(risk=Risk(score=0.9, level="high", factors=("peak",))))
+    )
     assert (risky["langfuse.observation.level"], risky["langfuse.observation.status_message"]) == ("WARNING", "peak")
-    broken = profiles.attributes_for(("langfuse",), report(health=Health(nan_detected=True, truncated=True)))
+    broken = profiles.attributes_for(
+        ("langfuse",), span_attributes(report(health=Health(nan_detected=True, truncated=True)))
+    )
     assert broken["langfuse.observation.level"] == "ERROR"
     assert broken["langfuse.observation.metadata.flags"] == "nan_detected,truncated"
-    unknown = profiles.attributes_for(("langfuse",), report(risk=Risk(score=None, level="unknown")))
+    unknown = added(("langfuse",), (report(risk=Risk(score=None, level="unknown"))))
     assert "langfuse.observation.metadata.risk_score" not in unknown
 
 
 def test_langfuse_counts_no_token_twice(report: Make) -> None:
-    assert not [name for name in profiles.attributes_for(("langfuse", "phoenix"), report()) if "gen_ai.usage" in name]
+    assert not [name for name in added(("langfuse", "phoenix"), (report())) if "gen_ai.usage" in name]
 
 
 def test_phoenix_and_openlit_get_theirs_together_where_a_collector_feeds_both(report: Make) -> None:
-    found = profiles.attributes_for(("phoenix", "openlit"), report(health=Health(repetition_loop_detected=True)))
+    found = profiles.attributes_for(
+        ("phoenix", "openlit"), span_attributes(report(health=Health(repetition_loop_detected=True)))
+    )
     assert found["openinference.span.kind"] == "LLM"
     assert found["llm.token_count.total"] == found["gen_ai.usage.total_tokens"] == 10
     assert found["corevital.at_risk"] == "yes"

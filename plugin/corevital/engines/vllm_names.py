@@ -17,6 +17,7 @@ name                                             for                            
 ``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           every rank reports
 ``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
 ``output_processor.instrument_manual``           tokens counted once beside vLLM's own tracing      counted twice
+``RequestState.prompt``, ``.tokenizer``          text, where content may leave the process          no text of prompts
 ``current_platform.get_device_*``                facts of the device, in the spans' resource        no such facts
 ``LogitsProcRequestState.*.gpu``                 where a row stands, what was sampled (V2)          no numbers under V2
 ===============================================  =================================================  ====================
@@ -209,3 +210,12 @@ def leave_tokens_to_us() -> None:
 
     setattr(without_usage, _MARK, True)
     setattr(output_processor, _MAKER, without_usage)
+
+
+def prompt_text(processor: Any, state: Any) -> str | None:
+    """The prompt as the model was given it, chat template and all; None where this vLLM has only embeddings of it."""
+    text = getattr(state, "prompt", None)
+    if isinstance(text, str):
+        return text
+    tokenizer, token_ids = getattr(processor, "tokenizer", None), getattr(state, "prompt_token_ids", None)
+    return str(tokenizer.decode(token_ids)) if tokenizer is not None and token_ids else None

@@ -30,6 +30,8 @@ class Admitted:
         stream: whether the answer is streamed; None where that cannot be told.
         frequency_penalty, presence_penalty: as asked for; 0 is none.
         output_type: ``text`` or ``json``.
+        prompt_text: the prompt, only where content may leave the process.
+        prompt_hash: keyed hash of the prompt, only where a key is set.
     """
 
     request_id: str
@@ -52,6 +54,8 @@ class Admitted:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     output_type: str = "text"
+    prompt_text: str | None = None
+    prompt_hash: str | None = None
     engine: str = "vllm"
     engine_version: str = ""
     runner: str = "unknown"
@@ -67,6 +71,7 @@ class Finished:
         end_ns: wall clock, nanoseconds since the epoch.
         cached_tokens: prompt tokens read from the engine's cache.
         first_chunk_s: seconds from arrival to the first token, where the engine measured it.
+        text: the output, only where content may leave the process.
     """
 
     reason: str
@@ -74,6 +79,7 @@ class Finished:
     end_ns: int
     cached_tokens: int | None = None
     first_chunk_s: float | None = None
+    text: str | None = None
 
 
 class Observer(Protocol):
