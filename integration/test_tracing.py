@@ -83,9 +83,15 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Phoenix]:
+    with phoenix(tmp_path_factory.mktemp("backend")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, backend: Phoenix) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("tracing")
-    with phoenix(folder) as backend, collector(folder, f"{backend.http}/v1/traces") as rotel:
+    with collector(folder, f"{backend.http}/v1/traces") as rotel:
         env = {
             **runner_environment("v1"),
             "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.http,
@@ -215,16 +221,16 @@ def test_phoenix_finds_the_request_at_risk_by_its_score_and_the_trace_is_whole(s
 
 @pytest.mark.parametrize("wire", ["grpc", "http/protobuf"])
 def test_phoenix_takes_spans_by_both_protocols_and_a_long_series_whole(
-    served: Served, monkeypatch: pytest.MonkeyPatch, wire: str
+    backend: Phoenix, monkeypatch: pytest.MonkeyPatch, wire: str
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", served.phoenix.grpc if wire == "grpc" else served.phoenix.http)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", backend.grpc if wire == "grpc" else backend.http)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", wire)
     counters = Counters()
     emitter = SpanEmitter(counters, profiles=("phoenix",))
     span_id = emitter.emit(long_report()).span_id
     emitter.shutdown(20)
     assert counters.get("corevital.telemetry.exported") == 1
-    spans = served.phoenix.wait_for(lambda spans: span_id in {span["context"]["span_id"] for span in spans})
+    spans = backend.wait_for(lambda spans: span_id in {span["context"]["span_id"] for span in spans})
     (span,) = [span for span in spans if span["context"]["span_id"] == span_id]
     series = [event["attributes"] for event in span["events"] if event["name"] == "corevital.series"]
     assert [event["offset"] for event in series] == list(range(0, 4096, 256))
