@@ -71,7 +71,7 @@ NAMES = {
             )
         ),
     ],
-    "v1/engine/detokenizer.py": ["IncrementalDetokenizer.output_token_ids"],
+    "v1/engine/detokenizer.py": ["IncrementalDetokenizer.output_token_ids", "BaseIncrementalDetokenizer.output_text"],
     "platforms/interface.py": [
         "Platform.device_type",
         "Platform.get_device_name",
