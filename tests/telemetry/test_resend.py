@@ -19,6 +19,7 @@ from corevital_otel.report import RequestReport, Risk
 from corevital_otel.spans import SpanEmitter
 from corevital_otel.store import outbox
 from corevital_otel.store.outbox import Outbox
+from corevital_otel.store.reader import StoreReader
 from corevital_otel.store.writer import StoreWriter
 
 Make = Callable[..., RequestReport]
@@ -72,6 +73,7 @@ def test_spans_that_a_server_could_not_deliver_are_sent_once_and_as_they_were(
         assert len(done.stderr.strip().splitlines()) == 2  # the cause, then what became of it
 
         received.does = Behaviour()
+        assert StoreReader(path).undelivered() == 5
         assert "5 spans wait" in export(path, received, "--otlp", "--dry-run").stdout
         done = export(path, received, "--otlp", COREVITAL_OTEL_PROFILE="langfuse")
         assert (done.returncode, done.stdout) == (0, f"5 spans sent to {received.endpoint}\n"), done.stderr

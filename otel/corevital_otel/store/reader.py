@@ -118,6 +118,11 @@ class StoreReader:
         with self._connection() as connection:
             return int(connection.execute("SELECT count(*) FROM reports").fetchone()[0])
 
+    def undelivered(self) -> int:
+        """How many spans no collector has taken, and nobody tries to send any more."""
+        with self._connection() as connection:
+            return int(connection.execute("SELECT count(*) FROM reports WHERE export = 'undelivered'").fetchone()[0])
+
     def _read(self, query: str, values: list[Any]) -> list[StoredReport]:
         with self._connection() as connection:
             rows = connection.execute(query, values).fetchall()
