@@ -68,9 +68,6 @@ class HttpSpans:
     def _instrument(self, application: Any) -> bool:
         if getattr(application, "_is_instrumented_by_opentelemetry", False):
             return False  # the user's own: its span becomes current and is the parent
-        if getattr(application, "middleware_stack", None) is not None:
-            warn_once("http:late", "the HTTP server was running before corevital: there are no spans of HTTP requests")
-            return False
         try:
             from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
         except ImportError as error:
@@ -82,6 +79,9 @@ class HttpSpans:
         unset = _SEMCONV not in os.environ
         if unset:  # read once, when the first application is instrumented: the stable names of HTTP attributes
             os.environ[_SEMCONV] = "http"
+        stack = getattr(application, "middleware_stack", None)
+        if stack is not None:  # SageMaker's standards, which vLLM loads, have built it early: it is wrapped as it is
+            application.build_middleware_stack = lambda: stack
         try:
             FastAPIInstrumentor.instrument_app(
                 application,
@@ -95,6 +95,8 @@ class HttpSpans:
         finally:
             if unset:
                 del os.environ[_SEMCONV]
+        if stack is not None:
+            application.middleware_stack = application.build_middleware_stack()
         return True
 
     def _started(self, span: Span, scope: dict[str, Any]) -> None:

@@ -182,6 +182,23 @@ def test_an_engine_with_tracing_of_its_own_is_told_of_the_server_span(server: Ca
     assert running.seen[0]["traceparent"] == f"00-{TRACE}-{span.context.span_id:016x}-01"
 
 
+def test_an_application_that_was_put_together_before_is_followed_with_all_its_layers(
+    server: Callable[..., Server],
+) -> None:
+    running = server(1.0)
+    passed = []
+
+    @running.app.middleware("http")
+    async def layer(request: fastapi.Request, call_next: Any) -> Any:
+        passed.append(request.url.path)
+        return await call_next(request)
+
+    running.app.middleware_stack = running.app.build_middleware_stack()
+    for _ in range(2):
+        asyncio.run(ask(running.app, headers()))
+    assert len(running.sent.spans) == len(passed) == 2
+
+
 def test_another_instrumentation_keeps_its_place(server: Callable[..., Server]) -> None:
     running = server(1.0)
     running.app._is_instrumented_by_opentelemetry = True  # type: ignore[attr-defined]

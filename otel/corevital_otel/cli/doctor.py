@@ -214,5 +214,5 @@ def _store(path: Path | None) -> Check:
     if last:
         text += f", the last at {last[0].created_at_utc} under {last[0].summary.get('corevital.runner', 'unknown')}"
     if undelivered:
-        return Check("store", "warn", f"{text}; {undelivered} spans were not delivered: corevital db export --otlp")
-    return Check("store", "ok", text)
+        text += f"; {undelivered} spans were not delivered: corevital db export --otlp"
+    return Check("store", "warn" if undelivered else "ok", text)
