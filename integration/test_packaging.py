@@ -62,7 +62,7 @@ def test_the_telemetry_half_passes_its_tests_without_torch_and_engine(built: Pat
     venv = tmp_path / "venv"
     python = str(venv / "bin/python")
     run(sys.executable, "-m", "venv", str(venv))
-    tools = ("pytest", "pytest-timeout", "hypothesis", "rotel", "starlette")
+    tools = ("pytest", "pytest-timeout", "hypothesis", "rotel", "fastapi", "httpx", "cryptography")
     run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", str(wheel), *tools)
     installed = run(python, "-m", "pip", "list").lower()
     for absent in ("torch", "vllm", "numba", "transformers"):

@@ -295,15 +295,22 @@ def test_a_client_that_hangs_up_leaves_one_aborted_span(served: Served) -> None:
         assert "corevital.incomplete" not in span.attributes
 
 
-def test_a_callers_traceparent_is_trace_and_parent_of_the_span(outcome: Outcome) -> None:
+def test_a_callers_traceparent_is_trace_and_parent_of_the_span_through_the_server_span(
+    served: Served, outcome: Outcome
+) -> None:
     spans = {span.attributes["gen_ai.response.id"]: span for span in outcome.spans}
+    http = {span.span_id: span for span in served.collector.sink.others}
     traced = [answer for answer in outcome.answers if answer.trace_id]
     assert len(traced) > 10
     for answer in traced:
         span = spans[answer.request_id]
-        assert (span.trace_id, span.parent_id) == (answer.trace_id, answer.parent_id)
-    untraced = [spans[answer.request_id] for answer in outcome.answers if not answer.trace_id and answer.sequences == 1]
-    assert all(span.parent_id == "" for span in untraced)
+        assert span.trace_id == answer.trace_id
+        assert http[span.parent_id].parent_id == answer.parent_id
+    untraced = [spans[answer.request_id] for answer in outcome.answers if not answer.trace_id]
+    assert all(http[span.parent_id].parent_id == "" for span in untraced)
+    siblings = [span for span in outcome.spans if span.attributes["corevital.sequence"] == 1]
+    assert siblings
+    assert all(span.trace_id == spans[span.attributes["gen_ai.response.id"]].trace_id for span in siblings)
 
 
 def test_a_request_of_one_token_has_one_surprisal(outcome: Outcome) -> None:
@@ -317,8 +324,8 @@ def test_the_series_travels_in_events_of_at_most_256_tokens(served: Served, outc
     reader = StoreReader(served.database)
     for span in outcome.spans:
         tokens = span.attributes["gen_ai.usage.output_tokens"]
-        assert [event["offset"] for _, event in span.events] == list(range(0, tokens, 256))
-        series = [value for _, event in span.events for value in event["entropy"]]
+        assert [event["offset"] for event in span.series] == list(range(0, tokens, 256))
+        series = [value for event in span.series for value in event["entropy"]]
         assert len(series) == tokens
         if tokens:
             assert sum(series) == pytest.approx(span.attributes["corevital.entropy.sum"], rel=1e-3, abs=1e-3)
@@ -346,7 +353,7 @@ def test_a_request_decides_for_itself(served: Served) -> None:
     }
     assert spans.keys() == {summary.request_id, tagged.request_id}
     assert unmeasured.request_id not in spans
-    assert spans[summary.request_id].events == []
+    assert spans[summary.request_id].series == []
     assert spans[summary.request_id].attributes["corevital.capture"] == "summary"
     assert spans[tagged.request_id].attributes["corevital.tags"] == ["canary", "eu"]
 

@@ -7,7 +7,7 @@ The columns, in microseconds a token:
 
 - ``V1 engine thread``, ``V2 engine thread``: the adapters, from a step's logits to the tables they post and from its
   tokens to theirs; the kernel's own time, measured beside it on the same logits, is taken off. On a CPU.
-- ``courier``: the thread that turns tables into frames and sends them.
+- ``courier``: turning tables into frames, without the socket.
 - ``API server``: every thread of the process but the one that makes the frames: receiving, assembling, risk, a row in
   the store and a span to a collector for each sequence of about ``--tokens`` tokens; capture ``on_risk``.
 """

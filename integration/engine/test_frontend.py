@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from vllm import SamplingParams
-from vllm.sampling_params import RequestOutputKind
-from vllm.v1.engine import EngineCoreRequest
+from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.v1.engine import EngineCoreRequest, output_processor
 from vllm.v1.engine.output_processor import OutputProcessor
 
+from corevital import log
+from corevital.engines import vllm_names
 from corevital.engines.vllm_frontend import attach
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.stamp import EXTRA_ARG, Stamp
@@ -34,11 +37,11 @@ class Observer:
         self.finished.append((key, outcome))
 
 
-def frontend(observer: Observer) -> OutputProcessor:
+def frontend(observer: Observer, **wanted: Any) -> OutputProcessor:
     processor = OutputProcessor(None, log_stats=False)
     parallel = SimpleNamespace(nnodes=1)
     config = SimpleNamespace(model_config=SimpleNamespace(served_model_name="tiny"), parallel_config=parallel)
-    assert attach(SimpleNamespace(output_processor=processor), config, observer)
+    assert attach(SimpleNamespace(output_processor=processor), config, observer, **wanted)
     return processor
 
 
@@ -105,3 +108,81 @@ def test_a_session_is_drawn_once_however_often_input_comes(draw: bool) -> None:
     assert len(observer.admitted) == 1
     assert [outcome.reason for _, outcome in observer.finished] == (["stop"] if draw else [])
     assert stamp_of(end) is None
+
+
+def test_what_a_request_asked_for_is_told() -> None:
+    observer = Observer()
+    asked = SamplingParams(
+        frequency_penalty=0.5,
+        presence_penalty=-0.25,
+        output_kind=RequestOutputKind.DELTA,
+        structured_outputs=StructuredOutputsParams(json={"type": "object"}),
+        detokenize=False,
+    )
+    processor = frontend(observer)
+    processor.add_request(request("a", asked), None)
+    plain = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, detokenize=False)
+    processor.add_request(request("b", plain), None)
+    first, second = observer.admitted
+    assert (first.frequency_penalty, first.presence_penalty) == (0.5, -0.25)
+    assert (first.stream, first.output_type, first.choices) == (True, "json", 1)
+    assert (second.stream, second.output_type) == (False, "text")
+
+
+def test_no_text_is_handed_on_unless_asked_for() -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    processor.add_request(request("a"), "a secret")
+    assert (observer.admitted[0].prompt_text, observer.admitted[0].prompt_hash) == (None, None)
+    processor.abort_requests(["a"], True)
+    assert [outcome.text for _, outcome in observer.finished] == [None]
+    told = Observer()
+    frontend(told, content=True).add_request(request("a"), "a secret")
+    assert told.admitted[0].prompt_text == "a secret"
+
+
+def test_a_hash_tells_equal_prompts_and_nothing_without_the_key() -> None:
+    hashes = []
+    for key, tokens in (("k", [1, 2, 3]), ("k", [1, 2, 3]), ("k", [1, 2, 4]), ("other", [1, 2, 3]), (None, [1])):
+        observer = Observer()
+        frontend(observer, hash_key=key).add_request(request("a", prompt_token_ids=tokens), None)
+        hashes.append(observer.admitted[0].prompt_hash)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 4
+    assert hashes[4] is None
+
+
+def test_vllms_own_spans_leave_the_tokens_to_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    def maker(span_name: str, start_time: int, attributes: dict[str, Any] | None = None, **_: Any) -> None:
+        made.append(attributes or {})
+
+    monkeypatch.setattr(output_processor, "instrument_manual", maker)
+    vllm_names.leave_tokens_to_us()
+    vllm_names.leave_tokens_to_us()
+    stats = SimpleNamespace(**dict.fromkeys(("arrival_time", "scheduled_ts", "queued_ts", "first_token_ts",
+                            "last_token_ts", "first_token_latency", "num_generation_tokens"), 1.0))  # fmt: skip
+    state = SimpleNamespace(stats=stats, prompt_token_ids=[1], prompt_embeds=None, external_req_id="a", top_p=1.0,
+                            max_tokens_param=3, temperature=1.0, n=1)  # fmt: skip
+    output_processor.OutputProcessor.do_tracing(
+        OutputProcessor(None, log_stats=False),
+        SimpleNamespace(trace_headers=None),
+        state,
+        SimpleNamespace(iteration_timestamp=2.0),
+    )
+    (attributes,) = made
+    assert attributes["gen_ai.request.max_tokens"] == 3
+    assert not [name for name in attributes if name.startswith("gen_ai.usage.")]
+
+
+def test_a_vllm_that_makes_its_spans_in_another_way_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(log, "_said", set())
+    monkeypatch.setattr(logging.getLogger(log.LOGGER_NAME), "propagate", True)
+    monkeypatch.delattr(output_processor, "instrument_manual")
+    vllm_names.leave_tokens_to_us()
+    vllm_names.leave_tokens_to_us()
+    (line,) = [record.message for record in caplog.records if "makes its own spans" in record.message]
+    assert "--otlp-traces-endpoint" in line

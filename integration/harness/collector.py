@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 from integration.harness.otlp_metrics import MetricStore
 from integration.harness.processes import Group, environment, free_port
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -37,6 +38,13 @@ class Span:
     attributes: dict[str, Any]
     events: list[tuple[str, dict[str, Any]]]
     resource: dict[str, Any]
+    scope: str = ""
+    trace_state: str = ""
+
+    @property
+    def series(self) -> list[dict[str, Any]]:
+        """Attributes of its ``corevital.series`` events."""
+        return [attributes for name, attributes in self.events if name == "corevital.series"]
 
 
 def _value(value: AnyValue) -> Any:
@@ -53,9 +61,11 @@ def _attributes(pairs: Any) -> dict[str, Any]:
 class Sink:
     """Where the collector sends to: an OTLP/HTTP server that keeps spans and metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, forward: str | None = None) -> None:
         self.metrics = MetricStore()
-        self.spans: list[Span] = []
+        self.spans: list[Span] = []  # of requests: ours
+        self.others: list[Span] = []  # of HTTP, and the engine's own
+        self.received = b""  # every byte of every request
         self._ids: set[str] = set()
         self._lock = threading.Lock()
         sink = self
@@ -65,9 +75,13 @@ class Sink:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                sink.received += body
                 if self.path.endswith("/v1/metrics"):
                     sink.metrics.take(body)
                 else:
+                    if forward is not None:
+                        headers = {"Content-Type": "application/x-protobuf"}
+                        httpx.post(forward, content=body, headers=headers, timeout=30).raise_for_status()
                     sink.take(_spans(ExportTraceServiceRequest.FromString(body)))
                 body = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(200)
@@ -90,7 +104,7 @@ class Sink:
             for span in spans:
                 if span.span_id not in self._ids:
                     self._ids.add(span.span_id)
-                    self.spans.append(span)
+                    (self.spans if span.scope == "corevital" else self.others).append(span)
 
     def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Span]:
         """At least ``count`` spans, or what there is after that time."""
@@ -119,6 +133,8 @@ def _spans(request: ExportTraceServiceRequest) -> list[Span]:
             attributes=_attributes(span.attributes),
             events=[(event.name, _attributes(event.attributes)) for event in span.events],
             resource=_attributes(group.resource.attributes),
+            scope=scope.scope.name,
+            trace_state=span.trace_state,
         )
         for group in request.resource_spans
         for scope in group.scope_spans
@@ -136,13 +152,20 @@ class Collector:
 
 
 @contextmanager
-def collector(folder: Path) -> Iterator[Collector]:
+def collector(folder: Path, forward: str | None = None) -> Iterator[Collector]:
+    """A running collector.
+
+    Args:
+        folder: for its log.
+        forward: an OTLP/HTTP URL that what it passes on goes to besides, byte for byte: it knows one exporter a signal.
+    """
     agent = next(file for file in importlib.metadata.files("rotel") or () if file.name == "rotel-agent").locate()
-    sink, grpc, http = Sink(), free_port(), free_port()
+    sink, grpc, http = Sink(forward), free_port(), free_port()
     command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
-    command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--exporter", "otlp", "--otlp-exporter-protocol", "http"]
-    command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--traces-batch-timeout", "200ms"]
-    command += ["--otlp-exporter-request-timeout", "30s", "--metrics-batch-timeout", "200ms"]
+    command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--traces-batch-timeout", "200ms"]
+    command += ["--exporter", "otlp", "--otlp-exporter-protocol", "http"]
+    command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--otlp-exporter-request-timeout", "30s"]
+    command += ["--metrics-batch-timeout", "200ms"]
     group = Group(command, environment({}), folder, folder / "rotel.log")
     try:
         for port in (grpc, http):

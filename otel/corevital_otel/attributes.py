@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.report import RequestReport
+from corevital_otel.report import RequestReport, Series
 
 Value = bool | int | float | str | Sequence[str]
 
@@ -36,6 +38,12 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.REQUEST_TOP_K: admitted.top_k,
         names.REQUEST_MAX_TOKENS: admitted.max_tokens,
         names.REQUEST_SEED: admitted.seed,
+        names.REQUEST_CHOICE_COUNT: admitted.choices if admitted.choices != 1 else None,
+        names.REQUEST_STREAM: admitted.stream,
+        names.REQUEST_FREQUENCY_PENALTY: admitted.frequency_penalty or None,
+        names.REQUEST_PRESENCE_PENALTY: admitted.presence_penalty or None,
+        names.OUTPUT_TYPE: admitted.output_type,
+        names.ERROR_TYPE: "engine_error" if outcome.reason == "error" else None,
         names.RESPONSE_TIME_TO_FIRST_CHUNK: outcome.first_chunk_s,
         names.RISK_SCORE: risk.score,
         names.RISK_LEVEL: risk.level,
@@ -72,9 +80,55 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.VERSION: __version__,
         names.CAPTURE: report.capture,
         names.SEQUENCE: admitted.sequence,
+        names.PROMPT_HASH: admitted.prompt_hash,
         names.TAGS: admitted.tags or None,
     }
     return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
+
+
+def content_attributes(report: RequestReport) -> dict[str, Value]:
+    """The text of a request, for its span alone, where the frontend was told to hand it on. The store never has it."""
+    admitted, outcome = report.admitted, report.outcome
+    found: dict[str, Value] = {}
+    if admitted.prompt_text is not None:
+        found[names.INPUT_MESSAGES] = _message("user", admitted.prompt_text)
+    if outcome.text is not None:
+        found[names.OUTPUT_MESSAGES] = _message("assistant", outcome.text, finish_reason=outcome.reason)
+    return found
+
+
+def _message(role: str, text: str, **more: str) -> str:
+    text = text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8, and would cost the whole request
+    left_out = len(text) - names.CONTENT_CHARACTERS
+    if left_out > 0:
+        text = f"{text[: names.CONTENT_CHARACTERS]}… [{left_out} characters left out]"
+    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}], **more}], ensure_ascii=False)
+
+
+def evaluation_of(found: Mapping[str, Any]) -> dict[str, Value]:
+    """Attributes of the event that gives the risk as an evaluation, out of those of its span."""
+    because = "; ".join(found.get(names.RISK_FACTORS, ())) or "no signal stands out"
+    attributes: dict[str, Value | None] = {
+        names.EVALUATION_NAME: names.RISK_SCORE,
+        names.EVALUATION_SCORE_VALUE: found.get(names.RISK_SCORE),
+        names.EVALUATION_SCORE_LABEL: found[names.RISK_LEVEL],
+        names.EVALUATION_EXPLANATION: f"0 is good, 1 is bad; basis {found[names.RISK_BASIS]}: {because}",
+        names.RESPONSE_ID: found[names.RESPONSE_ID],
+    }
+    return {name: value for name, value in attributes.items() if value is not None}
+
+
+def series_events(series: Series) -> list[dict[str, Any]]:
+    """Attributes of the ``corevital.series`` events of a series, at most 256 tokens each."""
+    events = []
+    for offset in range(0, len(series), names.SERIES_EVENT_TOKENS):
+        at = slice(offset, offset + names.SERIES_EVENT_TOKENS)
+        event: dict[str, Any] = {"offset": offset}
+        for name in ("entropy", "surprisal", "margin", "topk_mass"):
+            values = getattr(series, name)[at].tolist()
+            event[name] = [value if math.isfinite(value) else names.SERIES_UNKNOWN for value in values]
+        events.append(event)
+    return events
 
 
 def _fits(value: Value) -> bool:

@@ -27,6 +27,18 @@ REQUEST_MAX_TOKENS: Final = "gen_ai.request.max_tokens"
 """Most tokens the request lets the model generate."""
 REQUEST_SEED: Final = "gen_ai.request.seed"
 """Int."""
+REQUEST_CHOICE_COUNT: Final = "gen_ai.request.choice.count"
+"""Sequences asked for (``n``); absent where it is 1."""
+REQUEST_STREAM: Final = "gen_ai.request.stream"
+"""Bool: the answer was streamed."""
+REQUEST_FREQUENCY_PENALTY: Final = "gen_ai.request.frequency_penalty"
+"""Double; absent where it is 0, which is none."""
+REQUEST_PRESENCE_PENALTY: Final = "gen_ai.request.presence_penalty"
+"""Double; absent where it is 0, which is none."""
+OUTPUT_TYPE: Final = "gen_ai.output.type"
+"""``json`` where the request asked for it, otherwise ``text``."""
+ERROR_TYPE: Final = "error.type"
+"""``engine_error``, where the engine failed the sequence; from the general conventions, recording-errors.md."""
 RESPONSE_MODEL: Final = "gen_ai.response.model"
 """The same as :data:`REQUEST_MODEL`: one engine serves one model."""
 RESPONSE_ID: Final = "gen_ai.response.id"
@@ -42,6 +54,15 @@ USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
 """Tokens of the prompt that were read from the engine's cache."""
 
+# Span attributes with content, only where COREVITAL_CAPTURE_CONTENT asks for it: gen-ai-spans.md
+
+INPUT_MESSAGES: Final = "gen_ai.input.messages"
+"""JSON: one message of the role ``user`` whose text is the prompt as the model was given it, chat template and all."""
+OUTPUT_MESSAGES: Final = "gen_ai.output.messages"
+"""JSON: one message of the role ``assistant``, with its finish reason."""
+CONTENT_CHARACTERS: Final = 16_384
+"""Most characters of a text that is sent; what is left out is said in its place."""
+
 # Span attributes: ours
 
 RISK_SCORE: Final = "corevital.risk_score"
@@ -54,6 +75,8 @@ RISK_FACTORS: Final = "corevital.risk.factors"
 """What raised the score, strongest first."""
 HEALTH: Final = "corevital.health."
 """Prefix of the flags ``nan_detected``, ``inf_detected``, ``repetition_loop_detected``, ``truncated``."""
+FLAGS: Final = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
+"""The flags, by the names behind :data:`HEALTH`."""
 HIGH_ENTROPY_STEPS: Final = "corevital.health.high_entropy_steps"
 """Tokens whose entropy was above ``COREVITAL_HIGH_ENTROPY_BITS``."""
 LOOP_ONSET: Final = "corevital.health.loop_onset"
@@ -92,8 +115,58 @@ CAPTURE: Final = "corevital.capture"
 """The capture mode that applied."""
 SEQUENCE: Final = "corevital.sequence"
 """Number of the sequence within its request."""
+PROMPT_HASH: Final = "corevital.prompt.hash"
+"""HMAC-SHA256 of the prompt's tokens under ``COREVITAL_PROMPT_HASH_KEY``, 32 hex digits; absent without a key."""
 TAGS: Final = "corevital.tags"
 """The request's own ``corevital_tags``; absent where there are none."""
+
+# Span event: gen-ai-events.md
+
+EVALUATION_EVENT: Final = "gen_ai.evaluation.result"
+"""The risk, as an evaluation of the output."""
+EVALUATION_NAME: Final = "gen_ai.evaluation.name"
+"""Always :data:`RISK_SCORE`."""
+EVALUATION_SCORE_VALUE: Final = "gen_ai.evaluation.score.value"
+"""The score; 1 is bad. Absent where nothing can be said."""
+EVALUATION_SCORE_LABEL: Final = "gen_ai.evaluation.score.label"
+"""The level: ``low``, ``medium``, ``high`` or ``unknown``."""
+EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
+"""The factors and what the score rests on."""
+
+# Resource attributes: service.* from the general conventions, the rest ours
+
+RESOURCE_ENGINE: Final = "corevital.engine."
+"""Prefix of ``name``, ``version``, ``runner``, ``dtype``, ``quantization``, ``max_model_len``,
+``tensor_parallel_size``, ``pipeline_parallel_size``, ``data_parallel_size``: the engine as it was started."""
+RESOURCE_DEVICE: Final = "corevital.device."
+"""Prefix of ``type`` (``cuda``, ``cpu``, …), ``name`` and ``memory_bytes`` of one device."""
+
+# Span attributes that one backend needs: see profiles.py
+
+LANGFUSE_METADATA: Final = "langfuse.observation.metadata."
+"""Prefix of what Langfuse can filter observations by."""
+LANGFUSE_LEVEL: Final = "langfuse.observation.level"
+"""``WARNING`` or ``ERROR``; https://langfuse.com/integrations/native/opentelemetry"""
+LANGFUSE_STATUS: Final = "langfuse.observation.status_message"
+"""Why."""
+LANGFUSE_TAGS: Final = "langfuse.trace.tags"
+"""The request's ``corevital_tags``."""
+OPENLIT_SYSTEM: Final = "gen_ai.system"
+"""The provider, by its older name."""
+OPENLIT_TOTAL_TOKENS: Final = "gen_ai.usage.total_tokens"
+"""Input and output."""
+OPENLIT_AT_RISK: Final = "corevital.at_risk"
+"""``yes`` (high risk, or a flag) or ``no``: one value to filter by."""
+OPENINFERENCE_KIND: Final = "openinference.span.kind"
+"""``LLM``; https://arize-ai.github.io/openinference/spec/semantic_conventions.html"""
+OPENINFERENCE_MODEL: Final = "llm.model_name"
+"""The model."""
+OPENINFERENCE_PROMPT_TOKENS: Final = "llm.token_count.prompt"
+"""Input."""
+OPENINFERENCE_COMPLETION_TOKENS: Final = "llm.token_count.completion"
+"""Output."""
+OPENINFERENCE_TOTAL_TOKENS: Final = "llm.token_count.total"
+"""Both."""
 
 # Span events: ours
 
@@ -157,5 +230,3 @@ SERVER_TIME_PER_OUTPUT_TOKEN_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 )  # fmt: skip
 """Seconds."""
-ERROR_TYPE: Final = "error.type"
-"""Of a request that ended in an error; absent otherwise."""

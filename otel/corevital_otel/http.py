@@ -1,8 +1,7 @@
-"""The caller's trace context, for requests that come in over HTTP.
+"""Requests that come in over HTTP: the caller's trace context, and a server span around what the engine does.
 
-A request's span is made where the engine's frontend admits it, inside the request's own task. What is needed there is
-the caller's ``traceparent``, so a layer around the whole application makes it the current OpenTelemetry context.
-Where an HTTP instrumentation runs further inside, its server span becomes current instead, and our span's parent.
+A request's span is made where the engine's frontend admits it, inside the request's own task. Its parent is whatever
+span is current there: the HTTP server span of :mod:`corevital_otel.http_spans`, or, without that, the caller's.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from opentelemetry import context, propagate, trace
+from opentelemetry import context, propagate
+
+from corevital.guard import guarded
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Any, Scope, Any, Any], Awaitable[None]]
@@ -22,33 +23,41 @@ _SEEN: Final = "corevital.trace_context"
 """Key in a request's scope: an application mounted inside another must not take the inner span's place."""
 
 
-def current_parent() -> context.Context | None:
-    """The current context if it holds a valid span, else None."""
-    current = context.get_current()
-    return current if trace.get_current_span(current).get_span_context().is_valid else None
-
-
-def follow_requests() -> None:
-    """Make the caller's context current around every request to a Starlette application. Idempotent.
+def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
+    """Make the caller's context current around every request to a Starlette application.
 
     Through ``Starlette.__call__``, the ASGI entry itself: where vLLM builds its application has moved between versions,
-    and this cannot move.
+    and this cannot move. What was asked for last applies.
+
+    Args:
+        instrument: puts a server span around the requests of an application it is given, which has not served any yet;
+            says whether it did. The span then takes up the caller's context itself.
     """
     applications = sys.modules.get("starlette.applications")
     if applications is None:  # offline: there is no server
         return
-    call = applications.Starlette.__call__
-    if not hasattr(call, _MARK):
-        applications.Starlette.__call__ = _with_context(call)
+    call = getattr(applications.Starlette.__call__, _MARK, applications.Starlette.__call__)
+    applications.Starlette.__call__ = _with_context(call, guarded("the HTTP instrumentation")(instrument or _no_span))
 
 
-def _with_context(call: App) -> App:
+def _no_span(application: Any) -> bool:
+    return False
+
+
+def _with_context(call: App, instrument: Callable[[Any], bool | None]) -> App:
     @functools.wraps(call)
     async def with_context(self: Any, scope: Scope, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or _SEEN in scope:
+        if _SEEN in scope or scope["type"] not in ("http", "lifespan"):
+            await call(self, scope, receive, send)
+            return
+        spanned = instrument(self)
+        if scope["type"] != "http":
             await call(self, scope, receive, send)
             return
         scope[_SEEN] = True
+        if spanned:
+            await call(self, scope, receive, send)
+            return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         token = context.attach(propagate.extract(headers))
         try:
@@ -56,5 +65,5 @@ def _with_context(call: App) -> App:
         finally:
             context.detach(token)
 
-    setattr(with_context, _MARK, True)
+    setattr(with_context, _MARK, call)
     return with_context

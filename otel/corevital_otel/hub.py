@@ -6,13 +6,15 @@ Runs in the API server process, beside the frontend's main thread. Calls from th
 from __future__ import annotations
 
 import atexit
-import random
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
+
+from opentelemetry import context
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import Frame
@@ -21,16 +23,21 @@ from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded, swallow
 from corevital.log import about, warn_once
 from corevital_otel import conventions as names
+from corevital_otel import profiles
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
-from corevital_otel.http import current_parent, follow_requests
+from corevital_otel.http import follow_requests
+from corevital_otel.http_spans import HttpSpans
 from corevital_otel.metrics import otlp
 from corevital_otel.metrics.exposition import Exposition
 from corevital_otel.metrics.instruments import Output
 from corevital_otel.metrics.recorder import Recorder
+from corevital_otel.otlp import Destination, destination
 from corevital_otel.report import RequestReport
+from corevital_otel.resource import Facts
 from corevital_otel.risk import PriorRisk
+from corevital_otel.sampling import Sampler, is_drawn, is_kept
 from corevital_otel.settings import Settings
 from corevital_otel.spans import SpanEmitter
 from corevital_otel.store.writer import StoreWriter
@@ -50,9 +57,6 @@ _AFTER_FAULT_S: Final = 0.5
 _REFRESH_S: Final = 0.5
 """Between two readings of what is so now; an idle hub wakes up for nothing else."""
 
-_random: Final = random.SystemRandom()
-"""Not the process's own generator: in offline use a script may have seeded it and count on its numbers."""
-
 
 class Hub:
     """Observer of one engine's requests; see :class:`corevital.frames.lifecycle.Observer`.
@@ -61,14 +65,35 @@ class Hub:
         settings: the server's settings.
         model: the name that the engine's model is served under, where it is known: its metrics are there from the
             start.
+        engine: facts of the engine, for the resource of its spans and metrics.
+        where: where spans go; by default what the ``OTEL_*`` variables say.
+        engine_traces: the engine makes spans of its own.
     """
 
-    def __init__(self, settings: Settings, model: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: str = "",
+        *,
+        engine: Facts | None = None,
+        where: Destination | None = None,
+        engine_traces: bool = False,
+    ) -> None:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
-        self._spans = SpanEmitter(self.counters)
         self._store = StoreWriter(settings.db, settings.db_retention_days, settings.db_max_mb, self.counters)
+        where = where or destination()
+        wanted = profiles.parse(settings.otel_profile)
+        self._spans = SpanEmitter(
+            self.counters,
+            where,
+            profiles=profiles.recognised(where) if wanted is None else wanted,
+            engine=engine,
+            fate=self._store.settle,
+        )
+        self._sampler = Sampler(settings.sample_rate)
+        self._http = HttpSpans(self._spans, settings.sample_rate, propagate_inwards=engine_traces)
         self._assembler = Assembler(
             on_report=self._reported,
             counters=self.counters,
@@ -89,22 +114,22 @@ class Hub:
         if otlp.endpoint() is not None:
             try:
                 # one resource for spans and metrics: backends join the two by it
-                yield otlp.Otlp(self._spans._provider.resource, self.counters)
+                yield otlp.Otlp(self._spans.resource, self.counters)
             except SettingsError as error:
                 warn_once("metrics", "%s; metrics are on /metrics only", error)
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
-        follow_requests()
+        follow_requests(self._http.instrument if self._settings.http_spans else None)
         self._thread.start()
         atexit.register(self.close)
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
-        if self._stopping.is_set() or not self._is_measured(request):
+        if self._stopping.is_set() or request.sample is False:
             return None
         key = secrets.randbits(64)
-        parent = current_parent()
+        parent = self._sampler.admit(request, context.get_current())
         self._events.append(lambda: self._assembler.admit(key, request, parent))
         return Stamp(self._receiver.server, key)
 
@@ -120,11 +145,6 @@ class Hub:
         self._stopping.set()
         self._receiver.wake()
         self._thread.join(_STOP_S)
-
-    def _is_measured(self, request: Admitted) -> bool:
-        if request.sample is not None:
-            return request.sample
-        return _random.random() < self._settings.sample_rate
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -199,8 +219,14 @@ class Hub:
 
     @guarded("a report's output")
     def _put_out(self, report: RequestReport, fields: dict[str, str]) -> None:
-        ids = self._spans.emit(report)
-        fields["trace_id"] = ids.trace_id
+        found = None  # the ids that somebody can find the request's span by
+        if is_kept(report):
+            ids = self._spans.emit(report, partial(self._store.put, report))
+            fields["trace_id"] = ids.trace_id
+            if ids.exported:
+                found = ids
+                if not is_drawn(report):
+                    self._http.keep(ids.parent_id)
         for what, there in (("NaN", report.health.nan_detected), ("Inf", report.health.inf_detected)):
             if there:
                 warn_once(
@@ -210,5 +236,4 @@ class Hub:
                     what,
                     report.admitted.request_id,
                 )
-        self._store.put(report, ids)
-        self._metrics.report(report, ids)
+        self._metrics.report(report, found)

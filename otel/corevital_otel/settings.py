@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, cast
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from corevital_otel import profiles
 from corevital_otel.errors import SettingsError
 
 __all__ = ["Settings", "SettingsError", "describe", "load"]
@@ -35,7 +36,12 @@ class Settings(BaseSettings):
         "`summary`, `full` (per-token series for every request) or `on_risk` (only where risk or a flag asks)",
     )
     sample_rate: float = _setting(
-        1.0, "a number from 0 to 1", "share of requests measured, decided per request at admission", ge=0, le=1
+        1.0,
+        "a number from 0 to 1",
+        "share of requests kept, decided per request at admission; a caller's sampled flag goes before it, and what is "
+        "at high risk or faulty is kept whatever it is",
+        ge=0,
+        le=1,
     )
     risk_threshold: float = _setting(
         0.7, "a number from 0 to 1", "from here on a request is `high` and `on_risk` keeps its series", ge=0, le=1
@@ -60,7 +66,26 @@ class Settings(BaseSettings):
     )
     capture_content: bool = _setting(False, "0 or 1", "`1`: prompt and completion text may leave the process")
 
-    @field_validator("db", "profile", mode="before")
+    prompt_hash_key: str | None = _setting(
+        None,
+        "a secret of any text, or empty for none",
+        "a secret: spans then carry `corevital.prompt.hash`, by which repeated prompts are found",
+    )
+    otel_profile: str = _setting(
+        profiles.AUTO,
+        f"auto, none, or some of {', '.join(profiles.PROFILES)}",
+        "backends that get attributes of their own besides: `auto` (by the endpoint), `none`, or some of `langfuse`, "
+        "`openlit`, `phoenix`, comma-separated",
+    )
+    http_spans: bool = _setting(True, "0 or 1", "`0`: no span for the HTTP request around a request's span")
+
+    @field_validator("otel_profile")
+    @classmethod
+    def _is_profile(cls, value: str) -> str:
+        profiles.parse(value)
+        return value
+
+    @field_validator("db", "profile", "prompt_hash_key", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value

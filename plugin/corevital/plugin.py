@@ -59,15 +59,15 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
     from corevital import log
-    from corevital_otel import spans
-    from corevital_otel.metrics import otlp
+    from corevital_otel import otlp as traces
+    from corevital_otel.metrics import otlp as metrics
     from corevital_otel.settings import SettingsError, load
 
     try:
         settings = load()
         if settings.log_format == "json":
             os.environ[log.FORMAT_VARIABLE] = "json"  # wherever it was said: worker processes read no settings
-        for signal in (spans, otlp):
+        for signal in (traces, metrics):
             if settings.enabled and signal.endpoint() is not None:
                 signal.protocol()  # a wrong one is said now, not when the first span is made
     except SettingsError as error:
@@ -97,22 +97,34 @@ def _follow_engines() -> None:
 def _followed(original: Any) -> Any:
     @functools.wraps(original)
     def init(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
+        env = dict(os.environ)  # vLLM's own tracing writes its endpoint over the user's
         original(self, vllm_config, *args, **kwargs)
-        _engine_started(self, vllm_config)
+        _engine_started(self, vllm_config, env)
 
     setattr(init, _MARK, True)
     return init
 
 
 @guarded("the start of the frontend")
-def _engine_started(engine: Any, vllm_config: Any) -> None:
+def _engine_started(engine: Any, vllm_config: Any, env: dict[str, str]) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
     from corevital.engines.vllm_frontend import attach, served_name
     from corevital_otel.hub import Hub
+    from corevital_otel.otlp import destination
     from corevital_otel.settings import load
 
-    hub = Hub(load(), served_name(vllm_config.model_config))
-    if attach(engine, vllm_config, hub):
+    traces = vllm_names.traces_endpoint(vllm_config)
+    settings = load()
+    hub = Hub(
+        settings,
+        served_name(vllm_config.model_config),
+        engine=vllm_names.facts(vllm_config),
+        where=destination(env, traces),
+        engine_traces=traces is not None,
+    )
+    if traces is not None:
+        vllm_names.leave_tokens_to_us()
+    if attach(engine, vllm_config, hub, content=settings.capture_content, hash_key=settings.prompt_hash_key):
         hub.start()
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one

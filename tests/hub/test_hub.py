@@ -176,14 +176,18 @@ def test_lost_frames_are_said_to_be_lost(hub: Callable[..., Hub], worker: FrameS
     assert running.counters.get("corevital.telemetry.dropped", what="record", why="queue_full") == 7
 
 
-def test_who_is_measured_is_decided_at_admission(hub: Callable[..., Hub]) -> None:
+def test_all_are_measured_and_those_drawn_or_faulty_are_kept(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path
+) -> None:
     never = hub(sample_rate=0.0)
-    assert never.admit(admitted()) is None
-    assert never.admit(admitted(sample=True)) is not None
-    always = hub()
-    assert always.admit(admitted(sample=False)) is None
-    half = hub(sample_rate=0.5)
-    assert 60 < sum(half.admit(admitted()) is not None for _ in range(200)) < 140
+    assert never.admit(admitted(sample=False)) is None, "it asked not to be measured"
+    wanted = {"plain": admitted(1), "asked": admitted(2, sample=True), "loop": admitted(3)}
+    for name, request in wanted.items():
+        stamp = never.admit(request)
+        assert stamp is not None
+        never.finish(stamp.key, finished(0, "repetition" if name == "loop" else "stop"))
+    never.close()
+    assert rows(tmp_path).keys() == {"r2", "r3"}
 
 
 def test_a_closed_hub_measures_nothing_and_leaves_no_thread(hub: Callable[..., Hub]) -> None:

@@ -51,14 +51,14 @@ def test_a_row_has_the_columns_of_the_contract(tmp_path: Path, report: Make) -> 
     with sqlite3.connect(path) as connection:
         connection.row_factory = sqlite3.Row
         (row,) = connection.execute("SELECT * FROM reports").fetchall()
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.close()
     assert row["request_id"] == "chatcmpl-1"
     assert row["created_at_utc"] == "2026-09-21T14:13:22.000Z"
     assert (row["model"], row["finish_reason"], row["prompt_tokens"], row["output_tokens"]) == ("tiny", "stop", 7, 3)
     assert (row["risk_score"], row["risk_level"], row["risk_basis"]) == (0.25, "low", "prior")
-    assert (row["trace_id"], row["span_id"]) == ids(1)
+    assert (row["trace_id"], row["span_id"]) == ids(1)[:2]
     assert json.loads(row["flags"]) == ["truncated"]
     assert json.loads(row["summary"])["corevital.entropy.mean"] == 0.5
     assert np.array_equal(series.unpack(row["series"]).entropy, np.linspace(0, 1, 3, dtype=np.float32))
@@ -246,4 +246,27 @@ def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=timezone.utc)
     write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
     assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
-    assert schema.VERSION == 1
+    assert schema.VERSION == 2
+
+
+def test_a_store_of_the_first_schema_is_migrated_when_asked_and_then_written(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "corevital.db"
+    write(path, [report()])
+    with sqlite3.connect(path) as connection:  # back to what the first version made
+        connection.execute("DROP INDEX reports_unsent")
+        for column in ("parent_span_id", "start_ns", "end_ns", "export"):
+            connection.execute(f"ALTER TABLE reports DROP COLUMN {column}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with pytest.raises(StoreError, match="run `corevital db migrate`"):
+        StoreReader(path).count()
+    command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
+    said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "schema 2, migrated from schema 1" in said[0]
+    assert "schema 2, has that schema already" in said[1]
+    counters = Counters()
+    writer = StoreWriter(path, 36500, 1024, counters)
+    writer.put(report(request_id="new"), ids(2))
+    writer.close(5)
+    assert {row.request_id for row in StoreReader(path).list_reports()} == {"chatcmpl-1", "new"}
+    assert counters.get("corevital.telemetry.dropped") == 0

@@ -118,10 +118,18 @@ def test_a_span_arrives_whole(monkeypatch: pytest.MonkeyPatch, rotel: Collector,
     assert (span.trace_id, span.parent_id) == (f"{0xABC:032x}", f"{0xDEF:016x}")
     assert spans[root.span_id].parent_id == ""
     assert (span.start_ns, span.end_ns) == (sent.admitted.arrival_ns, sent.outcome.end_ns)
-    assert [(name, event["offset"], len(event["margin"])) for name, event in span.events] == [
+    (_, evaluation), *series = span.events
+    assert evaluation == {
+        "gen_ai.evaluation.name": "corevital.risk_score",
+        "gen_ai.evaluation.score.value": 0.25,
+        "gen_ai.evaluation.score.label": "low",
+        "gen_ai.evaluation.explanation": "0 is good, 1 is bad; basis prior: entropy peak 6.2 bits",
+        "gen_ai.response.id": "chatcmpl-1",
+    }
+    assert [(name, event["offset"], len(event["margin"])) for name, event in series] == [
         ("corevital.series", 0, 256), ("corevital.series", 256, 256), ("corevital.series", 512, 88),
     ]  # fmt: skip
-    assert span.events[0][1]["entropy"][4:7] == [4.0, -1.0, 6.0]
+    assert series[0][1]["entropy"][4:7] == [4.0, -1.0, 6.0]
     assert span.resource["service.name"] == "vllm"
     assert span.resource["deployment.environment.name"] == "test"
     assert counters.get("corevital.telemetry.exported", signal="traces") == 2

@@ -20,6 +20,10 @@ app = typer.Typer(
 )
 
 
+_db = typer.Typer(help="The store's upkeep.", rich_markup_mode=None)
+app.add_typer(_db, name="db")
+
+
 # typer's own click is a private copy in newer versions: this is its UsageError wherever it lives
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -114,6 +118,30 @@ def demo(
     from corevital_otel.cli.demo import run
 
     run(requests=requests, port=port, db=db)
+
+
+@_db.command("migrate")
+def db_migrate(db: Database = None) -> None:
+    """Bring a store of an older version up to this one. Stop the server before."""
+    from corevital_otel.cli.db import migrate
+
+    migrate(db)
+
+
+@_db.command("export")
+def db_export(
+    otlp: Annotated[
+        bool, typer.Option("--otlp", help="Send what was not delivered, as the OTEL_* variables say.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many wait.")] = False,
+    db: Database = None,
+) -> None:
+    """Send the spans that could not be delivered when they were made; none is sent twice."""
+    from corevital_otel.cli.db import export
+
+    if not otlp:
+        raise CommandError("corevital db export needs to know where to: use --otlp", 2)
+    export(db, dry_run=dry_run)
 
 
 def main() -> None:

@@ -207,10 +207,12 @@ def _store(path: Path | None) -> Check:
         return Check("store", "fail", f"{path} is not writable: mend its permissions, or set COREVITAL_DB elsewhere")
     try:
         reader = StoreReader(path)
-        count, last = reader.count(), reader.list_reports(limit=1)
+        count, last, undelivered = reader.count(), reader.list_reports(limit=1), reader.undelivered()
     except StoreError as error:
         return Check("store", "fail", str(error))
     text = f"{path}: schema {schema.VERSION}, {count} reports, {path.stat().st_size / 1e6:.1f} MB"
     if last:
         text += f", the last at {last[0].created_at_utc} under {last[0].summary.get('corevital.runner', 'unknown')}"
-    return Check("store", "ok", text)
+    if undelivered:
+        text += f"; {undelivered} spans were not delivered: corevital db export --otlp"
+    return Check("store", "warn" if undelivered else "ok", text)

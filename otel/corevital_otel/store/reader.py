@@ -118,6 +118,11 @@ class StoreReader:
         with self._connection() as connection:
             return int(connection.execute("SELECT count(*) FROM reports").fetchone()[0])
 
+    def undelivered(self) -> int:
+        """How many spans no collector has taken, and nobody tries to send any more."""
+        with self._connection() as connection:
+            return int(connection.execute("SELECT count(*) FROM reports WHERE export = 'undelivered'").fetchone()[0])
+
     def _read(self, query: str, values: list[Any]) -> list[StoredReport]:
         with self._connection() as connection:
             rows = connection.execute(query, values).fetchall()
@@ -136,9 +141,10 @@ class StoreReader:
             if version == 0:  # a server has made the file and not written to it yet
                 raise StoreError(f"the store {self._path} is empty: serve some requests first")
             if version != schema.VERSION:
+                mend = "upgrade corevital" if version > schema.VERSION else "run `corevital db migrate`"
                 raise StoreError(
                     f"the store {self._path} has schema {version}, this version reads {schema.VERSION}: "
-                    "upgrade corevital or name another file with --db"
+                    f"{mend}, or name another file with --db"
                 )
             yield connection
         except sqlite3.Error as error:

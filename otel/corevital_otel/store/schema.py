@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-VERSION: Final = 1
+VERSION: Final = 2
 
 _CREATE: Final = """
 CREATE TABLE reports (
@@ -24,11 +24,27 @@ CREATE TABLE reports (
     span_id         TEXT NOT NULL UNIQUE,       -- one row a span: writing a report again changes nothing
     flags           TEXT NOT NULL,              -- JSON array
     summary         TEXT NOT NULL,              -- JSON object: every attribute of the span
-    series          BLOB                        -- see store/series.py
+    series          BLOB,                       -- see store/series.py
+    parent_span_id  TEXT,                       -- NULL: a root
+    start_ns        INTEGER,                    -- of the span, since the epoch
+    end_ns          INTEGER,
+    export          TEXT                        -- NULL: the span is not to be exported; else queued, sent, undelivered
 );
 CREATE INDEX reports_by_time ON reports (created_at_utc);
 CREATE INDEX reports_by_request ON reports (request_id);
+CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
 """
+
+_MIGRATIONS: Final = {
+    1: """
+ALTER TABLE reports ADD COLUMN parent_span_id TEXT;
+ALTER TABLE reports ADD COLUMN start_ns INTEGER;
+ALTER TABLE reports ADD COLUMN end_ns INTEGER;
+ALTER TABLE reports ADD COLUMN export TEXT;
+CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
+""",
+}
+"""What makes the next version of a version."""
 
 
 class SchemaError(RuntimeError):
@@ -63,7 +79,29 @@ def create(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         if check(connection):
             return
-        for statement in _CREATE.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
+        _run(connection, _CREATE)
         connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def migrate(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Bring a store of ours up to this version, in one transaction. Returns the versions before and after.
+
+    Raises:
+        SchemaError: the file is newer, or not ours.
+    """
+    with connection:
+        connection.execute("BEGIN IMMEDIATE")
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if not 1 <= found < VERSION:
+            check(connection)
+            return found, found
+        for version in range(found, VERSION):
+            _run(connection, _MIGRATIONS[version])
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    return found, VERSION
+
+
+def _run(connection: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)

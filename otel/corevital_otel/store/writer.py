@@ -14,6 +14,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -43,9 +44,12 @@ _WAL_BYTES: Final = 16 * 2**20
 
 _INSERT: Final = """
 INSERT INTO reports (request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens,
-    risk_score, risk_level, risk_basis, trace_id, span_id, flags, summary, series)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
+    risk_score, risk_level, risk_basis, trace_id, span_id, flags, summary, series, parent_span_id, start_ns, end_ns,
+    export)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
 """
+
+_SETTLE: Final = "UPDATE reports SET export = ? WHERE span_id = ? AND export IS NOT NULL"
 
 _ROW_FAULTS: Final = (
     ValueError,
@@ -86,6 +90,7 @@ class StoreWriter:
         self._counters = counters
         self._waiting: deque[tuple[RequestReport, SpanIds]] = deque()
         self._waiting_bytes = 0
+        self._fates: list[tuple[str, str]] = []  # what became of spans: export, span id
         self._writing: list[tuple[RequestReport, SpanIds]] = []
         self._changed = threading.Condition()
         self._closing = False
@@ -118,6 +123,17 @@ class StoreWriter:
                 self._drop(1, "store_full")
             self._changed.notify()
 
+    def settle(self, span_ids: Iterable[str], delivered: bool) -> None:
+        """Spans of reports put before have been delivered, or given up; returns at once."""
+        if self._path is None:
+            return
+        fate = "sent" if delivered else "undelivered"
+        with self._changed:
+            if not self._refused:
+                self._fates += [(fate, span_id) for span_id in span_ids]
+                del self._fates[:-_KEPT]  # for as long as nothing can be written
+                self._changed.notify()
+
     def close(self, timeout_s: float) -> None:
         """Write what is waiting, for at most this long."""
         if self._path is None:
@@ -148,12 +164,16 @@ class StoreWriter:
     def _turn(self) -> bool:
         """Write one batch. False: the thread's work is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing, timeout=_PRUNE_EVERY_S)
+            self._changed.wait_for(lambda: self._waiting or self._fates or self._closing, timeout=_PRUNE_EVERY_S)
             self._writing = [self._take() for _ in range(min(_BATCH, len(self._waiting)))]
+            # a span's fate is told after its report was put: where nothing else waits, its row is there by then
+            fates = [] if self._waiting else self._fates
+            self._fates = self._fates if self._waiting else []
             last_try = self._closing
-        if self._attempt():
-            return not last_try or bool(self._waiting)
+        if self._attempt(fates):
+            return not last_try or bool(self._waiting or self._fates)
         with self._changed:
+            self._fates = fates + self._fates
             self._waiting.extendleft(reversed(self._writing))
             self._waiting_bytes += sum(_bytes(report) for report, _ in self._writing)
             self._writing = []
@@ -162,11 +182,15 @@ class StoreWriter:
             self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
         return True
 
-    def _attempt(self) -> bool:
+    def _attempt(self, fates: list[tuple[str, str]]) -> bool:
         try:
             connection = self._open()
             if self._writing:
                 self._insert(connection)
+            if fates:
+                with connection:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.executemany(_SETTLE, fates)
             self._prune(connection)
         except schema.SchemaError as error:
             self._refuse(error)
@@ -209,6 +233,7 @@ class StoreWriter:
             self._refused = True
             lost = len(self._waiting) + len(self._writing)
             self._waiting.clear()
+            self._fates.clear()
             self._writing = []
         self._drop(lost, "store_refused")
         _logger.warning("the store %s is not used until a restart, serving goes on: %s", self._path, error)
@@ -315,4 +340,8 @@ def _row(report: RequestReport, ids: SpanIds) -> tuple[Any, ...]:
         json.dumps(report.health.flags),
         json.dumps(span_attributes(report)),
         None if report.series is None else series.pack(report.series),
+        ids.parent_id,
+        admitted.arrival_ns,
+        max(outcome.end_ns, admitted.arrival_ns),
+        "queued" if ids.exported else None,
     )

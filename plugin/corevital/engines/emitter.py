@@ -128,7 +128,7 @@ def _token_table(observed: Observed, tokens: torch.Tensor) -> torch.Tensor:
     logits, at, table = observed.logits, observed.at, observed.table
     wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
     if logits is None:
-        kept = torch.full(wanted.shape, torch.nan, device=tokens.device)
+        kept = torch.full(wanted.shape, torch.nan, dtype=torch.float32, device=tokens.device)
     else:
         kept = (logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]).float()
     parts = (table[:, 1:3], tokens[:, None], kept.view(torch.int32), table[:, _LOGSUMEXP, None], table[:, _MAX, None])

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
+import hmac
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
 from corevital.engines import vllm_names, xargs
 from corevital.frames.lifecycle import Admitted, Finished, Observer
@@ -19,9 +22,22 @@ from corevital.frames.stamp import EXTRA_ARG, Stamp
 from corevital.guard import guarded
 from corevital.log import warn_once
 
+_HASH_DIGITS: Final = 32
+"""Of the hash, in hex: 128 bits."""
 
-def attach(engine: Any, vllm_config: Any, observer: Observer) -> bool:
-    """Follow the requests of ``engine`` (an ``AsyncLLM`` or ``LLMEngine``). False, after one warning, if we cannot."""
+
+def attach(
+    engine: Any, vllm_config: Any, observer: Observer, *, content: bool = False, hash_key: str | None = None
+) -> bool:
+    """Follow the requests of ``engine`` (an ``AsyncLLM`` or ``LLMEngine``). False, after one warning, if we cannot.
+
+    Args:
+        engine: the engine.
+        vllm_config: its configuration.
+        observer: hears of its requests.
+        content: hand on the text of prompts and outputs.
+        hash_key: hand on a hash of the prompt's tokens with this key.
+    """
     processor = getattr(engine, "output_processor", None)
     needed = ("add_request", "_update_stats_from_finished")
     missing = [name for name in needed if not callable(getattr(processor, name, None))]
@@ -33,7 +49,7 @@ def attach(engine: Any, vllm_config: Any, observer: Observer) -> bool:
             missing[0],
         )
         return False
-    _Frontend(processor, vllm_config, observer)
+    _Frontend(processor, vllm_config, observer, content, hash_key)
     if vllm_names.nodes(vllm_config) > 1:
         warn_once("nodes", "workers on other hosts cannot reach this server: what they serve is reported as incomplete")
     return True
@@ -42,7 +58,11 @@ def attach(engine: Any, vllm_config: Any, observer: Observer) -> bool:
 class _Frontend:
     """The calls around one output processor's methods, and the sequences that are in the engine now."""
 
-    def __init__(self, processor: Any, vllm_config: Any, observer: Observer) -> None:
+    def __init__(
+        self, processor: Any, vllm_config: Any, observer: Observer, content: bool, hash_key: str | None
+    ) -> None:
+        self._content = content
+        self._hash_key = hash_key
         self._processor = processor
         self._observer = observer
         self._model = served_name(vllm_config.model_config)
@@ -100,6 +120,13 @@ class _Frontend:
             capture=asked.capture,
             sample=asked.sample,
             tags=asked.tags,
+            choices=n,
+            stream=vllm_names.is_streamed(params),
+            frequency_penalty=params.frequency_penalty,
+            presence_penalty=params.presence_penalty,
+            output_type=vllm_names.output_type(params),
+            prompt_text=vllm_names.prompt_text(self._processor, state) if self._content else None,
+            prompt_hash=_hashed(request.prompt_token_ids, self._hash_key),
             engine="vllm",
             engine_version=self._version,
             runner=self._runner,
@@ -132,6 +159,7 @@ class _Frontend:
                 end_ns=time.time_ns(),
                 cached_tokens=getattr(state, "num_cached_tokens", None),
                 first_chunk_s=latency or None,
+                text=getattr(state.detokenizer, "output_text", None) if self._content else None,
             ),
         )
 
@@ -145,6 +173,14 @@ def _continued(stamp: Stamp | None, state: Any) -> Stamp | None:
     if stamp is None or getattr(state, "input_chunk_queue", None):
         return None
     return stamp._replace(base=len(getattr(state.detokenizer, "output_token_ids", ())))
+
+
+def _hashed(token_ids: Sequence[int] | None, key: str | None) -> str | None:
+    """A hash of a prompt that only who has the key can make: equal prompts are equal, and no word of them is told."""
+    if not key or not token_ids:
+        return None
+    tokens = array("q", token_ids).tobytes()
+    return hmac.new(key.encode(), tokens, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
 
 
 def served_name(model_config: Any) -> str:

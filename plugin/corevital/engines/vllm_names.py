@@ -16,12 +16,16 @@ name                                             for                            
 ``RequestState.detokenizer.output_token_ids``    the tokens the client got                          incomplete spans
 ``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           every rank reports
 ``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
+``output_processor.instrument_manual``           tokens counted once beside vLLM's own tracing      counted twice
+``RequestState.prompt``, ``.tokenizer``          text, where content may leave the process          no text of prompts
+``current_platform.get_device_*``                facts of the device, in the spans' resource        no such facts
 ``LogitsProcRequestState.*.gpu``                 where a row stands, what was sampled (V2)          no numbers under V2
 ===============================================  =================================================  ====================
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any, Final
@@ -35,6 +39,11 @@ CLASS_PATH: Final = "corevital.engines.vllm:LogitsProcessor"
 """What the name ``corevital`` stands for on vLLM's command line."""
 
 NAME: Final = "corevital"
+NAME_OF_ENGINE: Final = "vllm"
+
+_MARK: Final = "_corevital"
+_MAKER: Final = "instrument_manual"
+_USAGE: Final = "gen_ai.usage."
 
 _OPERATIONS: Final = (("chatcmpl-", "chat"), ("resp_", "chat"), ("msg_", "chat"))
 """Prefixes of vLLM's request ids for each endpoint; everything else completes text."""
@@ -125,3 +134,88 @@ def split_number(request_id: str) -> tuple[str, int]:
     """The id the client sees, and the number of the prompt or turn within a request that has several."""
     match = _NUMBERED.match(request_id)
     return (match[1] or match[3], int(match[2] or match[4])) if match else (request_id, 0)
+
+
+def traces_endpoint(vllm_config: Any) -> str | None:
+    """Where vLLM's own tracing sends its spans (``--otlp-traces-endpoint``), None where it is off."""
+    observability = getattr(vllm_config, "observability_config", None)
+    return getattr(observability, "otlp_traces_endpoint", None) or None
+
+
+def is_streamed(params: Any) -> bool | None:
+    """Whether an answer is streamed; None where the parameters do not tell."""
+    kind = getattr(getattr(params, "output_kind", None), "name", None)
+    return None if kind is None else kind == "DELTA"
+
+
+def output_type(params: Any) -> str:
+    """``json`` where the request asked for it, else ``text``."""
+    asked = getattr(params, "structured_outputs", None)
+    wants_json = getattr(asked, "json", None) is not None or getattr(asked, "json_object", None)
+    return "json" if wants_json else "text"
+
+
+def facts(vllm_config: Any) -> dict[str, str | int]:
+    """What there is to know of the engine and of one device it serves on; what this vLLM does not say is left out.
+
+    Names begin with ``engine.`` or ``device.``; memory is in bytes.
+    """
+    model, parallel = vllm_config.model_config, vllm_config.parallel_config
+    found: dict[str, Any] = {
+        "engine.name": NAME_OF_ENGINE,
+        "engine.version": version(),
+        "engine.runner": runner(vllm_config),
+        "engine.dtype": str(getattr(model, "dtype", "")).removeprefix("torch."),
+        "engine.quantization": getattr(model, "quantization", None),
+        "engine.max_model_len": getattr(model, "max_model_len", None),
+        "engine.tensor_parallel_size": getattr(parallel, "tensor_parallel_size", None),
+        "engine.pipeline_parallel_size": getattr(parallel, "pipeline_parallel_size", None),
+        "engine.data_parallel_size": getattr(parallel, "data_parallel_size", None),
+    }
+    try:
+        from vllm.platforms import current_platform
+
+        found["device.type"] = current_platform.device_type
+        if current_platform.device_type != "cpu":
+            found["device.name"] = current_platform.get_device_name()  # by NVML or its like: no CUDA context
+            found["device.memory_bytes"] = current_platform.get_device_total_memory()
+    except Exception as error:  # a driver's own errors, or a platform that has none of these
+        warn_once("device", "vLLM does not say what it serves on (%s): spans do without", error)
+    return {name: value for name, value in found.items() if isinstance(value, str | int) and value != ""}
+
+
+def leave_tokens_to_us() -> None:
+    """Take the token counts off vLLM's own ``llm_request`` spans, where ours have them in the same trace.
+
+    A backend that sums ``gen_ai.usage.*`` over a trace would count, and bill, each token twice.
+    """
+    from vllm.v1.engine import output_processor
+
+    make = getattr(output_processor, _MAKER, None)
+    if make is None:
+        warn_once(
+            "usage",
+            "vLLM %s makes its own spans in a way we do not know: each token is counted by its span and by ours; "
+            "leave --otlp-traces-endpoint out, or count by corevital.* alone",
+            version(),
+        )
+        return
+    if hasattr(make, _MARK):
+        return
+
+    @functools.wraps(make)
+    def without_usage(*args: Any, attributes: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+        kept = {name: value for name, value in (attributes or {}).items() if not name.startswith(_USAGE)}
+        return make(*args, attributes=kept, **kwargs)
+
+    setattr(without_usage, _MARK, True)
+    setattr(output_processor, _MAKER, without_usage)
+
+
+def prompt_text(processor: Any, state: Any) -> str | None:
+    """The prompt as the model was given it, chat template and all; None where this vLLM has only embeddings of it."""
+    text = getattr(state, "prompt", None)
+    if isinstance(text, str):
+        return text
+    tokenizer, token_ids = getattr(processor, "tokenizer", None), getattr(state, "prompt_token_ids", None)
+    return str(tokenizer.decode(token_ids)) if tokenizer is not None and token_ids else None

@@ -26,6 +26,12 @@ class Admitted:
         capture: the request's own capture mode, None for the server's.
         sample: the request's own wish to be measured or not, None for the server's rate.
         tags: the request's ``corevital_tags``.
+        choices: sequences that the request asked for.
+        stream: whether the answer is streamed; None where that cannot be told.
+        frequency_penalty, presence_penalty: as asked for; 0 is none.
+        output_type: ``text`` or ``json``.
+        prompt_text: the prompt, only where content may leave the process.
+        prompt_hash: keyed hash of the prompt, only where a key is set.
     """
 
     request_id: str
@@ -43,6 +49,13 @@ class Admitted:
     capture: str | None = None
     sample: bool | None = None
     tags: tuple[str, ...] = ()
+    choices: int = 1
+    stream: bool | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    output_type: str = "text"
+    prompt_text: str | None = None
+    prompt_hash: str | None = None
     engine: str = "vllm"
     engine_version: str = ""
     runner: str = "unknown"
@@ -58,6 +71,7 @@ class Finished:
         end_ns: wall clock, nanoseconds since the epoch.
         cached_tokens: prompt tokens read from the engine's cache.
         first_chunk_s: seconds from arrival to the first token, where the engine measured it.
+        text: the output, only where content may leave the process.
     """
 
     reason: str
@@ -65,6 +79,7 @@ class Finished:
     end_ns: int
     cached_tokens: int | None = None
     first_chunk_s: float | None = None
+    text: str | None = None
 
 
 class Observer(Protocol):

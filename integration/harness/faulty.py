@@ -1,0 +1,210 @@
+"""An OTLP receiver for faults alone: slow, refusing, half-hearted, cutting connections, with TLS. HTTP and gRPC.
+
+Everything that can be had from a real backend is tested against one (Phoenix, rotel); none of those fails on demand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import gzip
+import ipaddress
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+Response = trace_service_pb2.ExportTraceServiceResponse
+
+
+@dataclass
+class Behaviour:
+    """What the receiver does with a request.
+
+    Attributes:
+        status: HTTP status to answer with; only 200 takes the spans.
+        code: the same for gRPC.
+        retry_after: header, or RetryInfo in seconds.
+        rejected: spans it says it rejected of each request.
+        delay_s: before anything else.
+        cut: close the connection without an answer, the spans not taken.
+    """
+
+    status: int = 200
+    code: grpc.StatusCode = grpc.StatusCode.OK
+    retry_after: str | None = None
+    rejected: int = 0
+    delay_s: float = 0.0
+    cut: bool = False
+
+
+@dataclass
+class Received:
+    """What came in: every request with its time, its bytes and headers; and the spans taken."""
+
+    does: Behaviour = field(default_factory=Behaviour)
+    times: list[float] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    endpoint: str = ""
+
+    def arrived(self, body: bytes, headers: dict[str, str]) -> Behaviour:
+        self.times.append(time.monotonic())
+        self.bodies.append(body)
+        self.headers.append(headers)
+        does = self.does
+        time.sleep(does.delay_s)
+        return does
+
+    def take(self, request: trace_service_pb2.ExportTraceServiceRequest) -> Response:
+        self.spans += [span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans]
+        response = Response()
+        if self.does.rejected:
+            response.partial_success.rejected_spans = self.does.rejected
+            response.partial_success.error_message = "too old"
+        return response
+
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert condition()
+
+
+@contextmanager
+def http_receiver(tls: ssl.SSLContext | None = None) -> Iterator[Received]:
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            does = received.arrived(body, dict(self.headers))
+            if does.cut:
+                self.close_connection = True
+                self.connection.close()
+                return
+            answer = b""
+            if does.status == 200:
+                request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+                answer = received.take(request).SerializeToString()
+            self.send_response(does.status)
+            if does.retry_after is not None:
+                self.send_header("Retry-After", does.retry_after)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def finish(self) -> None:
+            with contextlib.suppress(OSError, ValueError):  # cut
+                super().finish()
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            pass  # a client that trusts us not, or a connection we have cut ourselves
+
+    server = Server(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    received.endpoint = f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield received
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def grpc_receiver(credentials: grpc.ServerCredentials | None = None) -> Iterator[Received]:
+    received = Received()
+
+    class Service(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(self, request: Any, context: Any) -> Response:
+            does = received.arrived(request.SerializeToString(), dict(context.invocation_metadata()))
+            if does.code is not grpc.StatusCode.OK:
+                if does.retry_after is not None:
+                    from google.rpc.error_details_pb2 import RetryInfo
+
+                    info = RetryInfo()
+                    info.retry_delay.FromTimedelta(datetime.timedelta(seconds=float(does.retry_after)))
+                    context.set_trailing_metadata([("google.rpc.retryinfo-bin", info.SerializeToString())])
+                context.abort(does.code, "not now")
+            return received.take(request)
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), server)
+    if credentials is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    received.endpoint = f"http{'s' if credentials else ''}://127.0.0.1:{port}"
+    server.start()
+    try:
+        yield received
+    finally:
+        server.stop(0.2).wait()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A self-signed certificate for 127.0.0.1 and its key, as PEM files."""
+
+    certificate: Path
+    key: Path
+
+    def server(self, clients: Certificate | None = None) -> ssl.SSLContext:
+        """TLS for a server; with ``clients`` it takes only that client."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.certificate, self.key)
+        if clients is not None:
+            context.load_verify_locations(clients.certificate)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def certificate(folder: Path, name: str) -> Certificate:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    files = Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+    files.certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return files

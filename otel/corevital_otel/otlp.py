@@ -1,0 +1,265 @@
+"""Where spans go by the ``OTEL_*`` variables, and the SDK's own exporter for there, made to say what became of a try.
+
+The SDK's exporters retry what OTLP calls transient, with back-off, for as long as ``OTEL_EXPORTER_OTLP_TIMEOUT``, and
+honour a wait that the server asks for if it fits into that. They keep to themselves why they failed, whether waiting
+would help, and how many spans the server rejected out of a request it accepted: that is what is added here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.trace.export import SpanExporter
+
+from corevital.log import warn_once
+from corevital_otel.errors import SettingsError
+
+PROTOCOLS: Final = ("grpc", "http/protobuf")
+
+_TRANSIENT_STATUS: Final = frozenset((429, 502, 503, 504))
+_TRANSIENT_CODES: Final = frozenset(
+    ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+)
+"""The OTLP specification's lists; RESOURCE_EXHAUSTED is transient only where the server says when to come back."""
+_EXHAUSTED: Final = "RESOURCE_EXHAUSTED"
+_RETRY_INFO: Final = "google.rpc.retryinfo-bin"
+_CREDENTIALS: Final = (
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
+    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where spans go.
+
+    Attributes:
+        endpoint: as it was given.
+        protocol: one of :data:`PROTOCOLS`.
+        url: what the exporter is told: for HTTP with the signal's path.
+        insecure: True for gRPC without TLS whatever the URL's scheme; None: as the scheme and ``OTEL_*`` say.
+    """
+
+    endpoint: str
+    protocol: str
+    url: str
+    insecure: bool | None = None
+
+
+def destination(env: Mapping[str, str] | None = None, engine_endpoint: str | None = None) -> Destination | None:
+    """Where spans go, or None if nowhere.
+
+    Args:
+        env: environment variables, those of the process by default.
+        engine_endpoint: where the engine's own tracing sends spans. vLLM writes it over
+            ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT``; ours go there only where the user names no endpoint.
+
+    Raises:
+        SettingsError: the protocol is neither ``grpc`` nor ``http/protobuf``.
+    """
+    env = os.environ if env is None else env
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "") == "none":
+        return None
+    traces, base = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if traces and not (engine_endpoint == traces and base):
+        from_engine = engine_endpoint == traces
+        wire = _protocol(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",) if from_engine else _PROTOCOL_VARIABLES)
+        return Destination(traces, wire, traces, _plain(traces) if from_engine and wire == "grpc" else None)
+    if base:
+        wire = _protocol(env, _PROTOCOL_VARIABLES)
+        return Destination(base, wire, base if wire == "grpc" else f"{base.removesuffix('/')}/v1/traces")
+    if engine_endpoint:
+        wire = _protocol(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",))
+        return Destination(engine_endpoint, wire, engine_endpoint, _plain(engine_endpoint) if wire == "grpc" else None)
+    return None
+
+
+_PROTOCOL_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+
+def _plain(endpoint_url: str) -> bool | None:
+    """As vLLM has it: without TLS, even where the URL has no scheme."""
+    return None if endpoint_url.startswith("https://") else True
+
+
+def _protocol(env: Mapping[str, str], variables: tuple[str, ...]) -> str:
+    for variable in variables:
+        if value := env.get(variable):
+            if value not in PROTOCOLS:
+                raise SettingsError(f"{variable}={value!r} is not allowed: use one of {', '.join(PROTOCOLS)}")
+            return value
+    return "grpc"
+
+
+def endpoint() -> str | None:
+    """The endpoint that the ``OTEL_*`` variables name for spans, or None."""
+    env = os.environ
+    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or env.get("OTEL_TRACES_EXPORTER", "") == "none":
+        return None
+    return env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+
+
+def protocol() -> str:
+    """The OTLP protocol by the ``OTEL_*`` variables; gRPC where they are silent, as in the Python SDK and in vLLM.
+
+    Raises:
+        SettingsError: neither ``grpc`` nor ``http/protobuf``.
+    """
+    return _protocol(os.environ, _PROTOCOL_VARIABLES)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the server said of the last try.
+
+    Attributes:
+        transient: the specification allows to try again.
+        retry_after_s: how long the server asked to wait, seconds.
+        rejected: spans it refused out of a request that it took.
+        message: its words, if any.
+    """
+
+    transient: bool = True
+    retry_after_s: float | None = None
+    rejected: int = 0
+    message: str = ""
+
+    def accept(self, response: ExportTraceServiceResponse) -> None:
+        """The request was taken, whole or in part."""
+        self.transient = False
+        self.rejected = response.partial_success.rejected_spans
+        self.message = response.partial_success.error_message
+
+
+class ListeningExporter:
+    """The SDK's exporter for a destination, and the :class:`Verdict` of its last try."""
+
+    def __init__(self, where: Destination) -> None:
+        self.verdict = Verdict()
+        self.inner: SpanExporter = self._grpc(where) if where.protocol == "grpc" else self._http(where)
+
+    def begin(self) -> None:
+        """A new export: until the server answers, what went wrong is the connection, which may come back."""
+        self.verdict = Verdict()
+
+    def _grpc(self, where: Destination) -> SpanExporter:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        exporter = OTLPSpanExporter(endpoint=where.url, insecure=where.insecure)
+        stub, client = getattr(exporter, "_stub", None), getattr(exporter, "_client", None)
+        if stub is None or client is None:
+            warn_once("otlp:grpc", "this OpenTelemetry SDK does not show what a gRPC server answers: rejected spans "
+                      "are not counted; use a version that was tried")  # fmt: skip
+            return exporter
+        self._stub = stub
+        private: Any = exporter
+        private._stub = lambda channel: _Client(stub(channel), self)  # it reconnects, and makes a new one then
+        private._client = _Client(client, self)
+        return exporter
+
+    def _http(self, where: Destination) -> SpanExporter:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        if any(os.environ.get(name) for name in _CREDENTIALS):  # a session of the user's own
+            return OTLPSpanExporter(endpoint=where.url)
+        session = _session()
+        session.hooks["response"].append(self._answered)
+        return OTLPSpanExporter(endpoint=where.url, session=session)
+
+    def _answered(self, response: Any, *_: Any, **__: Any) -> None:
+        verdict = self.verdict = Verdict(transient=response.status_code in _TRANSIENT_STATUS)
+        if verdict.transient:
+            verdict.retry_after_s = _seconds(response.headers.get("Retry-After"))
+        elif response.ok and response.headers.get("Content-Type", "").startswith("application/x-protobuf"):
+            try:
+                verdict.accept(ExportTraceServiceResponse.FromString(response.content))
+            except Exception:  # it took them; what it says of it is not readable
+                verdict.transient = False
+
+    def refused(self, error: Any) -> bool:
+        """Note a gRPC error. True if it is permanent though the SDK would go on trying."""
+        code = error.code().name
+        metadata = dict(error.trailing_metadata() or ())
+        asked = _retry_info(metadata.get(_RETRY_INFO))
+        exhausted_for_good = code == _EXHAUSTED and asked is None
+        transient = code in _TRANSIENT_CODES or (code == _EXHAUSTED and not exhausted_for_good)
+        self.verdict = Verdict(transient=transient, retry_after_s=asked)
+        return exhausted_for_good
+
+
+def _session() -> Any:
+    import requests
+
+    class Session(requests.Session):
+        """Obeys ``OTEL_EXPORTER_OTLP_CERTIFICATE`` even where ``REQUESTS_CA_BUNDLE`` is set for all others."""
+
+        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+            own = self.verify if verify is None and isinstance(self.verify, str) else verify
+            return super().merge_environment_settings(url, proxies, stream, own, cert)
+
+    return Session()
+
+
+class _Client:
+    """A gRPC stub that tells what it hears."""
+
+    def __init__(self, inner: Any, listener: ListeningExporter) -> None:
+        self._inner = inner
+        self._listener = listener
+
+    def Export(self, *args: Any, **kwargs: Any) -> Any:
+        import grpc  # type: ignore[import-untyped]
+
+        try:
+            response = self._inner.Export(*args, **kwargs)
+        except grpc.RpcError as error:
+            if self._listener.refused(error):
+                raise _permanent(error) from None
+            raise
+        self._listener.verdict.accept(response)
+        return response
+
+
+def _permanent(error: Any) -> Exception:
+    import grpc
+
+    class Permanent(grpc.RpcError):  # type: ignore[misc]
+        """The error with a code that the SDK does not retry: the server has not said that waiting helps."""
+
+        def code(self) -> Any:
+            return grpc.StatusCode.FAILED_PRECONDITION
+
+        def details(self) -> str:
+            return f"{_EXHAUSTED}: {error.details()}"
+
+        def trailing_metadata(self) -> Any:
+            return error.trailing_metadata() or ()
+
+    return Permanent()
+
+
+def _retry_info(data: bytes | None) -> float | None:
+    if data is None:
+        return None
+    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+
+    delay = RetryInfo.FromString(data).retry_delay
+    return float(delay.seconds + delay.nanos / 1e9)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """A ``Retry-After`` header, in seconds or as a date; None where there is none that can be read."""
+    if not retry_after:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,151 @@
+"""What could not be delivered stays in the store, and `corevital db export --otlp` sends it once, as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from integration.harness.faulty import Behaviour, Received, http_receiver
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
+
+from corevital_otel.counters import Counters
+from corevital_otel.report import RequestReport, Risk
+from corevital_otel.spans import SpanEmitter
+from corevital_otel.store import outbox
+from corevital_otel.store.outbox import Outbox
+from corevital_otel.store.reader import StoreReader
+from corevital_otel.store.writer import StoreWriter
+
+Make = Callable[..., RequestReport]
+
+
+def export(path: Path, received: Received | None, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "COREVITAL_"))}
+    if received is not None:
+        kept |= {"OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    command = [sys.executable, "-m", "corevital_otel.cli", "db", "export", "--db", str(path), *arguments]
+    return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def serve(path: Path, reports: list[RequestReport]) -> None:
+    """What a server does with reports."""
+    store = StoreWriter(path, 36500, 1024, Counters())
+    emitter = SpanEmitter(Counters(), fate=store.settle)
+    for report in reports:
+        emitter.emit(report, lambda ids, report=report: store.put(report, ids))
+    emitter.shutdown(5)
+    store.close(5)
+
+
+@pytest.fixture
+def to(monkeypatch: pytest.MonkeyPatch) -> Callable[[Received], None]:
+    def point(received: Received) -> None:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.endpoint)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+
+    return point
+
+
+def test_spans_that_a_server_could_not_deliver_are_sent_once_and_as_they_were(
+    tmp_path: Path, report: Make, to: Callable[[Received], None]
+) -> None:
+    path = tmp_path / "corevital.db"
+    caller = set_span_in_context(NonRecordingSpan(SpanContext(0xABC, 0xDEF, True, TraceFlags(1))), Context())
+    with http_receiver() as received:
+        to(received)
+        delivered = [report(request_id=f"good{number}") for number in range(3)]
+        serve(path, delivered)
+        assert len(received.spans) == 3
+        received.does = Behaviour(status=503, retry_after="30")
+        serve(path, [report(request_id=f"lost{number}", parent=caller, tokens=300) for number in range(4)])
+        serve(path, [report(request_id="at-risk", risk=Risk(score=0.9, level="high"), reason="error", series=None)])
+        received.does = Behaviour(status=400)
+        done = export(path, received, "--otlp")
+        assert done.returncode == 1
+        assert "5 spans could not be delivered" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 2  # the cause, then what became of it
+
+        received.does = Behaviour()
+        assert StoreReader(path).undelivered() == 5
+        assert "5 spans wait" in export(path, received, "--otlp", "--dry-run").stdout
+        done = export(path, received, "--otlp", COREVITAL_OTEL_PROFILE="langfuse")
+        assert (done.returncode, done.stdout) == (0, f"5 spans sent to {received.endpoint}\n"), done.stderr
+        again = export(path, received, "--otlp")
+        assert (again.returncode, again.stdout) == (0, "0 spans wait to be sent\n")
+    assert len({span.span_id for span in received.spans}) == len(received.spans) == 8
+    by_id = {next(a.value.string_value for a in span.attributes if a.key == "gen_ai.response.id"): span
+             for span in received.spans}  # fmt: skip
+    lost, before = by_id["lost0"], by_id["good0"]
+    assert lost.parent_span_id.hex() == f"{0xDEF:016x}"
+    assert lost.trace_id.hex() == f"{0xABC:032x}"
+    assert (lost.name, lost.kind) == (before.name, before.kind)
+    assert (lost.start_time_unix_nano, lost.end_time_unix_nano) == (
+        before.start_time_unix_nano,
+        before.end_time_unix_nano,
+    )
+    assert [event.name for event in lost.events] == ["gen_ai.evaluation.result", "corevital.series", "corevital.series"]
+    ours = {a.key for a in lost.attributes if not a.key.startswith("langfuse.")}
+    assert ours == {a.key for a in before.attributes}
+    levels = [a.value.string_value for a in by_id["at-risk"].attributes if a.key == "langfuse.observation.level"]
+    assert levels == ["ERROR"]
+    assert by_id["at-risk"].status.code == 2
+
+
+def test_what_is_not_meant_for_a_collector_is_never_sent(
+    tmp_path: Path, report: Make, to: Callable[[Received], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corevital.db"
+    serve(path, [report(request_id="no endpoint then")])
+    with http_receiver() as received:
+        to(received)
+        with Outbox(path) as box:
+            assert box.count() == 0
+
+
+def test_what_a_killed_server_had_in_hand_is_sent_when_no_server_can_have_it_any_more(
+    tmp_path: Path, report: Make, to: Callable[[Received], None]
+) -> None:
+    path = tmp_path / "corevital.db"
+    with http_receiver() as received:
+        to(received)
+        store = StoreWriter(path, 36500, 1024, Counters())
+        emitter = SpanEmitter(Counters())  # tells nobody what becomes of it, like a process that is gone
+        now = time.time()
+        emitter.emit(report(end_ns=int(now * 1e9)), lambda ids: store.put(report(end_ns=int(now * 1e9)), ids))
+        store.close(5)
+        emitter.shutdown(5)
+    with Outbox(path, now + 60) as box:
+        assert box.count() == 0
+    with Outbox(path, now + outbox.ABANDONED_S + 1) as box:
+        assert [len(batch) for batch in box.batches(10)] == [1]
+
+
+def test_two_exports_at_once_do_not_send_the_same(tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "corevital.db"
+    serve(path, [report()])
+    with Outbox(path), http_receiver() as received:
+        done = export(path, received, "--otlp")
+    assert done.returncode == 1
+    assert "is being sent from already" in done.stderr
+    assert [file.name for file in tmp_path.iterdir() if "sending" in file.name] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "code"),
+    [((), "use --otlp", 2), (("--otlp",), "set OTEL_EXPORTER_OTLP_ENDPOINT", 1)],
+)
+def test_a_wrong_call_is_one_line(
+    tmp_path: Path, report: Make, arguments: tuple[str, ...], says: str, code: int
+) -> None:
+    path = tmp_path / "corevital.db"
+    serve(path, [report()])
+    done = export(path, None, *arguments)
+    assert (done.returncode, len(done.stderr.splitlines())) == (code, 1)
+    assert says in done.stderr
