@@ -159,7 +159,7 @@ def test_an_exemplar_is_of_the_reports_span_and_as_sampled_as_its_caller(flags: 
     Recorder([kept], Counters()).report(dataclasses.replace(report(), parent=parent), IDS)
     (context,) = [context for name, _, _, context in kept.put_in if name == "corevital.risk_score"]
     span = trace.get_current_span(context).get_span_context()
-    assert (f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags) == (*IDS, flags)
+    assert (f"{span.trace_id:032x}", f"{span.span_id:016x}", span.trace_flags) == (IDS.trace_id, IDS.span_id, flags)
 
 
 def test_a_report_without_a_span_has_no_exemplar(kept: Kept, report: Make) -> None:
