@@ -36,7 +36,7 @@ _MAX_WAITING: Final = 256
 _POLL_S: Final = 0.0005
 """Between two looks at a copy that is under way."""
 
-_GATHER_S: Final = 0.01
+_GATHER_S: Final = 0.05
 """What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
 costs that one more than a few tables."""
 
