@@ -1,6 +1,6 @@
 """What measuring costs in the engine: throughput with it over throughput without, in pairs, in one process.
 
-    python -m integration.bench.engine [--rounds 9] [--batch 4] [--tokens 48] [--layers 12] [--width 768]
+    python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 48] [--layers 12] [--width 768]
 
 A Llama with random weights, about 100 million at the default size, on vLLM's CPU build. Each round generates the same
 prompts once in each mode, in random order; a mode's ratio is its throughput over that of ``plain`` in the same round.
@@ -80,7 +80,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the engine with and without measuring.")
-    for name, default in {"rounds": 9, "batch": 4, "tokens": 48, "layers": 12, "width": 768, "vocab": 32000}.items():
+    for name, default in {"rounds": 11, "batch": 4, "tokens": 48, "layers": 12, "width": 768, "vocab": 32000}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
