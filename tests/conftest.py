@@ -1,16 +1,14 @@
-"""A report to write and send, for the tests of every output; and the lines of ours that were logged."""
+"""A report to write and send, for the tests of every output."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from corevital import log
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital_otel.report import Features, Health, RequestReport, Risk, Series
 
@@ -63,13 +61,3 @@ def make_report(tokens: int = 3, **changes: Any) -> RequestReport:
 @pytest.fixture
 def report() -> Callable[..., RequestReport]:
     return make_report
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[logging.LogRecord]]:
-    """Our records of this test, each once, as if nothing had been said and no handler set before in this process."""
-    logger = logging.getLogger(log.LOGGER_NAME)
-    monkeypatch.setattr(logger, "handlers", [])
-    monkeypatch.setattr(logger, "propagate", True)
-    monkeypatch.setattr(log, "_said", set())
-    return lambda: [record for record in caplog.records if record.name.startswith(log.LOGGER_NAME)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,6 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine import EngineCoreRequest, output_processor
 from vllm.v1.engine.output_processor import OutputProcessor
 
-from corevital import log
 from corevital.engines import vllm_names
 from corevital.engines.vllm_frontend import attach
 from corevital.frames.lifecycle import Admitted, Finished
@@ -177,12 +177,10 @@ def test_vllms_own_spans_leave_the_tokens_to_ours(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_vllm_that_makes_its_spans_in_another_way_is_said_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
 ) -> None:
-    monkeypatch.setattr(log, "_said", set())
-    monkeypatch.setattr(logging.getLogger(log.LOGGER_NAME), "propagate", True)
     monkeypatch.delattr(output_processor, "instrument_manual")
     vllm_names.leave_tokens_to_us()
     vllm_names.leave_tokens_to_us()
-    (line,) = [record.message for record in caplog.records if "makes its own spans" in record.message]
+    (line,) = [record.message for record in logged() if "makes its own spans" in record.message]
     assert "--otlp-traces-endpoint" in line
