@@ -215,10 +215,13 @@ def test_the_conventions_attributes_are_there_over_otlp(scraped: Scraped) -> Non
 def test_what_runs_and_loops_is_seen_while_it_does(scraped: Scraped) -> None:
     prompts = [f"Say {word} forever.\n" for word in ("bang", "hop", "snow", "tock", "roll", "pull")]
 
+    seen = threading.Event()
+
     def send() -> None:
         body: dict[str, Any] = {"model": MODEL_NAME, "prompt": prompts, "max_tokens": 1900, "temperature": 0}
         body |= {"ignore_eos": True, "logit_bias": {"50": 100}}  # one token for ever
-        httpx.post(f"{scraped.server.url}/v1/completions", json=body, timeout=300).raise_for_status()
+        while not seen.is_set():  # how long the gauges take to come through depends on the machine
+            httpx.post(f"{scraped.server.url}/v1/completions", json=body, timeout=300).raise_for_status()
 
     gauges = [f'sum({name}{{job="{job}"}})' for name in GAUGES for job in ("vllm", "otlp")]
     client = threading.Thread(target=send)
@@ -227,6 +230,7 @@ def test_what_runs_and_loops_is_seen_while_it_does(scraped: Scraped) -> None:
         for gauge in gauges:
             scraped.prometheus.wait_for(lambda gauge=gauge: 0 < scraped.prometheus.value(gauge) <= len(prompts))
     finally:
+        seen.set()
         client.join()
     for gauge in gauges:
         scraped.prometheus.wait_for(lambda gauge=gauge: scraped.prometheus.value(gauge) == 0)
