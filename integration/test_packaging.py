@@ -19,6 +19,8 @@ ENGINE_FREE = (
     "features",
     "frames",
     "hub",
+    "logs",
+    "metrics",
     "risk",
     "settings",
     "store",
@@ -63,6 +65,7 @@ def test_the_telemetry_half_passes_its_tests_without_torch_and_engine(built: Pat
     python = str(venv / "bin/python")
     run(sys.executable, "-m", "venv", str(venv))
     tools = ("pytest", "pytest-timeout", "hypothesis", "rotel", "fastapi", "httpx", "cryptography")
+    tools += ("opentelemetry-exporter-prometheus",)
     run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", str(wheel), *tools)
     installed = run(python, "-m", "pip", "list").lower()
     for absent in ("torch", "vllm", "numba", "transformers"):
