@@ -105,7 +105,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, backend: Phoenix) -> Iterat
         arguments = ("--dtype", "float32", "--otlp-traces-endpoint", rotel.grpc, "--enable-request-id-headers")
         with vllm(folder, *arguments, env=env) as server:
             yield Served(server, rotel, backend, folder / "runs/corevital.db")
-        assert "Traceback" not in server.text()
+            # before the stop: the engine and the API server get the signal both, and vLLM may find its engine dead
+            assert "Traceback" not in server.text()
 
 
 @pytest.mark.parametrize(
