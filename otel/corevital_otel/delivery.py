@@ -22,6 +22,7 @@ from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
 from corevital_otel.otlp import Verdict
+from corevital_otel.overheard import overheard
 
 PATIENCE_S: Final = 300.0
 """How long a server may be down before spans are given up, seconds; the queue fills earlier under load."""
@@ -83,7 +84,6 @@ class CountingExporter(SpanExporter):
         self._given_up = False
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        _quieten_library()
 
     def expect(self, span: ReadableSpan, bound: int) -> bool:
         """One more span wants to be exported. False, and it is counted as lost, where so many are on their way."""
@@ -139,17 +139,14 @@ class CountingExporter(SpanExporter):
         return False
 
     def _try(self, spans: Sequence[ReadableSpan]) -> tuple[bool, str]:
-        said: list[str] = []
-        _ours.said = said
         self._exporter.begin()
-        try:
-            result = self._exporter.inner.export(spans)
-        except Exception as error:
-            result = SpanExportResult.FAILURE
-            self._exporter.verdict.transient = False  # a fault, not an answer
-            said.append(str(error))
-        finally:
-            _ours.said = None
+        with overheard("trace_exporter") as said:
+            try:
+                result = self._exporter.inner.export(spans)
+            except Exception as error:
+                result = SpanExportResult.FAILURE
+                self._exporter.verdict.transient = False  # a fault, not an answer
+                said.append(str(error))
         return result is SpanExportResult.SUCCESS, _in_one_line(said)
 
     def _settled(self, spans: Sequence[ReadableSpan]) -> list[str]:
@@ -261,32 +258,3 @@ def _in_one_line(said: list[str]) -> str:
     # the first line has the cause of the first try, the last one how it ended
     lines = dict.fromkeys((said[0], said[-1])) if said else ("it refused them or could not be reached in time",)
     return " ".join("; ".join(lines).split())[:400]
-
-
-_ours = threading.local()
-"""``said``: what the library has said in an export of ours that this thread is inside of, else None."""
-
-
-class _NotOurs(logging.Filter):
-    """Keeps a library's lines about our exports out of the log: one clear line of ours stands for them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        said: list[str] | None = getattr(_ours, "said", None)
-        if said is None:
-            return True
-        said.append(record.getMessage())
-        return False
-
-
-_NOT_OURS: Final = _NotOurs()
-
-
-def _quieten_library() -> None:
-    for name in (
-        "opentelemetry.exporter.otlp.proto.grpc.exporter",
-        "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-        "opentelemetry.exporter.otlp.proto.common._internal",
-        "opentelemetry.exporter.http.transport",
-        "urllib3.connectionpool",
-    ):
-        logging.getLogger(name).addFilter(_NOT_OURS)

@@ -69,13 +69,13 @@ def destination(env: Mapping[str, str] | None = None, engine_endpoint: str | Non
     traces, base = env.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if traces and not (engine_endpoint == traces and base):
         from_engine = engine_endpoint == traces
-        wire = _protocol(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",) if from_engine else _PROTOCOL_VARIABLES)
+        wire = protocol_in(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",) if from_engine else _PROTOCOL_VARIABLES)
         return Destination(traces, wire, traces, _plain(traces) if from_engine and wire == "grpc" else None)
     if base:
-        wire = _protocol(env, _PROTOCOL_VARIABLES)
+        wire = protocol_in(env, _PROTOCOL_VARIABLES)
         return Destination(base, wire, base if wire == "grpc" else f"{base.removesuffix('/')}/v1/traces")
     if engine_endpoint:
-        wire = _protocol(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",))
+        wire = protocol_in(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",))
         return Destination(engine_endpoint, wire, engine_endpoint, _plain(engine_endpoint) if wire == "grpc" else None)
     return None
 
@@ -88,7 +88,12 @@ def _plain(endpoint_url: str) -> bool | None:
     return None if endpoint_url.startswith("https://") else True
 
 
-def _protocol(env: Mapping[str, str], variables: tuple[str, ...]) -> str:
+def protocol_in(env: Mapping[str, str], variables: tuple[str, ...]) -> str:
+    """The OTLP protocol by the first of these variables that is set; gRPC where none is.
+
+    Raises:
+        SettingsError: neither ``grpc`` nor ``http/protobuf``.
+    """
     for variable in variables:
         if value := env.get(variable):
             if value not in PROTOCOLS:
@@ -111,7 +116,7 @@ def protocol() -> str:
     Raises:
         SettingsError: neither ``grpc`` nor ``http/protobuf``.
     """
-    return _protocol(os.environ, _PROTOCOL_VARIABLES)
+    return protocol_in(os.environ, _PROTOCOL_VARIABLES)
 
 
 @dataclass(slots=True)

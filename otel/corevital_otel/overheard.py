@@ -1,11 +1,19 @@
-"""Keeps what a library logs of a call of ours out of the log: one clear line of ours stands for it."""
+"""Keeps what the OTLP exporters log of an export of ours out of the log: one clear line of ours stands for it."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+_LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.common._internal",
+    "opentelemetry.exporter.http.transport",
+    "urllib3.connectionpool",
+)
 
 _here = threading.local()
 """``said``: the lines of the block that this thread is inside of, else None."""
@@ -24,9 +32,13 @@ _FILTER = _Overheard()
 
 
 @contextmanager
-def overheard(loggers: Sequence[str]) -> Iterator[list[str]]:
-    """What these loggers say on this thread within the block goes into the list instead of the log."""
-    for name in loggers:
+def overheard(exporter: str) -> Iterator[list[str]]:
+    """What the SDK says on this thread within the block goes into the list instead of the log.
+
+    Args:
+        exporter: the module of the HTTP exporter in use, ``trace_exporter`` or ``metric_exporter``.
+    """
+    for name in (*_LOGGERS, f"opentelemetry.exporter.otlp.proto.http.{exporter}"):
         logging.getLogger(name).addFilter(_FILTER)  # the same one again is not added
     said: list[str] = []
     _here.said = said

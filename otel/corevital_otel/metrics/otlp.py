@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.metrics import MeterProvider
@@ -28,16 +28,9 @@ from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
+from corevital_otel.otlp import protocol_in
 from corevital_otel.overheard import overheard
 
-_PROTOCOLS: Final = ("grpc", "http/protobuf")
-_LIBRARY: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
-    "opentelemetry.exporter.otlp.proto.common._internal",
-    "opentelemetry.exporter.http.transport",
-    "urllib3.connectionpool",
-)
 _logger = logging.getLogger("corevital.otlp")
 
 
@@ -56,12 +49,7 @@ def protocol() -> str:
     Raises:
         SettingsError: neither ``grpc`` nor ``http/protobuf``.
     """
-    for variable in ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        if value := os.environ.get(variable):
-            if value not in _PROTOCOLS:
-                raise SettingsError(f"{variable}={value!r} is not allowed: use one of {', '.join(_PROTOCOLS)}")
-            return value
-    return "grpc"
+    return protocol_in(os.environ, ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"))
 
 
 class Otlp:
@@ -145,7 +133,7 @@ class _Counting(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; a failure is counted and never raised."""
-        with overheard(_LIBRARY) as said:
+        with overheard("metric_exporter") as said:
             try:
                 result = self._inner.export(metrics_data, timeout_millis, **kwargs)
             except Exception as error:
