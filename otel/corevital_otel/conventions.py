@@ -79,13 +79,15 @@ FLAGS: Final = ("nan_detected", "inf_detected", "repetition_loop_detected", "tru
 """The flags, by the names behind :data:`HEALTH`."""
 HIGH_ENTROPY_STEPS: Final = "corevital.health.high_entropy_steps"
 """Tokens whose entropy was above ``COREVITAL_HIGH_ENTROPY_BITS``."""
+HIGH_ENTROPY_RUN: Final = "corevital.health.high_entropy_run"
+"""The longest run of such tokens, in which one that is not takes two off."""
 LOOP_ONSET: Final = "corevital.health.loop_onset"
 """Output index where the repeating part begins."""
 LOOP_PERIOD: Final = "corevital.health.loop_period"
 """Length of the repeating part, in tokens."""
 ENTROPY: Final = "corevital.entropy."
-"""Bits. Prefix of ``mean``, ``max``, ``std``, ``slope``, ``sum``, ``early``, ``change``, ``group_max``; and of the
-counts ``bursts`` and ``rebounds``."""
+"""Bits. Prefix of ``mean``, ``max``, ``std``, ``slope``, ``sum``, ``early``, ``change``, ``group_max``, ``rebound``;
+and of the count ``bursts``."""
 SURPRISAL: Final = "corevital.surprisal."
 """Bits, of the tokens really sampled. Prefix of ``mean``, ``max``, ``std``, ``sum``, ``early``."""
 SURPRISAL_ESTIMATED: Final = "corevital.surprisal.estimated"

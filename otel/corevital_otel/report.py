@@ -46,8 +46,8 @@ class Features:
         entropy_early, entropy_change: mean over the first :data:`corevital_otel.features.GROUP` tokens, and by how much
             the mean over the last ones is above it.
         entropy_group_max: highest mean over a sliding group of so many tokens.
-        entropy_bursts, entropy_rebounds: tokens whose entropy is 2 bits or more above that of the token before, and
-            above the lowest so far while the token before was not.
+        entropy_rebound: how far the mean over a group rose above the lowest such mean before it.
+        entropy_bursts: tokens whose entropy is 2 bits or more above that of the token before.
         surprisal_mean, surprisal_max, surprisal_std, surprisal_sum, surprisal_early: of the tokens really sampled.
         perplexity: 2 ** surprisal_mean.
         margin_mean, margin_min, margin_early: p1 - p2.
@@ -57,6 +57,9 @@ class Features:
         confidence_early, confidence_tail, confidence_change: its mean over the first and the last group, and the latter
             minus the former.
         high_entropy_steps: tokens whose entropy was above the threshold.
+        high_entropy_run: the longest run of them, in which one that is not takes two off.
+        frozen_run: the most successive tokens whose distribution was that of the token before: the same likeliest
+            token, and the same entropy to 0.01 bits.
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
             read exactly).
     """
@@ -70,8 +73,8 @@ class Features:
     entropy_early: float | None = None
     entropy_change: float | None = None
     entropy_group_max: float | None = None
+    entropy_rebound: float | None = None
     entropy_bursts: int = 0
-    entropy_rebounds: int = 0
     surprisal_mean: float | None = None
     surprisal_max: float | None = None
     surprisal_std: float | None = None
@@ -88,6 +91,8 @@ class Features:
     confidence_tail: float | None = None
     confidence_change: float | None = None
     high_entropy_steps: int = 0
+    high_entropy_run: int = 0
+    frozen_run: int = 0
     surprisal_estimated: int = 0
 
 
