@@ -423,6 +423,14 @@ def _summary(
     )
 
 
+def short_peak(found: Features, peak: int) -> float:
+    """The watched maximum of an output that is shorter than a group, known at its end alone; -inf for any other."""
+    if found.tokens >= GROUP or peak < _CONFIDENCE_LOW:
+        return -math.inf
+    value = found.entropy_group_max if peak == _GROUP_HIGH else found.confidence_min
+    return -math.inf if value is None else value if peak == _GROUP_HIGH else -value
+
+
 def _difference(late: float | None, early: float | None) -> float | None:
     return None if late is None or early is None else late - early
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corevital.frames.lifecycle import Admitted, Finished
+from corevital_otel import conventions as names
 
 FloatArray = npt.NDArray[np.float32]
 RiskLevel = Literal["low", "medium", "high", "unknown"]
@@ -98,13 +99,18 @@ class Features:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Faults, each a flag of its own and never part of the score.
+    """What is wrong, each a flag of its own and never part of the score.
 
     Attributes:
         nan_detected, inf_detected: a NaN or +Inf among the logits of some step.
         repetition_loop_detected: the output ran into a loop; ``loop_onset`` is the output index where the repeating
             part begins, ``loop_period`` its length in tokens.
         truncated: the length limit ended the output.
+        sustained_high_entropy: the model was guessing for a long stretch.
+        distribution_collapsed: it gave the same distribution step after step.
+        traffic_shifted: the requests of this model are not what they were (:mod:`corevital_otel.risk.baseline`).
+        alarm_raised: the watched maximum crossed its threshold, at output index ``alarm_onset``; ``alarm_signal`` is
+            what was watched, None where nothing was.
     """
 
     nan_detected: bool = False
@@ -113,12 +119,22 @@ class Health:
     truncated: bool = False
     loop_onset: int | None = None
     loop_period: int | None = None
+    sustained_high_entropy: bool = False
+    distribution_collapsed: bool = False
+    traffic_shifted: bool = False
+    alarm_raised: bool = False
+    alarm_onset: int | None = None
+    alarm_signal: str | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Names of the flags that are up, in the contract's order."""
-        names = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
-        return tuple(name for name in names if getattr(self, name))
+        """Names of the flags that are up, the contract's first."""
+        return tuple(name for name in (*names.FLAGS, *names.CONDITIONS) if getattr(self, name))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Of those, the ones that say something bad of this output."""
+        return tuple(name for name in self.flags if name not in names.HARMLESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +146,14 @@ class Risk:
         level: ``low``, ``medium``, ``high`` (from ``COREVITAL_RISK_THRESHOLD`` on) or ``unknown``.
         basis: what the score rests on.
         factors: what raised it, strongest first, each readable by a person.
+        shifted: the traffic it was compared with is not what comes now.
     """
 
     score: float | None
     level: RiskLevel
     basis: RiskBasis = "prior"
     factors: tuple[str, ...] = ()
+    shifted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
