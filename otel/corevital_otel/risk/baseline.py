@@ -161,8 +161,8 @@ def differ(before: FloatArray, now: FloatArray) -> bool:
 class BaselineRisk:
     """Assesses by the traffic seen before, and learns from each request without a fault.
 
-    The score is stretched so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above, whatever
-    that is, and three in ten are ``medium`` or above.
+    The score is stretched so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above,
+    whatever that is, and three in ten are ``medium`` or above.
 
     Args:
         threshold: score from which on a risk is ``high``.

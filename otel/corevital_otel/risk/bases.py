@@ -48,7 +48,7 @@ def risk_model(
 
 
 def watch_of(settings: Settings, profile: Profile | None) -> tuple[str, Watch] | None:
-    """What is watched while sequences run, where there is a profile whose good runs are enough for the rate asked for."""
+    """What is watched while sequences run: where a profile has enough good runs for the rate asked for."""
     alarm = profile.alarm if profile is not None else None
     if alarm is None or settings.alarm_rate <= 0:
         return None
