@@ -54,10 +54,11 @@ _TOKENS: Final = 2 * COLUMNS
 _ESTIMATED: Final = _TOKENS + 1
 _HIGH: Final = _TOKENS + 2
 _BURSTS: Final = _TOKENS + 3
-_SUMS: Final = _TOKENS + 4
+_SAME: Final = _TOKENS + 4
+_SUMS: Final = _TOKENS + 5
 """What is added up: the finite values of each column, how many they are, and tokens: observed, with an estimated
-surprisal, of high entropy, bursts. Counts are kept as floats, which are exact far beyond any output, so that one
-reduction and one addition do for all."""
+surprisal, of high entropy, bursts, with the distribution of the one before. Counts are kept as floats, which are exact
+far beyond any output, so that one reduction and one addition do for all."""
 
 PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
 """What is kept as a running maximum; of margin and confidence, of their negative."""
@@ -232,11 +233,14 @@ def fold(
     parts[_TOKENS] = chunk.observed
     parts[_ESTIMATED] = chunk.estimated
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
-    _follow(state, parts, chunk.top)
+    recent = _recent(state, parts)
+    _compare(state, parts, recent, chunk.top)
     sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
+    _run_on(state, parts, sums)
     _merge_moments(state, first, parts, sums)
-    _add_early(state, first, parts)
-    groups = _slide_groups(state, first, parts, lengths)
+    if first.min() < GROUP:
+        _add_early(state, first, parts)
+    groups = _slide_groups(state, first, recent, lengths)
     # Not `state["sums"] += ...`: that would also copy the field onto itself.
     np.add(state["sums"], sums.T, out=state["sums"])
     peaks = np.empty((len(PEAKS), len(state)))
@@ -250,30 +254,45 @@ def fold(
         _alarm(state, first, values, groups, watch)
 
 
-def _follow(state: Array, parts: Array, top: Array) -> None:
-    """Compare each token with the one before it: bursts into ``parts``, and the runs.
+def _recent(state: Array, parts: Array) -> Array:
+    """The chunk behind the :data:`GROUP` tokens before it, ``[4, S, GROUP + T]``, as in ``state["group"]``."""
+    recent = np.empty((4, len(state), GROUP + parts.shape[2]))
+    recent[:, :, :GROUP] = state["group"].swapaxes(0, 1)
+    recent[0, :, GROUP:] = parts[ENTROPY]
+    np.negative(parts[CONFIDENCE], out=recent[2, :, GROUP:])
+    recent[1::2, :, GROUP:] = parts[_COUNTS + ENTROPY : _TOKENS : CONFIDENCE]
+    return recent
+
+
+def _compare(state: Array, parts: Array, recent: Array, top: Array) -> None:
+    """Compare each token with the one before it, into ``parts``: bursts, and equal distributions."""
+    rise = recent[0, :, GROUP:] - recent[0, :, GROUP - 1 : -1]
+    both = recent[1, :, GROUP:] * recent[1, :, GROUP - 1 : -1]
+    np.multiply(rise >= BURST_BITS, both, out=parts[_BURSTS])
+    alike = np.empty(top.shape, bool)
+    np.equal(top[:, 1:], top[:, :-1], out=alike[:, 1:])
+    np.equal(top[:, 0], state["top"], out=alike[:, 0])
+    alike &= np.abs(rise, out=rise) <= _SAME_BITS
+    np.multiply(alike, both, out=parts[_SAME])
+    state["top"] = top[:, -1]
+
+
+def _run_on(state: Array, parts: Array, sums: Array) -> None:
+    """Follow the runs of tokens of high entropy, and of those with the distribution of the one before.
 
     A run is a reflected random walk: it rises by one, falls by its leak, and never below zero. One that ends at once
-    has a leak beyond any length.
+    has a leak beyond any length. Most sequences have neither, and cost nothing here.
     """
-    entropy, known = (np.empty((len(state), top.shape[1] + 1)) for _ in range(2))
-    entropy[:, 0], known[:, 0] = state["group"][:, 0, -1], state["group"][:, 1, -1]
-    entropy[:, 1:], known[:, 1:] = parts[ENTROPY], parts[_COUNTS + ENTROPY]
-    rise = entropy[:, 1:] - entropy[:, :-1]
-    both = (known[:, 1:] * known[:, :-1]) > 0
-    np.logical_and(both, rise >= BURST_BITS, out=parts[_BURSTS], casting="unsafe")
-    tops = np.concatenate((state["top"][:, None], top), axis=1)
-    same = (np.abs(rise) <= _SAME_BITS) & (tops[:, 1:] == tops[:, :-1]) & both
-    steps = np.empty((2, *top.shape))
-    np.subtract(parts[_HIGH] * (1.0 + _HIGH_LEAK), known[:, 1:] * _HIGH_LEAK, out=steps[0])
-    np.subtract(same * (1.0 + _ENDS), parts[_TOKENS] * _ENDS, out=steps[1])
+    some = np.flatnonzero(sums[_HIGH] + sums[_SAME] + state["runs"].sum(axis=1))
+    if not len(some):
+        return
+    steps = np.empty((2, len(some), parts.shape[2]))
+    np.subtract(parts[_HIGH, some] * (1.0 + _HIGH_LEAK), parts[_COUNTS + ENTROPY, some] * _HIGH_LEAK, out=steps[0])
+    np.subtract(parts[_SAME, some] * (1.0 + _ENDS), parts[_TOKENS, some] * _ENDS, out=steps[1])
     walk = steps.cumsum(axis=2)
-    bottom = np.minimum.accumulate(walk, axis=2)
-    before = state["runs"].T[:, :, None]
-    walk -= np.minimum(bottom, -before)
-    np.maximum(state["longest"], walk.max(axis=2).T, out=state["longest"])
-    state["runs"] = walk[:, :, -1].T
-    state["top"] = top[:, -1]
+    walk -= np.minimum(np.minimum.accumulate(walk, axis=2), -state["runs"][some].T[:, :, None])
+    state["longest"][some] = np.maximum(state["longest"][some], walk.max(axis=2).T)
+    state["runs"][some] = walk[:, :, -1].T
 
 
 def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> None:
@@ -299,12 +318,14 @@ def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> Non
 
     before = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T
     share = count / np.maximum(before + count, 1.0)
-    weight = (before * share)[[0, 1, 0]]
+    weight = before * share
     means -= state["means"].T
-    moments[:3] += means * means * weight
-    moments[3] += means[0] * means[2] * weight[0]
+    moments[:2] += means[:2] * means[:2] * weight
+    moments[2:] += means[2] * means[2::-2] * weight[0]
     np.add(state["moments"], moments.T, out=state["moments"])
-    np.add(state["means"], (means * share[[0, 1, 0]]).T, out=state["means"])
+    means[:2] *= share
+    means[2] *= share[0]
+    np.add(state["means"], means.T, out=state["means"])
 
 
 def _add_early(state: Array, first: Array, parts: Array) -> None:
@@ -316,26 +337,20 @@ def _add_early(state: Array, first: Array, parts: Array) -> None:
         state["early"][young] += np.einsum("kst,st->sk", some, early)
 
 
-def _slide_groups(state: Array, first: Array, parts: Array, lengths: Array | None) -> Array:
+def _slide_groups(state: Array, first: Array, recent: Array, lengths: Array | None) -> Array:
     """Means over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6).
 
     Returns:
         ``[3, S, T]``, of the group that ends at each token: minus its mean confidence, its mean entropy, and how far
         that is above the lowest one so far. -inf where there is no whole group.
     """
-    tokens = parts.shape[2]
-    sums = np.empty((4, len(state), GROUP + tokens))
-    sums[:, :, :GROUP] = state["group"].swapaxes(0, 1)
-    sums[0, :, GROUP:] = parts[ENTROPY]
-    sums[1, :, GROUP:] = parts[_COUNTS + ENTROPY]
-    np.negative(parts[CONFIDENCE], out=sums[2, :, GROUP:])
-    sums[3, :, GROUP:] = parts[_COUNTS + CONFIDENCE]
+    tokens = recent.shape[2] - GROUP
     if lengths is None:
-        state["group"] = sums[:, :, tokens:].swapaxes(0, 1)
+        state["group"] = recent[:, :, tokens:].swapaxes(0, 1)
     else:
         last = lengths[:, None] + np.arange(GROUP)
-        state["group"] = np.take_along_axis(sums, last[None], axis=2).swapaxes(0, 1)
-    sums = sums[:, :, 1:]
+        state["group"] = recent[:, np.arange(len(state))[:, None], last].swapaxes(0, 1)
+    sums = recent[:, :, 1:]
     span = 1
     while span < GROUP:  # sums over 2, 4, 8, 16 tokens
         sums = sums[:, :, span:] + sums[:, :, :-span]
