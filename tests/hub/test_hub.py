@@ -204,6 +204,7 @@ def test_the_baseline_is_kept_over_a_restart(
 ) -> None:
     monkeypatch.setattr("corevital_otel.risk.baseline.SEEN", 60)
     monkeypatch.setattr("corevital_otel.risk.baseline.RECENT", 20)
+    monkeypatch.setattr("corevital_otel.risk.baseline._EVERY", 50)
 
     def serve(first: int, count: int, **settings: Any) -> Counter[str]:
         running = hub(**settings)
