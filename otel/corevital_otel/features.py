@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -295,6 +296,13 @@ def _run_on(state: Array, parts: Array, sums: Array) -> None:
     state["runs"][some] = walk[:, :, -1].T
 
 
+@lru_cache
+def _about_the_middle(tokens: int) -> Array:
+    """Output indices about a chunk's middle, and their squares, ``[2, T]``: few and small, so they do not cancel."""
+    x = np.arange(tokens) - (tokens - 1) / 2
+    return np.array((x, x * x))
+
+
 def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> None:
     """Merge the chunk's central moments into the state's (Chan, Golub, LeVeque 1979; Pébay 2008 for the co-moment).
 
@@ -304,8 +312,8 @@ def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> Non
     finite, count = parts[_COUNTS : _COUNTS + MARGIN], sums[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
     n = np.maximum(count, 1.0)
     middle = (parts.shape[2] - 1) / 2
-    x = np.arange(parts.shape[2]) - middle  # about the chunk's middle: few and small, so squares do not cancel
-    index, square = np.einsum("st,kt->ks", finite[ENTROPY], np.array((x, x * x)))
+    x = _about_the_middle(parts.shape[2])
+    index, square = np.einsum("st,kt->ks", finite[ENTROPY], x)
     means = np.empty((3, len(state)))
     np.divide(sums[:MARGIN], n, out=means[:2])
     np.divide(index, n[ENTROPY], out=means[2])
@@ -313,7 +321,7 @@ def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> Non
     moments = np.empty((4, len(state)))
     np.einsum("kst,kst->ks", y, y, out=moments[:2])
     np.subtract(square, index * means[2], out=moments[2])
-    np.einsum("st,t->s", y[ENTROPY], x, out=moments[3])
+    np.einsum("st,t->s", y[ENTROPY], x[0], out=moments[3])
     means[2] += first + middle
 
     before = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T
