@@ -59,7 +59,10 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
     with vllm(tmp_path, env={}) as server:
         answers = asyncio.run(ask(server, [task.prompt for task in TASKS], temperature=0.7))
     ids = [request_id for request_id, _ in answers]
-    assert bases(db, ids) == {"prior": SEEN, "baseline": len(TASKS) - SEEN}
+    found = bases(db, ids)
+    assert found["prior"] >= SEEN, "and one more for each with a fault, which teaches nothing"
+    assert found["baseline"] >= 10
+    assert found.total() == len(TASKS)
 
     with labels.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -68,9 +71,9 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
             writer.writerow((request_id, task.kind, check(task, answer)))
     joined = ("--label", "correct", "--labels", str(labels))
     assert "320 labelled runs" in corevital("calibrate", str(db), *joined, "--out", str(profile))
-    found = json.loads(corevital("evaluate", str(profile), str(db), *joined, "--group", "kind", "--json"))
-    assert found["overall"]["n"] == len(TASKS)
-    assert found["overall"]["auroc"] > 0.7, "of the very runs it was fitted on: that it works, not how well"
+    measured = json.loads(corevital("evaluate", str(profile), str(db), *joined, "--group", "kind", "--json"))
+    assert measured["overall"]["n"] == len(TASKS)
+    assert measured["overall"]["auroc"] > 0.7, "of the very runs it was fitted on: that it works, not how well"
 
     with vllm(tmp_path, env={}) as server:
         again = asyncio.run(ask(server, [task.prompt for task in TASKS[:5]], temperature=0.7))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -56,10 +55,15 @@ _ESTIMATED: Final = _TOKENS + 1
 _HIGH: Final = _TOKENS + 2
 _BURSTS: Final = _TOKENS + 3
 _SAME: Final = _TOKENS + 4
-_SUMS: Final = _TOKENS + 5
-"""What is added up: the finite values of each column, how many they are, and tokens: observed, with an estimated
-surprisal, of high entropy, bursts, with the distribution of the one before. Counts are kept as floats, which are exact
-far beyond any output, so that one reduction and one addition do for all."""
+_SQUARES: Final = _TOKENS + 5
+_X: Final = _TOKENS + 7
+_XX: Final = _TOKENS + 8
+_XY: Final = _TOKENS + 9
+_SUMS: Final = _TOKENS + 10
+"""What is added up: the finite values of each column, and how many they are; tokens: observed, with an estimated
+surprisal, of high entropy, bursts, with the distribution of the one before; the squares of entropy and surprisal above
+their first values, and of the tokens whose entropy is known the output index, its square, and its product with that
+entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and one addition do."""
 
 PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
 """What is kept as a running maximum; of margin and confidence, of their negative."""
@@ -74,8 +78,7 @@ STATE: Final = np.dtype(
         ("peaks", "<f8", (len(PEAKS),)),
         ("nan", "?"),
         ("inf", "?"),
-        ("means", "<f8", (3,)),  # of entropy (y), surprisal (z) and of the former's output index (x)
-        ("moments", "<f8", (4,)),  # sums of (y - mean y)^2, (z - mean z)^2, (x - mean x)^2, (x - mean x)(y - mean y)
+        ("first", "<f8", (2,)),  # the first known entropy and surprisal
         ("group", "<f8", (4, GROUP)),  # the last entropies, 0 where there is none, and 1 where; the same of -confidence
         ("group_floor", "<f8"),  # lowest mean entropy of a group
         ("top", "<i8"),  # the last token's likeliest
@@ -84,7 +87,7 @@ STATE: Final = np.dtype(
         ("alarmed_at", "<i8"),  # output index at which the watched maximum crossed its threshold, negative: not yet
     ]
 )
-"""What is kept of a sequence: about 950 bytes."""
+"""What is kept of a sequence: 874 bytes."""
 
 
 class Watch(NamedTuple):
@@ -236,9 +239,9 @@ def fold(
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
     recent = _recent(state, parts)
     _compare(state, parts, recent, chunk.top)
+    _square(state, first, parts)
     sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
     _run_on(state, parts, sums)
-    _merge_moments(state, first, parts, sums)
     if first.min() < GROUP:
         _add_early(state, first, parts)
     groups = _slide_groups(state, first, recent, lengths)
@@ -296,44 +299,24 @@ def _run_on(state: Array, parts: Array, sums: Array) -> None:
     state["runs"][some] = walk[:, :, -1].T
 
 
-@lru_cache
-def _about_the_middle(tokens: int) -> Array:
-    """Output indices about a chunk's middle, and their squares, ``[2, T]``: few and small, so they do not cancel."""
-    x = np.arange(tokens) - (tokens - 1) / 2
-    return np.array((x, x * x))
+def _square(state: Array, first: Array, parts: Array) -> None:
+    """Squares and products into ``parts``, for spread and slope.
 
-
-def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> None:
-    """Merge the chunk's central moments into the state's (Chan, Golub, LeVeque 1979; Pébay 2008 for the co-moment).
-
-    Unlike sums of squares these do not cancel where a long flat series has a large mean and a small spread.
-    ``state["sums"]`` is still without the chunk.
+    Of values above the sequence's first one: that is never further from their mean than the square root of their number
+    times their spread, so what is subtracted in the end does not cancel (Chan, Golub, LeVeque 1983, on shifted data).
     """
-    finite, count = parts[_COUNTS : _COUNTS + MARGIN], sums[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
-    n = np.maximum(count, 1.0)
-    middle = (parts.shape[2] - 1) / 2
-    x = _about_the_middle(parts.shape[2])
-    index, square = np.einsum("st,kt->ks", finite[ENTROPY], x)
-    means = np.empty((3, len(state)))
-    np.divide(sums[:MARGIN], n, out=means[:2])
-    np.divide(index, n[ENTROPY], out=means[2])
-    y = (parts[:MARGIN] - means[:2, :, None]) * finite
-    moments = np.empty((4, len(state)))
-    np.einsum("kst,kst->ks", y, y, out=moments[:2])
-    np.subtract(square, index * means[2], out=moments[2])
-    np.einsum("st,t->s", y[ENTROPY], x[0], out=moments[3])
-    means[2] += first + middle
-
-    before = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T
-    share = count / np.maximum(before + count, 1.0)
-    weight = before * share
-    means -= state["means"].T
-    moments[:2] += means[:2] * means[:2] * weight
-    moments[2:] += means[2] * means[2::-2] * weight[0]
-    np.add(state["moments"], moments.T, out=state["moments"])
-    means[:2] *= share
-    means[2] *= share[0]
-    np.add(state["means"], means.T, out=state["means"])
+    finite = parts[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
+    none = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T == 0
+    if none.any():
+        at = finite.argmax(axis=2)
+        found = np.take_along_axis(parts[:MARGIN], at[:, :, None], axis=2)[:, :, 0]
+        state["first"] = np.where(none, found, state["first"].T).T
+    above = (parts[:MARGIN] - state["first"].T[:, :, None]) * finite
+    np.multiply(above, above, out=parts[_SQUARES:_X])
+    index = first[:, None] + np.arange(parts.shape[2])
+    np.multiply(index, finite[ENTROPY], out=parts[_X])
+    np.multiply(index, parts[_X], out=parts[_XX])
+    np.multiply(index, above[ENTROPY], out=parts[_XY])
 
 
 def _add_early(state: Array, first: Array, parts: Array) -> None:
@@ -392,7 +375,7 @@ def _alarm(state: Array, first: Array, values: Array, groups: Array, watch: Watc
 
 def summaries(state: Array) -> list[Features]:
     """Features of each of the states ``[S]``."""
-    names = ("sums", "early", "peaks", "moments", "longest")
+    names = ("sums", "early", "peaks", "first", "longest")
     columns = (*(state[name].tolist() for name in names), state["group"].sum(axis=2).tolist())
     return [_summary(*values) for values in zip(*columns, strict=True)]
 
@@ -401,7 +384,7 @@ def _summary(
     sums: list[float],
     early: list[float],
     peaks: list[float],
-    moments: list[float],
+    first: list[float],
     longest: list[float],
     group: list[float],
 ) -> Features:
@@ -416,8 +399,8 @@ def _summary(
         tokens=int(sums[_TOKENS]),
         entropy_mean=entropy,
         entropy_max=peaks[ENTROPY] if entropies else None,
-        entropy_std=math.sqrt(max(moments[0], 0.0) / entropies) if entropies else None,
-        entropy_slope=moments[3] / moments[2] if entropies > 1 and moments[2] > 0.0 else None,
+        entropy_std=_std(sums, ENTROPY, first[ENTROPY]) if entropies else None,
+        entropy_slope=_slope(sums, first[ENTROPY]),
         entropy_sum=sums[ENTROPY] if entropies else None,
         entropy_early=begun[ENTROPY],
         entropy_change=_difference(entropy_tail, begun[ENTROPY]),
@@ -426,7 +409,7 @@ def _summary(
         entropy_bursts=int(sums[_BURSTS]),
         surprisal_mean=surprisal,
         surprisal_max=peaks[SURPRISAL] if surprisals else None,
-        surprisal_std=math.sqrt(max(moments[1], 0.0) / surprisals) if surprisals else None,
+        surprisal_std=_std(sums, SURPRISAL, first[SURPRISAL]) if surprisals else None,
         surprisal_sum=sums[SURPRISAL] if surprisals else None,
         surprisal_early=begun[SURPRISAL],
         perplexity=None if surprisal is None else 2.0 ** min(surprisal, _MAX_EXPONENT),
@@ -444,6 +427,18 @@ def _summary(
         frozen_run=int(longest[1]),
         surprisal_estimated=int(sums[_ESTIMATED]),
     )
+
+
+def _std(sums: list[float], column: int, first: float) -> float:
+    count = sums[_COUNTS + column]
+    above = sums[column] / count - first
+    return math.sqrt(max(sums[_SQUARES + column] / count - above * above, 0.0))
+
+
+def _slope(sums: list[float], first: float) -> float | None:
+    count = sums[_COUNTS + ENTROPY]
+    spread = sums[_XX] - sums[_X] * sums[_X] / count if count > 1 else 0.0
+    return (sums[_XY] - sums[_X] * (sums[ENTROPY] / count - first)) / spread if spread > 0.0 else None
 
 
 def short_peak(found: Features, peak: int) -> float:
