@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corevital.engines.courier import Table, deliver
+from corevital.engines.courier import Step, deliver
 from corevital.frames.record import REJECTED
 
 SERVER = "0" * 32
@@ -20,8 +20,8 @@ class Recorder:
     tokens: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
     rejected: int = 0
 
-    def post(self, table: Table) -> None:
-        deliver(table, self)
+    def post(self, step: Step) -> None:
+        deliver([step.take()], step.occupants, self)
 
     def drop(self, server: str, records: int) -> None:
         raise AssertionError("nothing is dropped here")

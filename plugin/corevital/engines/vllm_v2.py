@@ -68,7 +68,7 @@ class V2Adapter:
         pending, self._pending = self._pending, []
         known = self._states.all_token_ids.gpu
         for observed in pending:
-            slots, length = observed.table[:, 0].long(), observed.table[:, 2] + 1
+            slots, length = observed.table[:, 1].long(), observed.table[:, 2] + 1
             tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
             accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
             self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
@@ -83,5 +83,5 @@ class V2Adapter:
         occupants = self._slots.snapshot()
         if all(server is None for server in occupants.servers[context.idx_mapping_np]):
             return
-        slots, positions = context.expanded_idx_mapping.to(torch.int32), context.pos.to(torch.int32)
+        slots, positions = context.expanded_idx_mapping, context.pos
         self._pending.append(self._emitter.observe(logits, None, slots, positions, occupants))
