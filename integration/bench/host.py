@@ -31,7 +31,8 @@ from integration.bench.assembler import ADMITTED, Server
 from integration.bench.machine import processor, spread, versions
 from integration.harness.processes import Group, environment, free_port
 
-from corevital.engines.courier import Step, deliver
+from corevital.engines.courier import deliver
+from corevital.engines.steps import Step
 from corevital.engines.vllm_v1 import V1Adapter
 from corevital.engines.vllm_v2 import V2Adapter
 from corevital.frames.lifecycle import Finished

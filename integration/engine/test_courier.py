@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from corevital.engines.courier import Courier, Step, Table
+from corevital.engines.courier import Courier
 from corevital.engines.occupants import Occupants
+from corevital.engines.steps import Step, Table
 from corevital.frames.record import ROW
 from corevital.frames.stamp import Stamp
 
@@ -56,11 +56,11 @@ OCCUPANTS = Occupants.of([Stamp("0" * 32, 7)], [1.0])
 def step(index: int, done: Any = None) -> Step:
     row = np.zeros(1, ROW)
     row["index"] = index
-    return Step(Table(torch.from_numpy(row.view("<i4").reshape(1, -1)), done), OCCUPANTS)
+    return Step(Table(row.view("<i4").reshape(1, -1), done), ([0], [index]), OCCUPANTS)
 
 
 def settle(courier: Courier, step: Step, token: int) -> None:
-    step.tokens = Table(torch.tensor([[token, 0, 0]], dtype=torch.int32))
+    step.tokens = Table(np.array([[token, 0, 0]], np.int32))
     courier.post(step)
 
 

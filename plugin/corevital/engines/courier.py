@@ -11,21 +11,15 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from corevital.engines.occupants import Occupants
+from corevital.engines.steps import POSITION, SLOT, UNKNOWN, Part, Step
 from corevital.frames.record import REJECTED, ROW, SAMPLED
 from corevital.guard import guarded
-
-if TYPE_CHECKING:
-    import torch
-
-UNKNOWN: Final = -2
-"""Stands for a token that nothing will ever be known of: no record is sent for it."""
 
 _TOLERANCE: Final = 1e-4
 """Relative difference between a kept maximum and the one we saw, from which on the kept row is not trusted."""
@@ -36,7 +30,7 @@ _MAX_WAITING: Final = 256
 _POLL_S: Final = 0.0005
 """Between two looks at a copy that is under way."""
 
-_GATHER_S: Final = 0.05
+_GATHER_S: Final = 0.1
 """What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
 costs that one more than a few steps. A step that still lacks its tokens then waits for them as long again."""
 
@@ -46,8 +40,6 @@ telemetry half keeps this many indices of a sequence open for what comes out of 
 
 _STOP_S: Final = 0.5
 """How long a process that ends waits for the last frames."""
-
-_SLOT, _POSITION = 1, 2  # words of a row, see corevital.engines.emitter.Observed
 
 Array = npt.NDArray[Any]
 
@@ -63,61 +55,6 @@ class Sender(Protocol):
 
     def close(self) -> None:
         """Deliver what is queued within a bound."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """A table on its way to the host.
-
-    Attributes:
-        words: ``[rows, words]`` int32 on the host; not to be read before ``done``.
-        done: when the copy from the device is, None if there was none.
-    """
-
-    words: torch.Tensor
-    done: torch.cuda.Event | None = None
-
-    @property
-    def arrived(self) -> bool:
-        """Whether ``words`` may be read. Does not wait."""
-        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
-
-
-class Part(NamedTuple):
-    """What of a step is sent together.
-
-    Attributes:
-        rows: the step's.
-        fresh: they are sent, and not only what is known of their tokens.
-        tokens: likewise sent, None where they are not known yet.
-    """
-
-    rows: Table
-    fresh: bool
-    tokens: Table | None
-
-
-@dataclass(slots=True, eq=False)
-class Step:
-    """Rows that tokens are sampled from together, and those tokens, which are known a step later.
-
-    Attributes:
-        rows: their statistics, as wide as :data:`ROW`; see :class:`corevital.engines.emitter.Observed`.
-        occupants: who was in the slots.
-        tokens: ``[rows, 3]``, once they are known; see :mod:`corevital.engines.emitter`.
-        awaited: everything of it has left but its tokens.
-    """
-
-    rows: Table
-    occupants: Occupants
-    tokens: Table | None = None
-    awaited: bool = False
-
-    def take(self) -> Part:
-        """What of it is to be sent now."""
-        part = Part(self.rows, not self.awaited, self.tokens)
-        self.awaited = part.tokens is None
-        return part
 
 
 class Courier:
@@ -189,8 +126,7 @@ class Courier:
     def _send(self, steps: list[Step]) -> None:
         with self._lock:
             parts = [step.take() for step in steps]
-        tables = [table for part in parts for table in (part.rows, part.tokens) if table is not None]
-        while not all(table.arrived for table in tables):
+        while not all(part.arrived for part in parts):
             if self._stopping:
                 return
             time.sleep(_POLL_S)
@@ -200,11 +136,11 @@ class Courier:
 def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None:
     """Send parts of steps with the same occupants, all arrived: a frame to each API server that wants rows of them."""
     frames: defaultdict[str, dict[str, Array]] = defaultdict(dict)
-    if fresh := [part.rows.words.numpy() for part in parts if part.fresh]:
+    if fresh := [part.rows() for part in parts if part.fresh]:
         words = np.concatenate(fresh)
         for server, mine in _by_server(words, occupants):
             frames[server]["rows"] = _rows(words[mine], occupants)
-    if told := [(part.rows.words.numpy(), part.tokens.words.numpy()) for part in parts if part.tokens is not None]:
+    if told := [(rows := part.rows(), part.tokens.read(rows)) for part in parts if part.tokens is not None]:
         words, tokens = (np.concatenate(tables) for tables in zip(*told, strict=True))
         words, tokens = words[(known := tokens[:, 0] != UNKNOWN)], tokens[known]
         for server, mine in _by_server(words, occupants):
@@ -215,15 +151,15 @@ def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None
 
 def _by_server(words: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
     """Which rows count, by the server that wants them. Nearly always there is one server."""
-    slots = words[:, _SLOT]
+    slots = words[:, SLOT]
     servers = occupants.servers[slots]
-    servers[(slots < 0) | (words[:, _POSITION] < occupants.firsts[slots])] = None
+    servers[(slots < 0) | (words[:, POSITION] < occupants.firsts[slots])] = None
     for server in set(servers.tolist()) - {None}:
         yield server, servers == server
 
 
 def _rows(words: Array, occupants: Occupants) -> Array:
-    slots = words[:, _SLOT].copy()  # the keys are about to be written over them
+    slots = words[:, SLOT].copy()  # the keys are about to be written over them
     table = words.view(ROW)[:, 0]
     table["key"] = occupants.keys[slots]
     table["index"] += occupants.bases[slots].astype(np.uint32)  # modulo 2^32, as a negative base needs it
@@ -231,11 +167,11 @@ def _rows(words: Array, occupants: Occupants) -> Array:
 
 
 def _sampled(words: Array, tokens: Array, occupants: Occupants) -> Array:
-    slots, rows = words[:, _SLOT], words.view(ROW)[:, 0]
+    slots, rows = words[:, SLOT], words.view(ROW)[:, 0]
     _, kept, kept_max = tokens.view(np.float32).T
     table = np.zeros(len(words), SAMPLED)
     table["key"] = occupants.keys[slots]
-    table["index"] = words[:, _POSITION] + occupants.bases[slots]
+    table["index"] = words[:, POSITION] + occupants.bases[slots]
     table["token"] = tokens[:, 0]
     with np.errstate(invalid="ignore", over="ignore"):
         scale = occupants.scales[slots]
