@@ -1,4 +1,4 @@
-"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares instead, and fails on drift."""
+"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares."""
 
 import sys
 import warnings
@@ -14,7 +14,10 @@ FOLDER = Path(__file__).parents[1] / "grafana"
 
 def main(arguments: list[str]) -> int:
     """Write or check; the number of files that differ is the exit status."""
-    made = {part.__name__.rsplit(".", 1)[1]: frame.as_json(part.dashboard()) for part in (fleet, model, requests, itself, runbooks)}
+    made = {
+        part.__name__.rsplit(".", 1)[1]: frame.as_json(part.dashboard())
+        for part in (fleet, model, requests, itself, runbooks)
+    }
     paths = {FOLDER / f"corevital-{name}.json": text for name, text in made.items()}
     if arguments == ["--check"]:
         stale = [path for path, text in paths.items() if not path.exists() or path.read_text() != text]

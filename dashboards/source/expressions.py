@@ -64,7 +64,11 @@ def _queries(dashboard: dict[str, object]) -> Iterator[tuple[str, Literal["promq
     panels: list[dict] = dashboard["panels"]  # type: ignore[assignment, type-arg]
     for panel in panels:
         for target in panel.get("targets", ()):
-            yield (panel["title"], "promql", target["expr"]) if "expr" in target else (panel["title"], "traceql", target["query"])
+            yield (
+                (panel["title"], "promql", target["expr"])
+                if "expr" in target
+                else (panel["title"], "traceql", target["query"])
+            )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ NO_TRAFFIC: Final = "no traffic"
 _Panel = TypeVar("_Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel, text.Panel)
 
 
-def number(title: str, description: str, unit: str, queries: Mapping[str, str], *, span: int = 4, **look: Any) -> stat.Panel:
+def number(
+    title: str, description: str, unit: str, queries: Mapping[str, str], *, span: int = 4, **look: Any
+) -> stat.Panel:
     """The last value of each query, large.
 
     Args:
@@ -37,7 +39,9 @@ def number(title: str, description: str, unit: str, queries: Mapping[str, str], 
         look: ``red_from``, ``no_value``, ``decimals``.
     """
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
-    panel = panel.text_mode(common.BigValueTextMode.AUTO if len(queries) == 1 else common.BigValueTextMode.VALUE_AND_NAME)
+    panel = panel.text_mode(
+        common.BigValueTextMode.AUTO if len(queries) == 1 else common.BigValueTextMode.VALUE_AND_NAME
+    )
     panel = panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     panel = panel.thresholds(_red_from(look.get("red_from"))).no_value(look.get("no_value", NO_TRAFFIC))
     if "decimals" in look:
@@ -52,12 +56,14 @@ def graph(
 
     Args:
         queries: PromQL by legend. A legend that ends in ``before`` is drawn dashed.
-        look: ``stacked`` (True), ``shares`` (True: stacked to 100 %), ``limits`` (values to draw a line at), ``no_value``.
+        look: ``stacked`` (True), ``shares`` (True: to 100 %), ``limits`` (values to draw a line at), ``no_value``.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(10).show_points(common.VisibilityMode.AUTO).min(0)
     legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)
     legend = legend.placement(common.LegendPlacement.BOTTOM).show_legend(True).calcs(["lastNotNull", "max"])
-    tooltip = common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    tooltip = (
+        common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
+    )
     panel = panel.legend(legend).tooltip(tooltip).no_value(look.get("no_value", NO_TRAFFIC))
     if look.get("stacked") or look.get("shares"):
         mode = common.StackingMode.PERCENT if look.get("shares") else common.StackingMode.NORMAL
@@ -74,7 +80,14 @@ def graph(
 
 def distribution(title: str, description: str, unit: str, buckets: str, *, span: int = 12) -> heatmap.Panel:
     """A histogram over time: the darker, the more fell into the bucket."""
-    color = heatmap.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").reverse(False).steps(64).fill("blue")
+    color = (
+        heatmap.HeatmapColorOptions()
+        .mode(HeatmapColorMode.SCHEME)
+        .scheme("Blues")
+        .reverse(False)
+        .steps(64)
+        .fill("blue")
+    )
     color = color.scale(HeatmapColorScale.EXPONENTIAL).exponent(0.5)
     panel = heatmap.Panel().calculate(False).color(color).cell_gap(1).no_value(NO_TRAFFIC).show_legend()
     panel = panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
@@ -137,7 +150,9 @@ def traces(title: str, description: str, query: str, *, langfuse: str) -> table.
 
 def page(title: str, description: str, markdown: str, *, span: int = 24, height: int = 16) -> text.Panel:
     """Text."""
-    return _dressed(text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, span, height, datasource=None)
+    return _dressed(
+        text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, span, height, datasource=None
+    )
 
 
 def _table(no_value: str) -> table.Panel:
