@@ -78,7 +78,7 @@ def dashboard() -> builders.Dashboard:
             },
             (
                 "Its distributions",
-                f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}",
+                f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}&${{datasource:queryparam}}",
             ),
         ),
     )

@@ -148,11 +148,9 @@ def traces(title: str, description: str, query: str, *, langfuse: str) -> table.
     return _dressed(panel, title, description, 24, 9, datasource=TEMPO)
 
 
-def page(title: str, description: str, markdown: str, *, span: int = 24, height: int = 16) -> text.Panel:
+def page(title: str, description: str, markdown: str) -> text.Panel:
     """Text."""
-    return _dressed(
-        text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, span, height, datasource=None
-    )
+    return _dressed(text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, 24, 16, datasource=None)
 
 
 def _table(no_value: str) -> table.Panel:
