@@ -173,9 +173,8 @@ def api_server(running: int, steps: int, tokens: int, folder: Path) -> list[floa
     for _ in range(steps // BLOCK):
         begun, own = time.process_time(), time.thread_time()
         for _ in range(BLOCK):
-            sampled, rows = (decode(frame) for frame in server.step())
-            sender.send(address, sampled=sampled.sampled)
-            sender.send(address, rows=rows.rows)
+            frame = decode(server.step())
+            sender.send(address, rows=frame.rows, sampled=frame.sampled)
             for i in np.flatnonzero(server.index >= server.length):
                 ids = tuple(server.text[i, : server.length[i]].tolist())
                 hub.finish(int(server.keys[i]), Finished(reason="stop", token_ids=ids, end_ns=time.time_ns()))
