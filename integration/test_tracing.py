@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from integration.harness import documented
 from integration.harness.collector import Collector, Span, collector
 from integration.harness.phoenix import Phoenix, phoenix
 from integration.harness.processes import MODEL_NAME, Vllm, vllm
@@ -136,6 +137,10 @@ def test_one_trace_leads_from_the_caller_over_http_to_the_request_and_vllms_own_
     assert own.attributes["gen_ai.usage.output_tokens"] > 0
     assert not [name for name in theirs.attributes if name.startswith("gen_ai.usage.")], "each token counts once"
     assert not [name for name in http.attributes if name.startswith("gen_ai.")]
+    documented.check(own.attributes, "The request", "Risk and health", "Statistics of the tokens",
+                     "How it was measured", "For one backend")  # fmt: skip
+    documented.check(http.attributes, "The HTTP request")
+    documented.check(own.resource, "The resource")
     assert own.resource["service.name"] == "checkout-llm"
     assert own.resource["corevital.engine.version"] == own.attributes["corevital.engine.version"]
     assert own.resource["corevital.device.type"] == "cpu"
