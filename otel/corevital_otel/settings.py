@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -12,10 +13,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from corevital_otel import profiles
 from corevital_otel.errors import SettingsError
 
-__all__ = ["Settings", "SettingsError", "describe", "load"]
+__all__ = ["Settings", "SettingsError", "describe", "load", "unknown"]
 
 _PREFIX: Final = "COREVITAL_"
 _FILE: Final = "COREVITAL_CONFIG"
+_RAISE: Final = "COREVITAL_RAISE"
+"""Of our own tests: see :mod:`corevital.guard`."""
 
 
 def _setting(default: Any, allowed: str, meaning: str, **constraints: Any) -> Any:
@@ -134,6 +137,18 @@ def _one_line(error: ValidationError) -> str:
 
 def _allowed(extra: object) -> str:
     return str(cast("dict[str, Any]", extra)["allowed"])
+
+
+def unknown() -> list[str]:
+    """One line for each ``COREVITAL_*`` variable of the environment that is no setting, with the one that was meant."""
+    known = [_FILE, *(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)]
+    lines = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(_PREFIX) and name.upper() not in (*known, _RAISE):
+            close = difflib.get_close_matches(name.upper(), known, 1)
+            meant = f"did you mean {close[0]}?" if close else "the README lists the settings"
+            lines.append(f"{name} is no setting and has no effect: {meant}")
+    return lines
 
 
 def describe() -> list[tuple[str, str, str, str]]:

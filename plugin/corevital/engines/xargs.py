@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from corevital.log import warn_once
+
+_PREFIX: Final = "corevital_"
+_NAMES: Final = tuple(f"{_PREFIX}{name}" for name in ("capture", "sample", "tags"))
 CAPTURE_MODES: Final = ("summary", "full", "on_risk")
 
 _MAX_TAGS: Final = 16
@@ -24,11 +29,18 @@ class RequestArgs:
 def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
     """The ``corevital_*`` arguments of a request; any other key is none of our business.
 
+    One that only looks like ours is said once and fails nothing: a newer version may know it.
+
     Raises:
         ValueError: one line that names the argument, the value and what is allowed.
     """
     if not extra_args:
         return RequestArgs()
+    for name in extra_args:
+        if isinstance(name, str) and name.startswith(_PREFIX) and name not in _NAMES:
+            meant = ", ".join(difflib.get_close_matches(name, _NAMES, 1)) or f"one of {', '.join(_NAMES)}"
+            warn_once("xargs", "vllm_xargs: %.64r is no argument of ours and has no effect (did you mean %s?); "
+                      "others like it are not said", name, meant)  # fmt: skip
     capture = extra_args.get("corevital_capture")
     if capture is not None and capture not in CAPTURE_MODES:
         raise ValueError(
