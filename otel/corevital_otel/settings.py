@@ -17,8 +17,8 @@ __all__ = ["Settings", "SettingsError", "describe", "load", "unknown"]
 
 _PREFIX: Final = "COREVITAL_"
 _FILE: Final = "COREVITAL_CONFIG"
-_RAISE: Final = "COREVITAL_RAISE"
-"""Of our own tests: see :mod:`corevital.guard`."""
+_RAISE: Final = "RAISE"
+"""``COREVITAL_RAISE`` is of our own tests: see :mod:`corevital.guard`."""
 
 
 def _setting(default: Any, allowed: str, meaning: str, **constraints: Any) -> Any:
@@ -141,12 +141,13 @@ def _allowed(extra: object) -> str:
 
 def unknown() -> list[str]:
     """One line for each ``COREVITAL_*`` variable of the environment that is no setting, with the one that was meant."""
-    known = [_FILE, *(f"{_PREFIX}{name.upper()}" for name in Settings.model_fields)]
+    known = [name.removeprefix(_PREFIX) for name in (_FILE, *(field.upper() for field in Settings.model_fields))]
     lines = []
     for name in sorted(os.environ):
-        if name.upper().startswith(_PREFIX) and name.upper() not in (*known, _RAISE):
-            close = difflib.get_close_matches(name.upper(), known, 1)
-            meant = f"did you mean {close[0]}?" if close else "the README lists the settings"
+        bare = name.upper().removeprefix(_PREFIX)
+        if bare != name.upper() and bare not in (*known, _RAISE):
+            close = difflib.get_close_matches(bare, known, 1)
+            meant = f"did you mean {_PREFIX}{close[0]}?" if close else "the README lists the settings"
             lines.append(f"{name} is no setting and has no effect: {meant}")
     return lines
 

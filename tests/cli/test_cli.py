@@ -99,6 +99,7 @@ def test_spans_lists_newest_first_and_filters(cli: Cli, filled: Path) -> None:
 
 def test_show_draws_the_series_within_80_columns(cli: Cli, filled: Path) -> None:
     done = cli("show", "chatcmpl-l")
+    assert done.stdout == cli("show", "loop").stdout, "by what the client sent as X-Request-Id"
     assert done.returncode == 0
     for text in ("0.80 high", "repetition loop: from token 20 on, every 4 tokens the same again", "not calibrated"):
         assert text in done.stdout

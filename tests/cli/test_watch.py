@@ -108,11 +108,14 @@ def test_many_models_leave_room_for_the_rest(tmp_path: Path) -> None:
 
 def test_the_newest_requests_are_there_where_the_store_is(tmp_path: Path, report: Make) -> None:
     writer = StoreWriter(tmp_path / "runs/corevital.db", 36500, 1024, Counters())
-    writer.put(report(request_id="chatcmpl-a80331ac0ed668af"), SpanIds("1" * 32, "1" * 16))
+    model = "meta-llama/Llama-3.3-70B-Instruct-and-a-long-name"
+    writer.put(report(request_id="chatcmpl-of-another-server"), SpanIds("2" * 32, "2" * 16))
+    writer.put(report(request_id="chatcmpl-a80331ac0ed668af", model=model), SpanIds("1" * 32, "1" * 16))
     writer.close(10)
     with served(1, 2) as (url, _):
         shown, _ = at_terminal(tmp_path, "--url", url, until=lambda shown: "chatcmpl-a80331ac" in shown)
     assert "0.25 low" in shown
+    assert "chatcmpl-of-anot" not in shown, "the store also holds what another server has served"
 
 
 def test_a_server_that_goes_away_is_said_and_what_was_last_read_stays(tmp_path: Path) -> None:

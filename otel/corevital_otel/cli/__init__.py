@@ -73,7 +73,7 @@ def spans(
 
 @app.command()
 def show(
-    request_id: Annotated[str, typer.Argument(help="A request's id, or the beginning of one.")],
+    request_id: Annotated[str, typer.Argument(help="A request's id or X-Request-Id, or the beginning of its id.")],
     as_json: Json = False,
     db: Database = None,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from corevital.log import warn_once
 
 _PREFIX: Final = "corevital_"
-_NAMES: Final = tuple(f"{_PREFIX}{name}" for name in ("capture", "sample", "tags"))
+_NAMES: Final = ("capture", "sample", "tags")
 CAPTURE_MODES: Final = ("summary", "full", "on_risk")
 
 _MAX_TAGS: Final = 16
@@ -37,10 +37,11 @@ def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
     if not extra_args:
         return RequestArgs()
     for name in extra_args:
-        if isinstance(name, str) and name.startswith(_PREFIX) and name not in _NAMES:
-            meant = ", ".join(difflib.get_close_matches(name, _NAMES, 1)) or f"one of {', '.join(_NAMES)}"
-            warn_once("xargs", "vllm_xargs: %.64r is no argument of ours and has no effect (did you mean %s?); "
-                      "others like it are not said", name, meant)  # fmt: skip
+        bare = str(name).removeprefix(_PREFIX)
+        if bare != str(name) and bare not in _NAMES:
+            close = difflib.get_close_matches(bare, _NAMES, 1) or _NAMES
+            warn_once("xargs", "vllm_xargs: %.64r is no argument of ours and has no effect: use %s; others like it "
+                      "are not said", name, " or ".join(f"{_PREFIX}{meant}" for meant in close))  # fmt: skip
     capture = extra_args.get("corevital_capture")
     if capture is not None and capture not in CAPTURE_MODES:
         raise ValueError(
