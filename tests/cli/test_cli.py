@@ -151,6 +151,9 @@ def test_doctor_gives_each_failure_its_mend(cli: Cli) -> None:
     done = cli(
         "doctor",
         "--json",
+        "--url",
+        "127.0.0.1:9",
+        COREVITAL_SAMPLE_RATIO="1",
         VLLM_PLUGINS="others",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
         COREVITAL_DB="/proc/nowhere/corevital.db",
@@ -160,10 +163,14 @@ def test_doctor_gives_each_failure_its_mend(cli: Cli) -> None:
     for name, mend in (
         ("entry point", "add corevital to it"),
         ("OTLP", "start the collector"),
+        ("metrics", "no server answers at http://127.0.0.1:9/metrics"),
         ("store", "set COREVITAL_DB elsewhere"),
     ):
         assert checks[name]["status"] == "fail"
         assert mend in checks[name]["text"]
+    assert checks["settings"]["status"] == "warn"
+    assert "did you mean COREVITAL_SAMPLE_RATE?" in checks["settings"]["text"]
+    assert list(checks)[-1] == "model runner", "what takes long comes last"
 
 
 def test_doctor_checks_the_versions_the_engine_half_was_checked_on() -> None:

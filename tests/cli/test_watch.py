@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from corevital_otel.cli import doctor
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
 from corevital_otel.scrape import Page, Window
@@ -136,6 +137,13 @@ def test_on_a_pipe_it_is_one_reading(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "meta-llama/Llama-3.3-70B-Instruct-and-a-long-name" in done.stdout
+
+
+def test_the_doctor_looks_at_the_same_page() -> None:
+    with served(1, 2) as (url, _):
+        check = doctor._metrics(f"{url}/metrics")
+    assert check.status == "ok"
+    assert re.search(r"/metrics: [1-9]\d* requests and [1-9]\d* tokens since", check.text)
 
 
 def test_no_server_is_one_line(cli: Cli) -> None:

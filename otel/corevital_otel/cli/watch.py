@@ -18,7 +18,7 @@ from corevital_otel.cli.common import console, store
 from corevital_otel.cli.spans import short_ids
 from corevital_otel.cli.spans import table as requests_table
 from corevital_otel.metrics.instruments import OTHER
-from corevital_otel.scrape import Page, ScrapeError, Window, scrape
+from corevital_otel.scrape import Page, ScrapeError, Window, base, scrape
 from corevital_otel.store.reader import StoredReport, StoreError
 
 _MODEL: Final = "gen_ai_request_model"
@@ -38,9 +38,7 @@ _FLAGS: Final = {
 
 def run(*, url: str, every: float, once: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.watch`."""
-    if not url.startswith(("http://", "https://")):
-        url = f"http://{url}"
-    url = url.rstrip("/").removesuffix("/metrics")
+    url = base(url)
     screen, window = console(), Window()
     try:
         window.add(scrape(url))
