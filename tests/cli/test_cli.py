@@ -33,7 +33,7 @@ def cli(tmp_path: Path) -> Cli:
         }
         command = [sys.executable, "-m", "corevital_otel.cli", *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env={**clean, **env}, capture_output=True, text=True, timeout=180, check=False
         )
 
     return run

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from corevital_otel.cli import doctor
+from corevital_otel.cli.doctor import _metrics
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
 from corevital_otel.scrape import Page, Window
@@ -141,7 +141,7 @@ def test_on_a_pipe_it_is_one_reading(cli: Cli) -> None:
 
 def test_the_doctor_looks_at_the_same_page() -> None:
     with served(1, 2) as (url, _):
-        check = doctor._metrics(f"{url}/metrics")
+        check = _metrics(f"{url}/metrics")
     assert check.status == "ok"
     assert re.search(r"/metrics: [1-9]\d* requests and [1-9]\d* tokens since", check.text)
 
