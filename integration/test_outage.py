@@ -111,10 +111,10 @@ def test_a_collector_away_for_two_minutes_under_load(
             low, quarter, half, three, high = np.percentile(times, (5, 25, 50, 75, 95)) * 1000
             print(f"{name:6} {len(times):4} requests  median {half:4.0f}  quartiles {quarter:.0f} to {three:.0f}  "
                   f"5 to 95 % {low:.0f} to {high:.0f}  slowest {max(times) * 1000:.0f}")  # fmt: skip
-    quarter, half, three, high = np.percentile(quiet := before + after, (25, 50, 75, 95))
+    quarter, half, three, high = np.percentile(before + after, (25, 50, 75, 95))
     assert np.median(during) < half + max(three - quarter, 0.1 * half)
-    assert np.percentile(during, 95) < 2 * high
-    assert max(during) < max(2 * max(quiet), 1.0), "one that waited for the collector would have waited for seconds"
+    assert np.percentile(during, 95) < max(2 * high, 1.0)
+    assert max(during) < 5, "a try to export takes up to ten seconds: one that waited for it would be seen"
 
     waiting = settled(server, 2 * count)  # a span of HTTP and one of ours for each
     times = rotel.sink.times
@@ -126,6 +126,8 @@ def test_a_collector_away_for_two_minutes_under_load(
     page = scrape(server.url)
     exported = page.total("corevital_telemetry_exported_total", signal="traces")
     assert exported == len(times) == len(rotel.sink.spans) + len(rotel.sink.others)
+    with capsys.disabled():
+        print(f"{exported:.0f} spans came once; {len(waiting)} of requests wait in the store for `db export --otlp`")
     assert page.total("corevital_telemetry_dropped_total", what="span", why="queue_full") == 2 * count - exported
     assert page.total("corevital_telemetry_dropped_total", what="report") == 0
     said = [line for line in server.text().splitlines() if "corevital WARNING: spans" in line]

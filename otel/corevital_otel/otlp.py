@@ -82,8 +82,8 @@ def destination(env: Mapping[str, str] | None = None, engine_endpoint: str | Non
 
 def shown(endpoint_url: str) -> str:
     """An endpoint for people to read: without user, password and query, which may hold a key."""
-    scheme, slashes, rest = endpoint_url.rpartition("://")
-    authority, slash, path = rest.partition("?")[0].partition("/")
+    scheme, slashes, rest = endpoint_url.partition("?")[0].rpartition("://")
+    authority, slash, path = rest.partition("/")
     return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
 
 

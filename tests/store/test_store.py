@@ -87,7 +87,7 @@ def test_the_reader_finds_by_each_condition(tmp_path: Path, report: Make) -> Non
 
     assert found() == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0), ("chatcmpl-aa", 0)]
     assert found(since=timedelta(hours=1)) == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0)]
-    assert found(risk_above=0.5) == found(model="big") == [("chatcmpl-ab", 0)]
+    assert found(risk_above=0.5) == found(models=["big"]) == [("chatcmpl-ab", 0)]
     assert found(flag="nan_detected") == [("chatcmpl-ab", 1)]
     assert found(limit=1) == [("chatcmpl-ab", 1)]
     assert [row.sequence for row in reader.get("chatcmpl-ab")] == [0, 1]

@@ -30,6 +30,7 @@ def test_it_says_what_is_measured_how_and_where_it_goes(tmp_path: Path) -> None:
         ("collector:4317", "collector:4317"),
         ("key@collector:4317", "collector:4317"),
         ("https://a:b@host/api/public/otel?token=c", "https://host/api/public/otel"),
+        ("https://a:b@host/?next=http://c", "https://host/"),
         ("http://host/path@2", "http://host/path@2"),
     ],
 )

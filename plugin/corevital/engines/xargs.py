@@ -11,6 +11,8 @@ from corevital.log import warn_once
 
 _PREFIX: Final = "corevital_"
 _NAMES: Final = ("capture", "sample", "tags")
+_LONG: Final = 32
+"""Characters of a strange name that are looked at."""
 CAPTURE_MODES: Final = ("summary", "full", "on_risk")
 
 _MAX_TAGS: Final = 16
@@ -39,7 +41,7 @@ def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
     for name in extra_args:
         bare = str(name).removeprefix(_PREFIX)
         if bare != str(name) and bare not in _NAMES:
-            close = difflib.get_close_matches(bare, _NAMES, 1) or _NAMES
+            close = difflib.get_close_matches(bare[:_LONG], _NAMES, 1) or _NAMES
             warn_once("xargs", "vllm_xargs: %.64r is no argument of ours and has no effect: use %s; others like it "
                       "are not said", name, " or ".join(f"{_PREFIX}{meant}" for meant in close))  # fmt: skip
     capture = extra_args.get("corevital_capture")
