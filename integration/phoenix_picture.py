@@ -1,11 +1,11 @@
 """The picture of docs/backends.md: ``python -m integration.phoenix_picture docs/phoenix.png``.
 
 A caller's trace through a real server in a real Phoenix, found by a filter on the score. Needs Chromium on PATH
-(Debian's ``chromium``), and is no test: nobody but a person can say whether a picture is good.
+(Debian's ``chromium``) and ``pip install playwright``, and is no test: nobody but a person can say whether a picture is
+good.
 """
 
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +19,12 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from playwright.sync_api import sync_playwright
 
 FILTER = "attributes['corevital']['risk_score'] > 0.5"
 PROMPTS = (
     "What is 14 + 21?", "What is the capital of Mardony?", "Count from 9 to 19.", "Say snow tock hop jump forever.",
 )  # fmt: skip
-SIZE = "1600,900"
 
 
 def main(picture: str) -> None:
@@ -38,9 +38,12 @@ def main(picture: str) -> None:
             ask(server.url, backend)
         span_id, trace_id = at_risk(backend)
         address = page(backend, trace_id, span_id)
-        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={SIZE}"]
-        command += ["--hide-scrollbars", "--virtual-time-budget=30000", f"--user-data-dir={name}/chromium"]
-        subprocess.run([*command, f"--screenshot={Path(picture).resolve()}", address], check=True, timeout=180)
+        with sync_playwright() as play:
+            tab = play.chromium.launch(executable_path=browser).new_page(viewport={"width": 2000, "height": 950})
+            tab.goto(address)
+            tab.get_by_role("tab", name="Events").last.click()
+            tab.wait_for_timeout(3000)
+            tab.screenshot(path=picture)
 
 
 def ask(url: str, backend: Phoenix) -> None:
