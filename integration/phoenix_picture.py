@@ -41,7 +41,7 @@ def main(picture: str) -> None:
         with sync_playwright() as play:
             tab = play.chromium.launch(executable_path=browser).new_page(viewport={"width": 2000, "height": 950})
             tab.goto(address)
-            tab.get_by_role("tab", name="Events").last.click()
+            tab.get_by_role("tab", name="Attributes").last.click()
             tab.wait_for_timeout(3000)
             tab.screenshot(path=picture)
 
