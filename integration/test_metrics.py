@@ -23,6 +23,7 @@ from integration.harness.collector import Collector, collector
 from integration.harness.processes import BIN, MODEL_NAME, ROOT, Vllm, environment, vllm
 from integration.harness.prometheus import Prometheus, prometheus
 
+from corevital_otel import __version__
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoreReader
 
@@ -252,8 +253,10 @@ def our_lines(scraped: Scraped) -> list[dict[str, Any]]:
     return [json.loads(line) for line in scraped.server.text().splitlines() if line.startswith('{"time"')]
 
 
-def test_the_log_has_no_fault(scraped: Scraped) -> None:
-    assert our_lines(scraped) == []
+def test_the_log_has_each_servers_start_and_no_fault(scraped: Scraped) -> None:
+    said = our_lines(scraped)
+    assert [line["level"] for line in said] == ["INFO"] * scraped.api_servers
+    assert all(line["message"].startswith(f"corevital {__version__} measures {MODEL_NAME}: vllm ") for line in said)
     assert "corevital WARNING" not in scraped.server.text()
     assert "Traceback" not in scraped.server.text()
 
@@ -268,7 +271,7 @@ def test_a_nan_is_counted_and_said_once_with_request_and_trace_id(scraped: Scrap
     for job in ("vllm", "otlp"):
         flags = f'sum(corevital_health_flags_total{{job="{job}",flag="nan_detected"}})'
         scraped.prometheus.wait_for(lambda flags=flags: scraped.prometheus.value(flags) == len(ids))
-    said = our_lines(scraped)
+    said = our_lines(scraped)[scraped.api_servers :]  # behind what they said at their start
     assert 1 <= len(said) <= scraped.api_servers
     for line in said:
         assert line["level"] == "WARNING"

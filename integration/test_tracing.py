@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from integration.harness import documented
 from integration.harness.collector import Collector, Span, collector
 from integration.harness.phoenix import Phoenix, phoenix
 from integration.harness.processes import MODEL_NAME, Vllm, vllm
@@ -136,11 +137,22 @@ def test_one_trace_leads_from_the_caller_over_http_to_the_request_and_vllms_own_
     assert own.attributes["gen_ai.usage.output_tokens"] > 0
     assert not [name for name in theirs.attributes if name.startswith("gen_ai.usage.")], "each token counts once"
     assert not [name for name in http.attributes if name.startswith("gen_ai.")]
+    documented.check(own.attributes, "The request", "Risk and health", "Statistics of the tokens",
+                     "How it was measured", "For one backend")  # fmt: skip
+    documented.check(http.attributes, "The HTTP request")
+    documented.check(own.resource, "The resource")
     assert own.resource["service.name"] == "checkout-llm"
     assert own.resource["corevital.engine.version"] == own.attributes["corevital.engine.version"]
     assert own.resource["corevital.device.type"] == "cpu"
     assert own.resource["corevital.engine.max_model_len"] == 2048
     assert own.resource["service.instance.id"]
+
+
+def test_the_log_says_at_the_start_what_is_measured_and_where_it_goes(served: Served) -> None:
+    (line,) = [line for line in served.server.text().splitlines() if "corevital INFO" in line]
+    assert f"measures {MODEL_NAME}: vllm " in line
+    assert "runner v1, kernel numba on cpu, capture on_risk, sample rate 1, store /" in line
+    assert line.endswith(f"spans to {served.collector.http} by http/protobuf")
 
 
 def test_probes_have_no_span(served: Served) -> None:
@@ -207,6 +219,10 @@ def test_phoenix_finds_the_request_at_risk_by_its_score_and_the_trace_is_whole(s
     at_risk = served.phoenix.found("attributes['corevital']['risk']['level'] == 'high'")
     assert wanted <= at_risk
     assert not others & at_risk
+    looping = {row["span_id"] for row in rows if "repetition_loop_detected" in row["flags"]}
+    found = served.phoenix.found("attributes['corevital']['health']['repetition_loop_detected'] == True")
+    assert looping
+    assert found & {row["span_id"] for row in rows} == looping
     row = next(row for row in rows if row["span_id"] in wanted)
     trace = {
         span["context"]["span_id"]: span

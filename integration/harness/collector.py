@@ -7,6 +7,7 @@ import importlib.metadata
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ class Sink:
         self.spans: list[Span] = []  # of requests: ours
         self.others: list[Span] = []  # of HTTP, and the engine's own
         self.received = b""  # every byte of every request
-        self._ids: set[str] = set()
+        self.times: Counter[str] = Counter()  # how often each span came, by its id
         self._lock = threading.Lock()
         sink = self
 
@@ -102,8 +103,8 @@ class Sink:
         """Keep what is new: OTLP is delivered at least once, and the collector repeats a send whose answer is late."""
         with self._lock:
             for span in spans:
-                if span.span_id not in self._ids:
-                    self._ids.add(span.span_id)
+                self.times[span.span_id] += 1
+                if self.times[span.span_id] == 1:
                     (self.spans if span.scope == "corevital" else self.others).append(span)
 
     def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Span]:
@@ -142,38 +143,48 @@ def _spans(request: ExportTraceServiceRequest) -> list[Span]:
     ]
 
 
-@dataclass
 class Collector:
-    """A running rotel: endpoints, and the spans that came through."""
-
-    grpc: str
-    http: str
-    sink: Sink
-
-
-@contextmanager
-def collector(folder: Path, forward: str | None = None) -> Iterator[Collector]:
-    """A running collector.
+    """rotel, and the spans that came through it.
 
     Args:
         folder: for its log.
         forward: an OTLP/HTTP URL that what it passes on goes to besides, byte for byte: it knows one exporter a signal.
     """
-    agent = next(file for file in importlib.metadata.files("rotel") or () if file.name == "rotel-agent").locate()
-    sink, grpc, http = Sink(forward), free_port(), free_port()
-    command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
-    command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--traces-batch-timeout", "200ms"]
-    command += ["--exporter", "otlp", "--otlp-exporter-protocol", "http"]
-    command += ["--otlp-exporter-endpoint", f"http://127.0.0.1:{sink.port}", "--otlp-exporter-request-timeout", "30s"]
-    command += ["--metrics-batch-timeout", "200ms"]
-    group = Group(command, environment({}), folder, folder / "rotel.log")
+
+    def __init__(self, folder: Path, forward: str | None = None) -> None:
+        self.sink = Sink(forward)
+        self._folder = folder
+        self._ports = grpc, http = free_port(), free_port()
+        self.grpc, self.http = f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}"
+
+    def start(self) -> None:
+        """Start it, at the same ports each time."""
+        agent = next(file for file in importlib.metadata.files("rotel") or () if file.name == "rotel-agent").locate()
+        grpc, http = self._ports
+        command = [str(agent), "start", "--otlp-grpc-endpoint", f"127.0.0.1:{grpc}"]
+        command += ["--otlp-http-endpoint", f"127.0.0.1:{http}", "--traces-batch-timeout", "200ms"]
+        command += ["--exporter", "otlp", "--otlp-exporter-protocol", "http", "--otlp-exporter-endpoint"]
+        command += [f"http://127.0.0.1:{self.sink.port}", "--otlp-exporter-request-timeout", "30s"]
+        command += ["--metrics-batch-timeout", "200ms"]
+        self._group = Group(command, environment({}), self._folder, self._folder / "rotel.log")
+        for port in self._ports:
+            _wait_for_port(port, self._group)
+
+    def stop(self) -> None:
+        """Stop it; what it has taken it passes on first."""
+        self._group.stop(10.0)
+
+
+@contextmanager
+def collector(folder: Path, forward: str | None = None) -> Iterator[Collector]:
+    """A running collector; see :class:`Collector`."""
+    running = Collector(folder, forward)
     try:
-        for port in (grpc, http):
-            _wait_for_port(port, group)
-        yield Collector(f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", sink)
+        running.start()
+        yield running
     finally:
-        group.stop(10.0)
-        sink.close()
+        running.stop()
+        running.sink.close()
 
 
 def _wait_for_port(port: int, group: Group, timeout_s: float = 20.0) -> None:

@@ -145,9 +145,10 @@ class CountingExporter(SpanExporter):
                 result = self._exporter.inner.export(spans)
             except Exception as error:
                 result = SpanExportResult.FAILURE
-                self._exporter.verdict.transient = False  # a fault, not an answer
+                self._exporter.verdict = Verdict(transient=False)  # a fault, not an answer
                 said.append(str(error))
-        return result is SpanExportResult.SUCCESS, _in_one_line(said)
+        cause = self._exporter.verdict.message or "; ".join(dict.fromkeys(said))
+        return result is SpanExportResult.SUCCESS, _in_one_line(cause or "it could not be reached in time")
 
     def _settled(self, spans: Sequence[ReadableSpan]) -> list[str]:
         """The ids of those that are not counted as lost already."""
@@ -173,7 +174,7 @@ class CountingExporter(SpanExporter):
                 self._where,
                 rejected,
                 len(ids),
-                _in_one_line([verdict.message or "no reason given"]),
+                _in_one_line(verdict.message or "no reason given"),
             )
         if len(ids) > rejected:
             self._counters.add(names.EXPORTED, len(ids) - rejected, signal="traces")
@@ -254,7 +255,5 @@ def _positive(variable: str, default: int) -> int:
     return int(value)
 
 
-def _in_one_line(said: list[str]) -> str:
-    # the first line has the cause of the first try, the last one how it ended
-    lines = dict.fromkeys((said[0], said[-1])) if said else ("it refused them or could not be reached in time",)
-    return " ".join("; ".join(lines).split())[:400]
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())[:400]

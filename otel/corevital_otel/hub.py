@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Final
 
@@ -87,7 +87,6 @@ class Hub:
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
-        self._store = StoreWriter(settings.db, settings.db_retention_days, settings.db_max_mb, self.counters)
         where = where or destination()
         wanted = profiles.parse(settings.otel_profile)
         self._spans = SpanEmitter(
@@ -95,7 +94,14 @@ class Hub:
             where,
             profiles=profiles.recognised(where) if wanted is None else wanted,
             engine=engine,
-            fate=self._store.settle,
+            fate=self._settled,
+        )
+        self._store = StoreWriter(
+            settings.db,
+            settings.db_retention_days,
+            settings.db_max_mb,
+            self.counters,
+            self._spans.resource.attributes,
         )
         self._sampler = Sampler(settings.sample_rate)
         self._http = HttpSpans(self._spans, settings.sample_rate, propagate_inwards=engine_traces)
@@ -236,6 +242,9 @@ class Hub:
             self._receiver.close,
         ):
             guarded("the hub's end")(step)()
+
+    def _settled(self, span_ids: Sequence[str], delivered: bool) -> None:
+        self._store.settle(span_ids, delivered)
 
     def _reported(self, report: RequestReport) -> None:
         with about(report.admitted.request_id) as fields:  # also for the line on a fault

@@ -8,8 +8,9 @@ would help, and how many spans the server rejected out of a request it accepted:
 from __future__ import annotations
 
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -29,10 +30,8 @@ _TRANSIENT_CODES: Final = frozenset(
 """The OTLP specification's lists; RESOURCE_EXHAUSTED is transient only where the server says when to come back."""
 _EXHAUSTED: Final = "RESOURCE_EXHAUSTED"
 _RETRY_INFO: Final = "google.rpc.retryinfo-bin"
-_CREDENTIALS: Final = (
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER",
-    "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
-)
+_CREDENTIALS: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
+_USER: Final = re.compile(r"[^\s/@]+@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Destination:
     """Where spans go.
 
     Attributes:
-        endpoint: as it was given.
+        endpoint: as it was given, for people to read: without credentials.
         protocol: one of :data:`PROTOCOLS`.
         url: what the exporter is told: for HTTP with the signal's path.
         insecure: True for gRPC without TLS whatever the URL's scheme; None: as the scheme and ``OTEL_*`` say.
@@ -70,14 +69,22 @@ def destination(env: Mapping[str, str] | None = None, engine_endpoint: str | Non
     if traces and not (engine_endpoint == traces and base):
         from_engine = engine_endpoint == traces
         wire = protocol_in(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",) if from_engine else _PROTOCOL_VARIABLES)
-        return Destination(traces, wire, traces, _plain(traces) if from_engine and wire == "grpc" else None)
+        return Destination(shown(traces), wire, traces, _plain(traces) if from_engine and wire == "grpc" else None)
     if base:
         wire = protocol_in(env, _PROTOCOL_VARIABLES)
-        return Destination(base, wire, base if wire == "grpc" else f"{base.removesuffix('/')}/v1/traces")
+        return Destination(shown(base), wire, base if wire == "grpc" else f"{base.removesuffix('/')}/v1/traces")
     if engine_endpoint:
         wire = protocol_in(env, ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",))
-        return Destination(engine_endpoint, wire, engine_endpoint, _plain(engine_endpoint) if wire == "grpc" else None)
+        insecure = _plain(engine_endpoint) if wire == "grpc" else None
+        return Destination(shown(engine_endpoint), wire, engine_endpoint, insecure)
     return None
+
+
+def shown(endpoint_url: str) -> str:
+    """An endpoint for people to read: without user, password and query, which may hold a key."""
+    scheme, slashes, rest = endpoint_url.partition("?")[0].rpartition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{slashes}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 _PROTOCOL_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -127,7 +134,7 @@ class Verdict:
         transient: the specification allows to try again.
         retry_after_s: how long the server asked to wait, seconds.
         rejected: spans it refused out of a request that it took.
-        message: its words, if any.
+        message: its words on that, or why it did not take the request, if known.
     """
 
     transient: bool = True
@@ -157,33 +164,30 @@ class ListeningExporter:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         exporter = OTLPSpanExporter(endpoint=where.url, insecure=where.insecure)
-        stub, client = getattr(exporter, "_stub", None), getattr(exporter, "_client", None)
-        if stub is None or client is None:
+        if not listen(exporter, self.refused, self._accepted):
             warn_once("otlp:grpc", "this OpenTelemetry SDK does not show what a gRPC server answers: rejected spans "
                       "are not counted; use a version that was tried")  # fmt: skip
-            return exporter
-        self._stub = stub
-        private: Any = exporter
-        private._stub = lambda channel: _Client(stub(channel), self)  # it reconnects, and makes a new one then
-        private._client = _Client(client, self)
         return exporter
+
+    def _accepted(self, response: Any) -> None:
+        self.verdict.accept(response)
 
     def _http(self, where: Destination) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        if any(os.environ.get(name) for name in _CREDENTIALS):  # a session of the user's own
-            return OTLPSpanExporter(endpoint=where.url)
-        session = _session()
-        session.hooks["response"].append(self._answered)
-        return OTLPSpanExporter(endpoint=where.url, session=session)
+        return OTLPSpanExporter(endpoint=where.url, session=http_session("TRACES", self._heard))
 
-    def _answered(self, response: Any, *_: Any, **__: Any) -> None:
-        verdict = self.verdict = Verdict(transient=response.status_code in _TRANSIENT_STATUS)
+    def _heard(self, answer: Any) -> None:
+        self.verdict = Verdict(message=failure(answer))
+        if isinstance(answer, Exception):  # the connection may come back
+            return
+        verdict = self.verdict
+        verdict.transient = answer.status_code in _TRANSIENT_STATUS
         if verdict.transient:
-            verdict.retry_after_s = _seconds(response.headers.get("Retry-After"))
-        elif response.ok and response.headers.get("Content-Type", "").startswith("application/x-protobuf"):
+            verdict.retry_after_s = _seconds(answer.headers.get("Retry-After"))
+        elif answer.ok and answer.headers.get("Content-Type", "").startswith("application/x-protobuf"):
             try:
-                verdict.accept(ExportTraceServiceResponse.FromString(response.content))
+                verdict.accept(ExportTraceServiceResponse.FromString(answer.content))
             except Exception:  # it took them; what it says of it is not readable
                 verdict.transient = False
 
@@ -194,12 +198,21 @@ class ListeningExporter:
         asked = _retry_info(metadata.get(_RETRY_INFO))
         exhausted_for_good = code == _EXHAUSTED and asked is None
         transient = code in _TRANSIENT_CODES or (code == _EXHAUSTED and not exhausted_for_good)
-        self.verdict = Verdict(transient=transient, retry_after_s=asked)
+        self.verdict = Verdict(transient=transient, retry_after_s=asked, message=failure(error))
         return exhausted_for_good
 
 
-def _session() -> Any:
+def http_session(signal: str, heard: Callable[[Any], object]) -> Any:
+    """A session for an HTTP exporter of the SDK's; None where the user has named one of their own.
+
+    Args:
+        signal: ``TRACES`` or ``METRICS``.
+        heard: is told of each answer, a ``requests.Response`` or the exception in its place.
+    """
     import requests
+
+    if any(os.environ.get(_CREDENTIALS.format(which)) for which in ("", f"{signal}_")):
+        return None
 
     class Session(requests.Session):
         """Obeys ``OTEL_EXPORTER_OTLP_CERTIFICATE`` even where ``REQUESTS_CA_BUNDLE`` is set for all others."""
@@ -208,15 +221,53 @@ def _session() -> Any:
             own = self.verify if verify is None and isinstance(self.verify, str) else verify
             return super().merge_environment_settings(url, proxies, stream, own, cert)
 
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            try:
+                response = super().send(request, **kwargs)
+            except Exception as error:
+                heard(error)
+                raise
+            heard(response)
+            return response
+
     return Session()
+
+
+def failure(answer: Any) -> str:
+    """What went wrong by a ``requests.Response`` or the exception in its place; empty where nothing did."""
+    if callable(getattr(answer, "details", None)):  # a gRPC error; it may hold the target, and that a password
+        return f"{answer.code().name}: {_USER.sub('', str(answer.details()))}"
+    if not isinstance(answer, Exception):
+        return "" if answer.ok else f"HTTP {answer.status_code} {answer.reason}"
+    error: BaseException = answer
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner  # requests and urllib3 wrap the system's own words in theirs
+    return str(error) or type(error).__name__
+
+
+def listen(exporter: Any, refused: Callable[[Any], bool], accepted: Callable[[Any], None]) -> bool:
+    """Hear what a gRPC server answers an exporter of the SDK's. False where this SDK does not let us.
+
+    Args:
+        exporter: the SDK's.
+        refused: is told of each ``RpcError``; True if it is permanent though the SDK would go on trying.
+        accepted: is told of each response.
+    """
+    stub, client = getattr(exporter, "_stub", None), getattr(exporter, "_client", None)
+    if stub is None or client is None:
+        return False
+    exporter._stub = lambda channel: _Client(stub(channel), refused, accepted)  # it reconnects, and makes a new one
+    exporter._client = _Client(client, refused, accepted)
+    return True
 
 
 class _Client:
     """A gRPC stub that tells what it hears."""
 
-    def __init__(self, inner: Any, listener: ListeningExporter) -> None:
+    def __init__(self, inner: Any, refused: Callable[[Any], bool], accepted: Callable[[Any], None]) -> None:
         self._inner = inner
-        self._listener = listener
+        self._refused = refused
+        self._accepted = accepted
 
     def Export(self, *args: Any, **kwargs: Any) -> Any:
         import grpc  # type: ignore[import-untyped]
@@ -224,10 +275,10 @@ class _Client:
         try:
             response = self._inner.Export(*args, **kwargs)
         except grpc.RpcError as error:
-            if self._listener.refused(error):
+            if self._refused(error):
                 raise _permanent(error) from None
             raise
-        self._listener.verdict.accept(response)
+        self._accepted(response)
         return response
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -45,13 +46,21 @@ class Resender:
             cause = " ".join(str(error).split())
             raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
         self._exporter = CountingExporter(listening, where.endpoint, Counters(), self._settled, _PATIENCE_S)
-        self._resource = make_resource()
+        self._unknown = make_resource()  # of rows that do not say
+        self._resources: dict[str, Resource] = {}
 
     def send(self, spans: Sequence[UnsentSpan]) -> list[str]:
         """Send them. Returns the ids of those that were taken; why others were not is in the log."""
         self._taken = []
-        self._exporter.export([_span(span, self._resource, self._wanted) for span in spans])
+        self._exporter.export([_span(span, self._resource(span), self._wanted) for span in spans])
         return self._taken
+
+    def _resource(self, span: UnsentSpan) -> Resource:
+        """The resource that a span had when it was made; one object for all of its spans, which OTLP then groups."""
+        if span.resource is None:
+            return self._unknown
+        key = json.dumps(span.resource)
+        return self._resources.setdefault(key, Resource(span.resource))
 
     def _settled(self, span_ids: Sequence[str], delivered: bool) -> None:
         if delivered:

@@ -6,8 +6,7 @@ sampled flag, else by ``COREVITAL_SAMPLE_RATE``. At its end it is kept if it was
 fault. A caller that has said of its trace that it is not sampled gets no span in it; the store keeps the request all
 the same, as the rate draws it.
 
-Truncation alone keeps nothing: an answer that reaches the length it was allowed is no fault of the model's, and many
-services ask for one token at a time.
+Truncation is such a fault: where every answer is cut at its length limit, every request is kept.
 """
 
 from __future__ import annotations
@@ -79,9 +78,5 @@ def is_exported(report: RequestReport) -> bool:
 
 def is_kept(report: RequestReport) -> bool:
     """Whether there is to be a span and a row of it."""
-    return (
-        is_drawn(report)
-        or report.risk.level == "high"
-        or bool(report.health.faults)
-        or report.outcome.reason == "error"
-    )
+    faulty = any(flag != "traffic_shifted" for flag in report.health.flags) or report.outcome.reason == "error"
+    return is_drawn(report) or report.risk.level == "high" or faulty

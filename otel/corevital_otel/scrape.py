@@ -27,6 +27,10 @@ class ScrapeError(Exception):
     """There is nothing to read. Its text is one line that names the cause and the mend."""
 
 
+class NoServerError(ScrapeError):
+    """Nobody answers there."""
+
+
 @dataclass(frozen=True)
 class Page:
     """One reading: samples by name, each with its labels; and when it was taken (``time.monotonic``)."""
@@ -50,12 +54,12 @@ def scrape(url: str, timeout_s: float = 5.0) -> Page:
     """Read a server's metrics.
 
     Args:
-        url: the server's, such as ``http://localhost:8000``.
+        url: the server's, such as ``http://localhost:8000``; without scheme, or with ``/metrics``, will do.
 
     Raises:
         ScrapeError: no server, no such page, or none of our metrics on it.
     """
-    page = f"{url}/metrics"
+    page = f"{base(url)}/metrics"
     try:
         with _open(page, timeout=timeout_s) as reply:
             text = reply.read().decode("utf-8", "replace")
@@ -63,8 +67,13 @@ def scrape(url: str, timeout_s: float = 5.0) -> Page:
         raise ScrapeError(f"{page} answers {error.code} and has no metrics: {_START}") from None
     except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
         cause = getattr(error, "reason", None) or error
-        raise ScrapeError(f"no server answers at {page} ({cause}): {_START}") from None
+        raise NoServerError(f"no server answers at {page} ({cause}): {_START}") from None
     return Page(time.monotonic(), _parse(page, text))
+
+
+def base(url: str) -> str:
+    """A server's URL as :func:`scrape` reads it."""
+    return (url if url.startswith(("http://", "https://")) else f"http://{url}").rstrip("/").removesuffix("/metrics")
 
 
 def _parse(page: str, text: str) -> dict[str, list[tuple[Labels, float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Any, Final, Literal, cast
@@ -12,10 +13,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from corevital_otel import profiles
 from corevital_otel.errors import SettingsError
 
-__all__ = ["Settings", "SettingsError", "describe", "load"]
+__all__ = ["Settings", "SettingsError", "describe", "load", "unknown"]
 
 _PREFIX: Final = "COREVITAL_"
 _FILE: Final = "COREVITAL_CONFIG"
+_RAISE: Final = "RAISE"
+"""``COREVITAL_RAISE`` is of our own tests: see :mod:`corevital.guard`."""
 
 
 def _setting(default: Any, allowed: str, meaning: str, **constraints: Any) -> Any:
@@ -179,6 +182,19 @@ def _one_line(error: ValidationError) -> str:
 
 def _allowed(extra: object) -> str:
     return str(cast("dict[str, Any]", extra)["allowed"])
+
+
+def unknown() -> list[str]:
+    """One line for each ``COREVITAL_*`` variable of the environment that is no setting, with the one that was meant."""
+    known = [name.removeprefix(_PREFIX) for name in (_FILE, *(field.upper() for field in Settings.model_fields))]
+    lines = []
+    for name in sorted(os.environ):
+        bare = name.upper().removeprefix(_PREFIX)
+        if bare != name.upper() and bare not in (*known, _RAISE):
+            close = difflib.get_close_matches(bare, known, 1)
+            meant = f"did you mean {_PREFIX}{close[0]}?" if close else "the README lists the settings"
+            lines.append(f"{name} is no setting and has no effect: {meant}")
+    return lines
 
 
 def describe() -> list[tuple[str, str, str, str]]:

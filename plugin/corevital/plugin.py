@@ -8,6 +8,8 @@ settings get read, engines followed and frames received.
 from __future__ import annotations
 
 import functools
+import importlib.util
+import logging
 import os
 import sys
 import weakref
@@ -62,7 +64,7 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     from corevital_otel import otlp as traces
     from corevital_otel.metrics import otlp as metrics
     from corevital_otel.risk.bases import profile_of
-    from corevital_otel.settings import SettingsError, load
+    from corevital_otel.settings import SettingsError, load, unknown
 
     try:
         settings = load()
@@ -76,6 +78,8 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         sys.exit(f"corevital: {error}")
     if settings.enabled:
         log.configure()
+        for line in unknown():
+            log.warn_once(line, "%s", line)
         vllm_names.warn_if_unchecked()
         _follow_engines()
     wanted = [name for name in names if not _is_ours(name)]
@@ -111,22 +115,28 @@ def _followed(original: Any) -> Any:
 def _engine_started(engine: Any, vllm_config: Any, env: dict[str, str]) -> None:
     if not any(_is_ours(name) for name in vllm_config.model_config.logits_processors or ()):
         return
+    from corevital import log
     from corevital.engines.vllm_frontend import attach, served_name
+    from corevital_otel import startup
     from corevital_otel.hub import Hub
     from corevital_otel.otlp import destination
     from corevital_otel.settings import load
 
     traces = vllm_names.traces_endpoint(vllm_config)
-    settings = load()
-    hub = Hub(
-        settings,
-        served_name(vllm_config.model_config),
-        engine=vllm_names.facts(vllm_config),
-        where=destination(env, traces),
-        engine_traces=traces is not None,
-    )
+    settings, where = load(), destination(env, traces)
+    model, facts = served_name(vllm_config.model_config), vllm_names.facts(vllm_config)
+    hub = Hub(settings, model, engine=facts, where=where, engine_traces=traces is not None)
     if traces is not None:
         vllm_names.leave_tokens_to_us()
     if attach(engine, vllm_config, hub, content=settings.capture_content, hash_key=settings.prompt_hash_key):
         hub.start()
+        log.configure()
+        kernel = _kernel(str(facts.get("device.type", "")))
+        logging.getLogger(log.LOGGER_NAME).info("%s", startup.line(settings, model, facts, kernel, where))
         weakref.finalize(engine, hub.close)  # an engine made anew in the same process gets a new one
+
+
+def _kernel(device: str) -> str:
+    """The backend that the workers choose on this device; one that fails to start there is said by them."""
+    best = {"cuda": "triton", "cpu": "numba"}.get(device, "torch")
+    return best if importlib.util.find_spec(best) is not None else "torch"

@@ -33,7 +33,7 @@ def cli(tmp_path: Path) -> Cli:
         }
         command = [sys.executable, "-m", "corevital_otel.cli", *arguments]
         return subprocess.run(
-            command, cwd=tmp_path, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False
+            command, cwd=tmp_path, env={**clean, **env}, capture_output=True, text=True, timeout=180, check=False
         )
 
     return run
@@ -99,6 +99,7 @@ def test_spans_lists_newest_first_and_filters(cli: Cli, filled: Path) -> None:
 
 def test_show_draws_the_series_within_80_columns(cli: Cli, filled: Path) -> None:
     done = cli("show", "chatcmpl-l")
+    assert done.stdout == cli("show", "loop").stdout, "by what the client sent as X-Request-Id"
     assert done.returncode == 0
     for text in ("0.80 high", "repetition loop: from token 20 on, every 4 tokens the same again", "not calibrated"):
         assert text in done.stdout
@@ -150,6 +151,9 @@ def test_doctor_gives_each_failure_its_mend(cli: Cli) -> None:
     done = cli(
         "doctor",
         "--json",
+        "--url",
+        "127.0.0.1:9",
+        COREVITAL_SAMPLE_RATIO="1",
         VLLM_PLUGINS="others",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
         COREVITAL_DB="/proc/nowhere/corevital.db",
@@ -159,10 +163,14 @@ def test_doctor_gives_each_failure_its_mend(cli: Cli) -> None:
     for name, mend in (
         ("entry point", "add corevital to it"),
         ("OTLP", "start the collector"),
+        ("metrics", "no server answers at http://127.0.0.1:9/metrics"),
         ("store", "set COREVITAL_DB elsewhere"),
     ):
         assert checks[name]["status"] == "fail"
         assert mend in checks[name]["text"]
+    assert checks["settings"]["status"] == "warn"
+    assert "did you mean COREVITAL_SAMPLE_RATE?" in checks["settings"]["text"]
+    assert list(checks)[-1] == "model runner", "what takes long comes last"
 
 
 def test_doctor_checks_the_versions_the_engine_half_was_checked_on() -> None:

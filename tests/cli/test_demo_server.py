@@ -79,6 +79,16 @@ def test_a_signal_to_the_demo_takes_the_server_too(tmp_path: Path, number: signa
     assert not alive(group)
 
 
+def test_ctrl_c_while_it_starts_is_prompt(tmp_path: Path) -> None:
+    server = Server(free_port(), tmp_path / "log", {}, (sys.executable, "-c", STUBBORN))
+    while not (tmp_path / "log").read_text():
+        time.sleep(0.05)
+    start = time.monotonic()
+    server.stop()
+    assert time.monotonic() - start < 5
+    assert not alive(server._process.pid)
+
+
 def test_a_second_ctrl_c_leaves_nothing_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(free_port(), tmp_path / "log", {}, (sys.executable, "-c", STUBBORN))
     while not (tmp_path / "log").read_text():

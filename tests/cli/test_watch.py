@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from corevital_otel.cli.doctor import _metrics
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
 from corevital_otel.scrape import Page, Window
@@ -108,11 +109,14 @@ def test_many_models_leave_room_for_the_rest(tmp_path: Path) -> None:
 
 def test_the_newest_requests_are_there_where_the_store_is(tmp_path: Path, report: Make) -> None:
     writer = StoreWriter(tmp_path / "runs/corevital.db", 36500, 1024, Counters())
-    writer.put(report(request_id="chatcmpl-a80331ac0ed668af"), SpanIds("1" * 32, "1" * 16))
+    model = "meta-llama/Llama-3.3-70B-Instruct-and-a-long-name"
+    writer.put(report(request_id="chatcmpl-of-another-server"), SpanIds("2" * 32, "2" * 16))
+    writer.put(report(request_id="chatcmpl-a80331ac0ed668af", model=model), SpanIds("1" * 32, "1" * 16))
     writer.close(10)
     with served(1, 2) as (url, _):
         shown, _ = at_terminal(tmp_path, "--url", url, until=lambda shown: "chatcmpl-a80331ac" in shown)
     assert "0.25 low" in shown
+    assert "chatcmpl-of-anot" not in shown, "the store also holds what another server has served"
 
 
 def test_a_server_that_goes_away_is_said_and_what_was_last_read_stays(tmp_path: Path) -> None:
@@ -133,6 +137,13 @@ def test_on_a_pipe_it_is_one_reading(cli: Cli) -> None:
     assert done.returncode == 0, done.stderr
     assert "\x1b" not in done.stdout
     assert "meta-llama/Llama-3.3-70B-Instruct-and-a-long-name" in done.stdout
+
+
+def test_the_doctor_looks_at_the_same_page() -> None:
+    with served(1, 2) as (url, _):
+        check = _metrics(f"{url}/metrics")
+    assert check.status == "ok"
+    assert re.search(r"/metrics: [1-9]\d* requests and [1-9]\d* tokens since", check.text)
 
 
 def test_no_server_is_one_line(cli: Cli) -> None:

@@ -42,6 +42,16 @@ def test_a_requests_own_wishes_are_read() -> None:
     assert xargs.read({"corevital_sample": "1"}).sample is True
 
 
+def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_said_once(
+    logged: Callable[[], list[logging.LogRecord]],
+) -> None:
+    for name in ("corevital_samples", "corevital_tag", "theirs", 7):
+        assert xargs.read({name: 1}) == xargs.RequestArgs()  # type: ignore[dict-item]  # offline nobody checks keys
+    (said,) = logged()
+    assert "'corevital_samples' is no argument of ours" in said.getMessage()
+    assert "use corevital_sample;" in said.getMessage()
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from integration.harness.faulty import certificate, http_receiver
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
@@ -181,6 +182,39 @@ def test_a_backend_that_takes_no_metrics_is_said_once_with_the_mend(
     ]  # fmt: skip
     assert counters.get("corevital.telemetry.dropped", what="metric", why="export_failed") > 0
     assert receiver.metrics["corevital.tokens"].sum.data_points[0].as_int == 3, "nothing is lost, it was only late"
+
+
+@pytest.mark.parametrize("wire", ["grpc", "http/protobuf"])
+def test_where_nothing_listens_cause_and_endpoint_are_named_and_no_password(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged, wire: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", wire)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://{'' if wire == 'grpc' else 'me:secret@'}127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    output = Otlp(Resource.create(), Counters())
+    output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+    wait_for(lambda: len(logged()) > 0)
+    output.close(1.0)
+    said = logged()[0].getMessage()
+    assert "metrics cannot be delivered to http://127.0.0.1:9 (" in said
+    assert "Connection refused" in said
+    assert "secret" not in said
+
+
+def test_the_certificate_of_otel_holds_beside_that_of_all_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    server = certificate(tmp_path, "server")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(server.certificate))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate(tmp_path, "everyone").certificate))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    with http_receiver(server.server()) as received:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.endpoint)
+        output = Otlp(Resource.create(), Counters())
+        output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+        output.close(5.0)
+        assert b"corevital.tokens" in received.bodies[0]
 
 
 def test_an_endpoint_that_hangs_does_not_hold_the_end_up(receiver: Receiver) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from corevital_otel.settings import Settings, SettingsError, describe, load
+from corevital_otel.settings import Settings, SettingsError, describe, load, unknown
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,24 @@ def test_a_wrong_value_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, v
     with pytest.raises(SettingsError) as error:
         load()
     assert str(error.value) == f"COREVITAL_{name}={value!r} is not allowed: use {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("COREVITAL_SAMPLE_RATIO", "did you mean COREVITAL_SAMPLE_RATE?"),
+        ("corevital_captured", "did you mean COREVITAL_CAPTURE?"),
+        ("COREVITAL_ZZZZ", "the README lists the settings"),
+    ],
+)
+def test_a_name_that_is_no_setting_is_said_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    for known in ("COREVITAL_CAPTURE", "COREVITAL_CONFIG", "corevital_db"):
+        monkeypatch.setenv(known, "")
+    assert unknown() == []
+    monkeypatch.setenv(name, "1")
+    assert unknown() == [f"{name} is no setting and has no effect: {says}"]
 
 
 def test_an_empty_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

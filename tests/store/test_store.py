@@ -87,7 +87,7 @@ def test_the_reader_finds_by_each_condition(tmp_path: Path, report: Make) -> Non
 
     assert found() == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0), ("chatcmpl-aa", 0)]
     assert found(since=timedelta(hours=1)) == [("chatcmpl-ab", 1), ("chatcmpl-ab", 0)]
-    assert found(risk_above=0.5) == found(model="big") == [("chatcmpl-ab", 0)]
+    assert found(risk_above=0.5) == found(models=["big"]) == [("chatcmpl-ab", 0)]
     assert found(flag="nan_detected") == [("chatcmpl-ab", 1)]
     assert found(limit=1) == [("chatcmpl-ab", 1)]
     assert [row.sequence for row in reader.get("chatcmpl-ab")] == [0, 1]
@@ -249,24 +249,30 @@ def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
     assert schema.VERSION == 3
 
 
-def test_a_store_of_the_first_schema_is_migrated_when_asked_and_then_written(tmp_path: Path, report: Make) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_older_schema_is_migrated_when_asked_and_then_written(
+    tmp_path: Path, report: Make, version: int
+) -> None:
     path = tmp_path / "corevital.db"
     write(path, [report()])
-    with sqlite3.connect(path) as connection:  # back to what the first version made
-        connection.execute("DROP INDEX reports_unsent")
+    with sqlite3.connect(path) as connection:  # back to what those versions made
+        connection.execute("DROP TABLE resources")
         connection.execute("DROP TABLE baseline")
-        for column in ("parent_span_id", "start_ns", "end_ns", "export"):
-            connection.execute(f"ALTER TABLE reports DROP COLUMN {column}")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("ALTER TABLE reports DROP COLUMN resource_id")
+        if version == 1:
+            connection.execute("DROP INDEX reports_unsent")
+            for column in ("parent_span_id", "start_ns", "end_ns", "export"):
+                connection.execute(f"ALTER TABLE reports DROP COLUMN {column}")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     with pytest.raises(StoreError, match="run `corevital db migrate`"):
         StoreReader(path).count()
     command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
     said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert "schema 3, migrated from schema 1" in said[0]
+    assert f"schema 3, migrated from schema {version}" in said[0]
     assert "schema 3, has that schema already" in said[1]
     counters = Counters()
-    writer = StoreWriter(path, 36500, 1024, counters)
+    writer = StoreWriter(path, 36500, 1024, counters, {"service.name": "vllm"})
     writer.put(report(request_id="new"), ids(2))
     writer.close(5)
     assert {row.request_id for row in StoreReader(path).list_reports()} == {"chatcmpl-1", "new"}

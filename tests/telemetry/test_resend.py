@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from integration.harness.faulty import Behaviour, Received, http_receiver
 from opentelemetry.context import Context
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport, Risk
+from corevital_otel.resource import Facts
 from corevital_otel.spans import SpanEmitter
 from corevital_otel.store import outbox
 from corevital_otel.store.outbox import Outbox
@@ -33,10 +36,14 @@ def export(path: Path, received: Received | None, *arguments: str, **env: str) -
     return subprocess.run(command, env=kept | env, capture_output=True, text=True, timeout=60, check=False)
 
 
-def serve(path: Path, reports: list[RequestReport]) -> None:
+def serve(path: Path, reports: list[RequestReport], engine: Facts | None = None) -> None:
     """What a server does with reports."""
-    store = StoreWriter(path, 36500, 1024, Counters())
-    emitter = SpanEmitter(Counters(), fate=store.settle)
+
+    def settled(span_ids: Sequence[str], delivered: bool) -> None:
+        store.settle(span_ids, delivered)
+
+    emitter = SpanEmitter(Counters(), engine=engine, fate=settled)
+    store = StoreWriter(path, 36500, 1024, Counters(), emitter.resource.attributes)
     for report in reports:
         emitter.emit(report, lambda ids, report=report: store.put(report, ids))
     emitter.shutdown(5)
@@ -96,6 +103,31 @@ def test_spans_that_a_server_could_not_deliver_are_sent_once_and_as_they_were(
     levels = [a.value.string_value for a in by_id["at-risk"].attributes if a.key == "langfuse.observation.level"]
     assert levels == ["ERROR"]
     assert by_id["at-risk"].status.code == 2
+
+
+def test_spans_sent_later_are_of_the_server_that_made_them(
+    tmp_path: Path, report: Make, to: Callable[[Received], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corevital.db"
+    with http_receiver() as received:
+        to(received)
+        received.does = Behaviour(status=400)
+        for name in ("one", "two"):
+            monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"service.instance.id={name},host.name=h")
+            serve(path, [report(request_id=f"{name}{number}") for number in range(2)], {"device.name": f"GPU {name}"})
+        with sqlite3.connect(path) as connection:  # a row of an older version
+            connection.execute("UPDATE reports SET resource_id = NULL WHERE request_id = 'two1'")
+        connection.close()
+        received.does = Behaviour()
+        done = export(path, received, "--otlp", OTEL_RESOURCE_ATTRIBUTES="service.instance.id=later")
+        assert done.returncode == 0, done.stderr
+        request = ExportTraceServiceRequest.FromString(received.bodies[-1])
+    found = []
+    for group in request.resource_spans:
+        facts = {pair.key: pair.value.string_value for pair in group.resource.attributes}
+        count = sum(len(scope.spans) for scope in group.scope_spans)
+        found.append((facts["service.instance.id"], facts.get("corevital.device.name"), facts.get("host.name"), count))
+    assert sorted(found) == [("later", None, None, 1), ("one", "GPU one", "h", 2), ("two", "GPU two", "h", 1)]
 
 
 def test_what_is_not_meant_for_a_collector_is_never_sent(

@@ -42,13 +42,13 @@ def test_the_rate_is_the_share_kept_and_all_sequences_of_a_request_share_its_dra
         {"health": Health(nan_detected=True)},
         {"health": Health(inf_detected=True)},
         {"health": Health(repetition_loop_detected=True)},
+        {"health": Health(truncated=True), "reason": "length"},
         {"reason": "error"},
     ],
 )
 def test_what_is_at_risk_or_faulty_is_kept_whatever_the_rate(report: Make, changes: dict[str, Any]) -> None:
     parent = Sampler(0.0).admit(asked(), Context())
     assert not is_kept(report(parent=parent))
-    assert not is_kept(report(parent=parent, health=Health(truncated=True), reason="length"))
     assert is_kept(report(parent=parent, **changes))
     assert is_exported(report(parent=parent, **changes))
 

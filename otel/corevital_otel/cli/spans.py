@@ -39,7 +39,7 @@ def run(
     path = store_path(db)
     try:
         reports = StoreReader(path).list_reports(
-            since=younger, risk_above=risk_above, flag=flag, model=model, limit=limit
+            since=younger, risk_above=risk_above, flag=flag, models=[model] if model else [], limit=limit
         )
     except StoreError as error:
         raise CommandError(str(error)) from None

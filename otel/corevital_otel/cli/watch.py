@@ -17,7 +17,8 @@ from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import console, store
 from corevital_otel.cli.spans import short_ids
 from corevital_otel.cli.spans import table as requests_table
-from corevital_otel.scrape import Page, ScrapeError, Window, scrape
+from corevital_otel.metrics.instruments import OTHER
+from corevital_otel.scrape import Page, ScrapeError, Window, base, scrape
 from corevital_otel.store.reader import StoredReport, StoreError
 
 _MODEL: Final = "gen_ai_request_model"
@@ -37,16 +38,14 @@ _FLAGS: Final = {
 
 def run(*, url: str, every: float, once: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.watch`."""
-    if not url.startswith(("http://", "https://")):
-        url = f"http://{url}"
-    url = url.rstrip("/").removesuffix("/metrics")
+    url = base(url)
     screen, window = console(), Window()
     try:
         window.add(scrape(url))
         if once or not sys.stdout.isatty():
             time.sleep(every)
             window.add(scrape(url))
-            screen.print(_frame(screen, url, window, _newest(db), ""))
+            screen.print(_frame(screen, url, window, db, ""))
             return
     except ScrapeError as error:
         raise CommandError(str(error)) from None
@@ -60,7 +59,7 @@ def _watch(screen: Console, url: str, window: Window, every: float, db: Path | N
     trouble = ""
     with Live(console=screen, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_frame(screen, url, window, _newest(db), trouble), refresh=True)
+            live.update(_frame(screen, url, window, db, trouble), refresh=True)
             time.sleep(every)
             try:
                 window.add(scrape(url))
@@ -69,15 +68,15 @@ def _watch(screen: Console, url: str, window: Window, every: float, db: Path | N
                 trouble = f"{error}; what is shown is {time.monotonic() - window.now.at:.0f} s old"
 
 
-def _newest(db: Path | None) -> list[StoredReport]:
-    """The newest requests, where a store can be read here; the server may be on another machine."""
+def _newest(db: Path | None, models: list[str]) -> list[StoredReport]:
+    """The newest requests to these models, where a store can be read here; the server may be on another machine."""
     try:
-        return store(db).list_reports(limit=_NEWEST)
+        return store(db).list_reports(models=[] if OTHER in models else models, limit=_NEWEST)
     except (StoreError, CommandError):
         return []
 
 
-def _frame(screen: Console, url: str, window: Window, newest: list[StoredReport], trouble: str) -> RenderableType:
+def _frame(screen: Console, url: str, window: Window, db: Path | None, trouble: str) -> RenderableType:
     head = Text(f"{url}   last {window.seconds:.0f} s   {datetime.now():%H:%M:%S}", "bold")
     parts: list[RenderableType] = [head, Text(trouble, "red"), _models(screen, window)]
     models = _busiest(window.now)
@@ -86,7 +85,7 @@ def _frame(screen: Console, url: str, window: Window, newest: list[StoredReport]
     parts += [Text(), *_lines(window)]
     height = screen.height if sys.stdout.isatty() else _PIPE_LINES
     room = height - _TOP_LINES - min(len(models), _MODELS + 1) - 2
-    if (shown := newest[: max(room, 0)]) and screen.width >= 80:
+    if (shown := _newest(db, models)[: max(room, 0)]) and screen.width >= 80:
         several = len({report.model for report in shown}) > 1
         parts += [Text(), requests_table(shown, short_ids(shown), with_model=several)]
     return Group(*parts)

@@ -24,6 +24,8 @@ MODEL_NAME: Final = "corevital-demo"
 
 _START_S: Final = 300.0
 _STOP_S: Final = 30.0
+_STOP_UNREADY_S: Final = 1.0
+"""One that has served nothing yet has nothing to finish, and vLLM hears no signal while it starts."""
 _KILL_S: Final = 5.0
 _REQUEST_S: Final = 120.0
 _LOG_LINES: Final = 12
@@ -95,6 +97,7 @@ class Server:
                 raise ServerError(f"port {port} {why}: name another with --port") from None
         self.url = f"http://127.0.0.1:{port}"
         self._log = log
+        self._ready = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -130,6 +133,7 @@ class Server:
                 )
             try:
                 with _open(f"{self.url}/health", timeout=2):
+                    self._ready = True
                     return gone
             except (OSError, http.client.HTTPException):
                 progress(gone)
@@ -140,7 +144,7 @@ class Server:
         """Stop the whole group: politely, then for good. Idempotent."""
         gone = False
         try:
-            gone = self._signal(signal.SIGTERM, _STOP_S)
+            gone = self._signal(signal.SIGTERM, _STOP_S if self._ready else _STOP_UNREADY_S)
         finally:  # a second Ctrl-C cuts the waiting short, and nothing is left all the same
             if not gone:
                 self._signal(signal.SIGKILL, _KILL_S)

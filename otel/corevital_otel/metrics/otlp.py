@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from opentelemetry.context import Context
@@ -28,7 +28,7 @@ from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
-from corevital_otel.otlp import protocol_in
+from corevital_otel.otlp import failure, http_session, listen, protocol_in, shown
 from corevital_otel.overheard import overheard
 
 _logger = logging.getLogger("corevital.otlp")
@@ -66,7 +66,7 @@ class Otlp:
     def __init__(self, resource: Resource, counters: Counters) -> None:
         wire = protocol()
         try:
-            reader = PeriodicExportingMetricReader(_Counting(_exporter(wire), counters))
+            reader = PeriodicExportingMetricReader(_Counting(wire, counters))
         except Exception as error:  # the SDK's parts raise what they like
             cause = " ".join(str(error).split())
             raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
@@ -112,47 +112,55 @@ def _views() -> list[View]:
     ]
 
 
-def _exporter(wire: str) -> MetricExporter:
+def _exporter(wire: str, heard: Callable[[Any], bool]) -> MetricExporter:
     if wire == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 
-        return GrpcExporter()
+        exporter = GrpcExporter()
+        listen(exporter, heard, lambda response: None)
+        return exporter
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
-    return HttpExporter()
+    return HttpExporter(session=http_session("METRICS", heard))
 
 
 class _Counting(MetricExporter):
-    """Counts what the exporter inside says of each export; warns once when it fails, once when it is back."""
+    """Counts what the SDK's exporter says of each export; warns once when it fails, once when it is back."""
 
-    def __init__(self, inner: MetricExporter, counters: Counters) -> None:
-        super().__init__(inner._preferred_temporality, inner._preferred_aggregation)
-        self._inner = inner
+    def __init__(self, wire: str, counters: Counters) -> None:
+        self._inner = _exporter(wire, self._heard)
+        super().__init__(self._inner._preferred_temporality, self._inner._preferred_aggregation)
         self._counters = counters
         self._failing = False
+        self._failure = ""
+
+    def _heard(self, answer: Any) -> bool:
+        self._failure = failure(answer)
+        return False  # whether to try again is for the SDK to decide
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; a failure is counted and never raised."""
+        self._failure = ""
         with overheard("metric_exporter") as said:
             try:
                 result = self._inner.export(metrics_data, timeout_millis, **kwargs)
             except Exception as error:
                 result = MetricExportResult.FAILURE
                 said.append(str(error))
-        points = _points(metrics_data)
+        points, where = _points(metrics_data), shown(endpoint() or "")
         if result is MetricExportResult.SUCCESS:
             self._counters.add(names.EXPORTED, points, signal="metrics")
             if self._failing:
-                _logger.warning("metrics are delivered to %s again", endpoint())
+                _logger.warning("metrics are delivered to %s again", where)
         else:
             self._counters.add(names.DROPPED, points, what="metric", why="export_failed")
             if not self._failing:
-                cause = " ".join("; ".join(dict.fromkeys(said)).split())[:400] or "it could not be reached in time"
+                cause = self._failure or "; ".join(dict.fromkeys(said)) or "it could not be reached in time"
                 _logger.warning(
                     "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
                     "where it takes none; serving goes on, and /metrics has them all",
-                    endpoint(),
-                    cause,
+                    where,
+                    " ".join(cause.split())[:400],
                 )
         self._failing = result is not MetricExportResult.SUCCESS
         return result

@@ -23,7 +23,7 @@ _MODELS: Final = 64
 
 _NO_SPAN: Final = Context()
 _UNANSWERED: Final = ("abort", "error")
-_KNOWN_LOSSES: Final = (
+KNOWN_LOSSES: Final = (
     ("record", "queue_full"),
     ("record", "missing"),
     ("span", "queue_full"),
@@ -49,7 +49,7 @@ class Recorder:
         self._counters = counters
         self._models: set[str] = set()
         self._passed_on: dict[Any, float] = {}  # what a count was when it was passed on last
-        for what, why in _KNOWN_LOSSES:
+        for what, why in KNOWN_LOSSES:
             counters.add(names.DROPPED, 0, what=what, why=why)
         for signal in _SIGNALS:
             counters.add(names.EXPORTED, 0, signal=signal)

@@ -27,7 +27,10 @@ _UNSENT: Final = "(export = 'undelivered' OR (export = 'queued' AND end_ns < :ab
 
 @dataclass(frozen=True, slots=True)
 class UnsentSpan:
-    """What there is of a span: its ids in hex, its times in nanoseconds since the epoch, its attributes and series."""
+    """What there is of a span: its ids in hex, its times in nanoseconds since the epoch, its attributes and series.
+
+    ``resource`` has the attributes of its resource; None where a version that did not keep them has written the row.
+    """
 
     row: int
     model: str
@@ -39,6 +42,7 @@ class UnsentSpan:
     end_ns: int
     attributes: dict[str, Any]
     series: Series | None
+    resource: dict[str, Any] | None
 
 
 class Outbox:
@@ -102,8 +106,9 @@ class Outbox:
         """All of them, oldest first, in batches of at most ``size``."""
         last = 0
         while rows := self._run(
-            "SELECT id, model, finish_reason, trace_id, span_id, parent_span_id, start_ns, end_ns, summary, series "
-            f"FROM reports WHERE id > :last AND {_UNSENT} ORDER BY id LIMIT :size",
+            "SELECT reports.id, model, finish_reason, trace_id, span_id, parent_span_id, start_ns, end_ns, summary, "
+            "series, resources.attributes FROM reports LEFT JOIN resources ON resources.id = resource_id "
+            f"WHERE reports.id > :last AND {_UNSENT} ORDER BY reports.id LIMIT :size",
             {"abandoned": self._abandoned, "last": last, "size": size},
         ):
             last = rows[-1][0]
@@ -125,7 +130,11 @@ class Outbox:
 
 
 def _unsent(row: int, *values: Any) -> UnsentSpan:
-    *columns, summary, series = values
+    *columns, summary, series, resource = values
     model, reason, trace_id, span_id, parent_id, start_ns, end_ns = columns
-    attributes, kept = json.loads(summary), unpack(series) if series else None
-    return UnsentSpan(row, model, reason, trace_id, span_id, parent_id, start_ns, end_ns, attributes, kept)
+    return UnsentSpan(
+        row, model, reason, trace_id, span_id, parent_id, start_ns, end_ns,
+        attributes=json.loads(summary),
+        series=unpack(series) if series else None,
+        resource=json.loads(resource) if resource else None,
+    )  # fmt: skip

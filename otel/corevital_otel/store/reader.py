@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
@@ -74,10 +74,17 @@ class StoreReader:
         since: timedelta | None = None,
         risk_above: float | None = None,
         flag: str | None = None,
-        model: str | None = None,
+        models: Collection[str] = (),
         limit: int = 50,
     ) -> list[StoredReport]:
         """Reports that meet all conditions given, newest first, without their series.
+
+        Args:
+            since: ended within this time.
+            risk_above: with a score above.
+            flag: with this flag.
+            models: of one of these; of any where there are none.
+            limit: at most so many.
 
         Raises:
             StoreError: the file is missing or unreadable.
@@ -93,9 +100,9 @@ class StoreReader:
         if flag is not None:
             conditions.append("EXISTS (SELECT 1 FROM json_each(flags) WHERE value = ?)")
             values.append(flag)
-        if model is not None:
-            conditions.append("model = ?")
-            values.append(model)
+        if models:
+            conditions.append(f"model IN ({', '.join('?' * len(models))})")
+            values += models
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         query = f"SELECT {_COLUMNS}, NULL FROM reports {where} ORDER BY created_at_utc DESC, id DESC LIMIT ?"
         return self._read(query, [*values, limit])
@@ -103,13 +110,15 @@ class StoreReader:
     def get(self, request_id: str) -> list[StoredReport]:
         """All sequences of the requests with this id (clients may repeat one), else of those whose id begins so.
 
-        Their series are decoded.
+        An id is also what a client sent as ``X-Request-Id``: vLLM puts ``chatcmpl-`` or ``cmpl-`` before it. The series
+        are decoded.
 
         Raises:
             StoreError: the file is missing or unreadable.
         """
         query = f"SELECT {_COLUMNS}, series FROM reports WHERE {{}} ORDER BY request_id, sequence, id LIMIT 1000"
-        return self._read(query.format("request_id = ?"), [request_id]) or self._read(
+        whole = "request_id IN (?1, 'chatcmpl-' || ?1, 'cmpl-' || ?1)"
+        return self._read(query.format(whole), [request_id]) or self._read(
             query.format("substr(request_id, 1, length(?1)) = ?1"), [request_id]
         )
 

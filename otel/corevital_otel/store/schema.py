@@ -28,7 +28,12 @@ CREATE TABLE reports (
     parent_span_id  TEXT,                       -- NULL: a root
     start_ns        INTEGER,                    -- of the span, since the epoch
     end_ns          INTEGER,
+    resource_id     INTEGER,                    -- NULL: written by a version that did not keep the resource
     export          TEXT                        -- NULL: the span is not to be exported; else queued, sent, undelivered
+);
+CREATE TABLE resources (                        -- whose spans they are: one row a server process
+    id              INTEGER PRIMARY KEY,
+    attributes      TEXT NOT NULL UNIQUE        -- JSON object
 );
 CREATE INDEX reports_by_time ON reports (created_at_utc);
 CREATE INDEX reports_by_request ON reports (request_id);
@@ -53,7 +58,11 @@ ALTER TABLE reports ADD COLUMN end_ns INTEGER;
 ALTER TABLE reports ADD COLUMN export TEXT;
 CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
 """,
-    2: _BASELINE,
+    2: """
+ALTER TABLE reports ADD COLUMN resource_id INTEGER;
+CREATE TABLE resources (id INTEGER PRIMARY KEY, attributes TEXT NOT NULL UNIQUE);
+"""
+    + _BASELINE,
 }
 """What makes the next version of a version."""
 

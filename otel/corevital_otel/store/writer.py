@@ -15,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -47,8 +47,8 @@ _WAL_BYTES: Final = 16 * 2**20
 _INSERT: Final = """
 INSERT INTO reports (request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens,
     risk_score, risk_level, risk_basis, trace_id, span_id, flags, summary, series, parent_span_id, start_ns, end_ns,
-    export)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
+    export, resource_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
 """
 
 _SETTLE: Final = "UPDATE reports SET export = ? WHERE span_id = ? AND export IS NOT NULL"
@@ -90,10 +90,19 @@ class StoreWriter:
         path: the file, or None: nothing is stored. Its folder is made.
         retention_days, max_mb: bounds the store prunes itself to, oldest first.
         counters: takes ``corevital.telemetry.dropped`` with ``what=report``.
+        resource: attributes of the resource that the reports' spans are of, for spans that are sent later.
     """
 
-    def __init__(self, path: Path | None, retention_days: float, max_mb: float, counters: Counters) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        retention_days: float,
+        max_mb: float,
+        counters: Counters,
+        resource: Mapping[str, Any] | None = None,
+    ) -> None:
         self._path = path
+        self._resource = None if resource is None else json.dumps(dict(resource), sort_keys=True)
         self._retention = timedelta(days=retention_days)
         self._max_bytes = int(max_mb * 1024 * 1024)
         self._counters = counters
@@ -232,9 +241,10 @@ class StoreWriter:
         lost = 0
         with connection:
             connection.execute("BEGIN IMMEDIATE")
+            resource_id = self._resource_id(connection)
             for report, ids in self._writing:
                 try:
-                    connection.execute(_INSERT, _row(report, ids))
+                    connection.execute(_INSERT, (*_row(report, ids), resource_id))
                 except _ROW_FAULTS as error:
                     lost += 1
                     faulty = (report, ids, error)
@@ -261,6 +271,13 @@ class StoreWriter:
         with self._changed:
             for _ in learned:
                 self._learned.popleft()
+
+    def _resource_id(self, connection: sqlite3.Connection) -> int | None:
+        if self._resource is None:
+            return None
+        connection.execute("INSERT OR IGNORE INTO resources (attributes) VALUES (?)", (self._resource,))
+        found = connection.execute("SELECT id FROM resources WHERE attributes = ?", (self._resource,)).fetchone()
+        return int(found[0])
 
     def _refuse(self, error: schema.SchemaError) -> None:
         with self._changed:

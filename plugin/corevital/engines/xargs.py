@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from corevital.log import warn_once
+
+_PREFIX: Final = "corevital_"
+_NAMES: Final = ("capture", "sample", "tags")
+_LONG: Final = 32
+"""Characters of a strange name that are looked at."""
 CAPTURE_MODES: Final = ("summary", "full", "on_risk")
 
 _MAX_TAGS: Final = 16
@@ -24,11 +31,19 @@ class RequestArgs:
 def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
     """The ``corevital_*`` arguments of a request; any other key is none of our business.
 
+    One that only looks like ours is said once and fails nothing: a newer version may know it.
+
     Raises:
         ValueError: one line that names the argument, the value and what is allowed.
     """
     if not extra_args:
         return RequestArgs()
+    for name in extra_args:
+        bare = str(name).removeprefix(_PREFIX)
+        if bare != str(name) and bare not in _NAMES:
+            close = difflib.get_close_matches(bare[:_LONG], _NAMES, 1) or _NAMES
+            warn_once("xargs", "vllm_xargs: %.64r is no argument of ours and has no effect: use %s; others like it "
+                      "are not said", name, " or ".join(f"{_PREFIX}{meant}" for meant in close))  # fmt: skip
     capture = extra_args.get("corevital_capture")
     if capture is not None and capture not in CAPTURE_MODES:
         raise ValueError(
