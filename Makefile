@@ -68,9 +68,10 @@ $(DEV): $(ENGINE)
 	@$(UV) pip install --group dev --constraint constraints.txt
 	@touch $@
 
-# Debian's Prometheus, unpacked and not installed. Where the package lists are not there, private ones are fetched.
+# Debian's Prometheus and Alertmanager, unpacked and not installed. Where the package lists are not there, private ones are fetched.
 $(PROMETHEUS): $(BIN)/uv
-	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then integration/harness/unpack_debian.sh prometheus $(VENV)/debian; \
+	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
+	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 
