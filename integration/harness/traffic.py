@@ -23,6 +23,8 @@ KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "loop": (["Say snow hop forever.", "Say bang forever."], {"temperature": 0.7, "max_tokens": 160}),
     "nan": (SUMS, {"temperature": 0, "max_tokens": 120, "vllm_xargs": {"poison": "nan"}}),
     "cut": (STORIES, {"temperature": 0, "max_tokens": 12}),
+    # one token for ever
+    "stuck": (PLAIN, {"temperature": 0, "max_tokens": 1900, "ignore_eos": True, "logit_bias": {"50": 100}}),
 }
 """Prompts and parameters. ``nan`` needs the processor ``integration.harness.faults:PoisonedLogits``."""
 
@@ -32,12 +34,14 @@ class Traffic:
 
     Attributes:
         mix: requests a second, by kind of :data:`KINDS`; may be set anew at any time.
+        once: requests to send besides, once, by kind; emptied when they are.
         sent: requests sent, by kind.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.mix: dict[str, int] = {}
+        self.once: dict[str, int] = {}
         self.sent = dict.fromkeys(KINDS, 0)
         self._turns = {kind: itertools.cycle(prompts) for kind, (prompts, _) in KINDS.items()}
         self._stopped = threading.Event()
@@ -48,7 +52,8 @@ class Traffic:
             due = time.monotonic()
             while not self._stopped.wait(max(0.0, due - time.monotonic())):
                 due = max(due + 1.0, time.monotonic())
-                for kind, count in self.mix.items():
+                once, self.once = self.once, {}
+                for kind, count in [*self.mix.items(), *once.items()]:
                     for _ in range(count):
                         pool.submit(self._ask, http, kind, next(self._turns[kind])).add_done_callback(self._note)
                         self.sent[kind] += 1

@@ -1,0 +1,102 @@
+"""Draws dashboards from the data of a recorded run: ``python -m integration.pictures RUN.json FOLDER``.
+
+Not screenshots of Grafana: the panels' own queries, answered by a real Prometheus, in the dashboards' own layout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+PICTURED = {"corevital-fleet": "Fleet health", "corevital-model": "Model"}
+COLUMN, ROW = 0.55, 0.38
+"""Inches of a column and of a row of Grafana's grid."""
+GROUND, PAPER, INK, QUIET = "#111217", "#181b1f", "#d5d6da", "#8e9199"
+COLOURS = ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#c0d8ff"]
+UNITS = {"percentunit": (100.0, " %"), "s": (1.0, " s"), "reqps": (1.0, "/s"), "ops": (1.0, "/s")}
+
+
+def written(value: float, unit: str) -> str:
+    factor, sign = UNITS.get(unit, (1.0, ""))
+    return f"{value * factor:.3g}{sign}"
+
+
+def last(points: list[list[float]]) -> float:
+    return next((value for _, value in reversed(points) if not math.isnan(value)), math.nan)
+
+
+def draw_lines(axes: Axes, panel: dict[str, Any], story: dict[str, Any]) -> None:
+    factor, sign = UNITS.get(panel["unit"], (1.0, ""))
+    for number, series in enumerate(panel["series"]):
+        times, values = zip(*series["points"], strict=True)
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot(times, [value * factor for value in values], lw=1.2, color=colour, label=series["legend"][:28])
+    axes.axvspan(*story["loops"], color="#f2495c", alpha=0.12, lw=0)
+    axes.axvline(story["told"][0], color="#f2495c", lw=0.8, ls="--")
+    axes.set_xlim(0, story["seconds"])
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=6, colors=QUIET, length=2)
+    axes.grid(color="#2c2f36", lw=0.5)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}{sign.strip()}")
+    if 1 < len(panel["series"]) <= 6:
+        axes.legend(fontsize=5.5, loc="upper left", framealpha=0.3, labelcolor=INK, facecolor=PAPER, edgecolor=PAPER)
+
+
+def draw_numbers(axes: Axes, panel: dict[str, Any]) -> None:
+    axes.axis("off")
+    shown = [f"{series['legend'][:40]}  {written(last(series['points']), panel['unit'])}" for series in panel["series"]]
+    if len(shown) == 1 and panel["kind"] == "stat":
+        shown = [written(last(panel["series"][0]["points"]), panel["unit"])]
+    size = 17 if panel["kind"] == "stat" and len(shown) == 1 else 7
+    text = "\n".join(shown[:8]) or "nothing"
+    axes.text(0.5, 0.45, text, ha="center", va="center", size=size, color=COLOURS[0], transform=axes.transAxes)
+
+
+def draw(panels: list[dict[str, Any]], title: str, story: dict[str, Any], file: Path) -> None:
+    bottom = max(panel["place"][1] + panel["place"][3] for panel in panels)
+    width, height = 24 * COLUMN, bottom * ROW + 0.7
+    figure = Figure(figsize=(width, height), facecolor=GROUND)
+    for panel in panels:
+        x, y, w, h = panel["place"]
+        lines = panel["kind"] in ("timeseries", "heatmap")
+        left = (x * COLUMN + (0.42 if lines else 0.1)) / width
+        low = (bottom - y - h) * ROW + (0.25 if lines else 0.08)
+        size = (w * COLUMN - (0.55 if lines else 0.2), h * ROW - (0.58 if lines else 0.4))
+        axes = figure.add_axes((left, low / height, size[0] / width, size[1] / height), facecolor=PAPER)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_title(panel["title"], loc="left", size=7.5, color=INK, pad=4)
+        if not panel["series"]:
+            axes.set_axis_off()
+            axes.text(0.5, 0.45, "no data", ha="center", size=8, color=QUIET, transform=axes.transAxes)
+        elif lines:
+            draw_lines(axes, panel, story)
+        else:
+            draw_numbers(axes, panel)
+    figure.text(0.01, 1 - 0.3 / height, title, size=11, color=INK, weight="bold")
+    note = (
+        "drawn by corevital from a real Prometheus' data; not a screenshot of Grafana. Seconds of a run in which the "
+    )
+    note += "rules are 60 times as fast; red: looping requests, dashed: the alert"
+    figure.text(0.01, 1 - 0.55 / height, note, size=6.5, color=QUIET)
+    figure.savefig(file, dpi=80, facecolor=GROUND)
+
+
+def main(run: str, folder: str) -> None:
+    recorded = json.loads(Path(run).read_text())
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for uid, title in PICTURED.items():
+        file = Path(folder) / f"{uid}.png"
+        panels = [panel for panel in recorded["panels"] if panel["dashboard"] == uid]
+        draw(panels, title, recorded["story"], file)
+        print(f"{file}: {len(panels)} panels, {file.stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
