@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import yaml
+from dashboards.source.expressions import expressions
 from integration.harness.alerting import ROUTES, RULES, Notice, shortened, shortened_query, shortened_rules
 from integration.harness.processes import MODEL_NAME, ROOT
 from integration.harness.prometheus import UNPACKED
@@ -100,6 +101,21 @@ def test_alerts_go_to_the_receiver_of_their_severity(story: Story) -> None:
     assert not receivers["critical"] & receivers["warning"]
     for notice in story.watched.alertmanager.notices:
         assert notice.receiver in receivers[notice.labels["severity"]], notice
+
+
+@pytest.mark.engine
+def test_every_panel_shows_something(story: Story) -> None:
+    """What may rightly be empty, the dashboards' source says; a query that Prometheus cannot read is HTTP 400."""
+    asked = [
+        each for each in expressions(compare="30s", __rate_interval="20s", __range="120s") if each.language == "promql"
+    ]
+    assert len(asked) > 50
+    empty = [
+        f"{each.dashboard}, {each.panel}: {each.query}"
+        for each in asked
+        if not story.watched.prometheus.query(each.query) and not each.may_be_empty
+    ]
+    assert empty == []
 
 
 @pytest.mark.engine

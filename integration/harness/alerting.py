@@ -30,6 +30,8 @@ SPEED = 60
 RULES = sorted((ROOT / "dashboards/prometheus").glob("*.rules.yml"))
 ROUTES = ROOT / "dashboards/alertmanager/alertmanager.yml"
 UNPACKED = BIN.parent / "debian/usr/bin/prometheus-alertmanager"
+_BESIDE_ITS_TEMPLATES = ("unshare", "-rm", "sh", "-c", 'mount --bind "$0" /usr/share && exec "$@"')
+"""Debian's Alertmanager knows its templates by an absolute path; for this process alone that is the unpacked folder."""
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = r"(?:\d+(?:ms|[smhdw]))+"
 _RULE_TIMES = ("for", "keep_firing_for")
@@ -153,7 +155,8 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
     with _webhook(running.notices) as webhook:
         config = folder / "alertmanager.yml"
         config.write_text(shortened_routes(ROUTES.read_text(), webhook))
-        command = [str(binary), f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}"]
+        command = [*_BESIDE_ITS_TEMPLATES, str(UNPACKED.parents[1] / "share")] if binary == UNPACKED else []
+        command += [str(binary), f"--config.file={config}", f"--storage.path={folder / 'alertmanager'}"]
         command += [f"--web.listen-address={url.removeprefix('http://')}", "--cluster.listen-address="]
         group = Group(command, environment({}), folder, folder / "alertmanager.log")
         try:
