@@ -102,7 +102,7 @@ def _telling(name: str) -> bool:
 def request_id(here: Watched) -> str:
     """The newest request that looped."""
     listed = shell(here, "spans", "--flag", "repetition_loop_detected", "--limit", "1", "--json")
-    return str(json.loads(listed.partition("\n")[2].splitlines()[0])["request_id"])
+    return str(json.loads(listed.partition("\n")[2])[0]["request_id"])
 
 
 def record(here: Watched, start: float) -> list[dict[str, Any]]:

@@ -190,3 +190,13 @@ def test_vllm_runs_the_documented_command_and_counts_once() -> None:
     assert service["environment"]["OTEL_METRICS_EXPORTER"] == "none"
     copied = re.findall(r"^COPY (.+) /src\S*$", service["build"]["dockerfile_inline"], re.MULTILINE)
     assert all((ROOT / path).exists() for line in copied for path in line.split())
+
+
+def test_grafana_finds_its_home_and_its_dashboards() -> None:
+    mounts = dict(volume.split(":")[1::-1] for volume in SERVICES["grafana"]["volumes"])
+    provider = load(ROOT / "dashboards/provisioning/dashboards/corevital.yaml")["providers"][0]
+    folder = ROOT / mounts[provider["options"]["path"]]
+    home = Path(SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (folder / home.name).exists()
+    assert str(home.parent) == provider["options"]["path"]
+    assert len(list(folder.glob("*.json"))) >= 4
