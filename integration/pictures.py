@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 PICTURED = {"corevital-fleet": "Fleet health", "corevital-model": "Model"}
-COLUMN, ROW = 0.55, 0.38
+COLUMN, ROW = 0.5, 0.28
 """Inches of a column and of a row of Grafana's grid."""
 GROUND, PAPER, INK, QUIET = "#111217", "#181b1f", "#d5d6da", "#8e9199"
 COLOURS = ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#c0d8ff"]
@@ -27,8 +29,9 @@ def written(value: float, unit: str) -> str:
     return f"{value * factor:.3g}{sign}"
 
 
-def last(points: list[list[float]]) -> float:
-    return next((value for _, value in reversed(points) if not math.isnan(value)), math.nan)
+def value_at(points: list[list[float]], time_s: float) -> float:
+    """The newest value by then; NaN where there is none."""
+    return next((value for at, value in reversed(points) if at <= time_s and not math.isnan(value)), math.nan)
 
 
 def draw_lines(axes: Axes, panel: dict[str, Any], story: dict[str, Any]) -> None:
@@ -48,13 +51,33 @@ def draw_lines(axes: Axes, panel: dict[str, Any], story: dict[str, Any]) -> None
         axes.legend(fontsize=5.5, loc="upper left", framealpha=0.3, labelcolor=INK, facecolor=PAPER, edgecolor=PAPER)
 
 
-def draw_numbers(axes: Axes, panel: dict[str, Any]) -> None:
+def draw_buckets(axes: Axes, panel: dict[str, Any], story: dict[str, Any]) -> None:
+    """Observations by bucket over time, from Prometheus' cumulative ones."""
+    series = sorted(panel["series"], key=lambda each: float(each["labels"]["le"]))
+    times = np.arange(0, story["seconds"], 1.0)
+    cumulative = np.array([[value_at(each["points"], at) for at in times] for each in series])
+    counts = np.diff(np.nan_to_num(cumulative), axis=0, prepend=0)
+    axes.pcolormesh(times, np.arange(len(series)), counts, cmap="Blues", norm=PowerNorm(0.5), shading="nearest")
+    kept = range(0, len(series), max(1, len(series) // 8))
+    axes.set_yticks(list(kept), [f"{float(series[number]['labels']['le']):.3g}" for number in kept])
+    axes.axvline(story["told"][0], color="#f2495c", lw=0.8, ls="--")
+    axes.tick_params(labelsize=6, colors=QUIET, length=2)
+
+
+def draw_numbers(axes: Axes, panel: dict[str, Any], story: dict[str, Any]) -> None:
+    """Values at the time of the alert."""
     axes.axis("off")
-    shown = [f"{series['legend'][:40]}  {written(last(series['points']), panel['unit'])}" for series in panel["series"]]
-    if len(shown) == 1 and panel["kind"] == "stat":
-        shown = [written(last(panel["series"][0]["points"]), panel["unit"])]
-    size = 17 if panel["kind"] == "stat" and len(shown) == 1 else 7
-    text = "\n".join(shown[:8]) or "nothing"
+    shown = []
+    for series in panel["series"]:
+        value, label = value_at(series["points"], story["told"][0]), series["legend"]
+        if not math.isnan(value):
+            number = written(value, panel["unit"])
+            alone = len(panel["series"]) == 1 and panel["kind"] == "stat"
+            named = " ".join(series["labels"].values()) if label == "__auto" else f"{label}  {number}"
+            shown.append(number if alone else named)
+    size = 15 if panel["kind"] == "stat" else 7
+    size = size if len(shown) == 1 or panel["kind"] == "table" else 9
+    text = "\n".join(shown[:10]) or "none"
     axes.text(0.5, 0.45, text, ha="center", va="center", size=size, color=COLOURS[0], transform=axes.transAxes)
 
 
@@ -75,15 +98,13 @@ def draw(panels: list[dict[str, Any]], title: str, story: dict[str, Any], file: 
         if not panel["series"]:
             axes.set_axis_off()
             axes.text(0.5, 0.45, "no data", ha="center", size=8, color=QUIET, transform=axes.transAxes)
-        elif lines:
-            draw_lines(axes, panel, story)
         else:
-            draw_numbers(axes, panel)
+            {"timeseries": draw_lines, "heatmap": draw_buckets}.get(panel["kind"], draw_numbers)(axes, panel, story)
     figure.text(0.01, 1 - 0.3 / height, title, size=11, color=INK, weight="bold")
     note = (
         "drawn by corevital from a real Prometheus' data; not a screenshot of Grafana. Seconds of a run in which the "
     )
-    note += "rules are 60 times as fast; red: looping requests, dashed: the alert"
+    note += "rules are 60 times as fast; red: looping requests; dashed: the alert, and numbers are those of then"
     figure.text(0.01, 1 - 0.55 / height, note, size=6.5, color=QUIET)
     figure.savefig(file, dpi=80, facecolor=GROUND)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 import urllib.error
 import urllib.parse
@@ -57,6 +58,10 @@ class Prometheus:
         """Alerts that are pending or firing now."""
         return list(self._get("/api/v1/alerts", {})["alerts"])
 
+    def rule_files(self) -> set[str]:
+        """Files of the rules that it evaluates."""
+        return {str(group["file"]) for group in self._get("/api/v1/rules", {})["groups"]}
+
     def names(self, job: str) -> set[str]:
         """Names of the series of a job."""
         return {str(name) for name in self._get("/api/v1/label/__name__/values", {"match[]": f'{{job="{job}"}}'})}
@@ -96,7 +101,6 @@ def prometheus(
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "scrape_configs": jobs,
     }
-    settings["rule_files"] = [str(rule) for rule in rules]
     if alertmanager:
         to = [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}]
         settings["alerting"] = {"alertmanagers": to}
@@ -109,7 +113,13 @@ def prometheus(
     )
     try:
         _wait_ready(f"http://127.0.0.1:{port}", group)
-        yield Prometheus(f"http://127.0.0.1:{port}")
+        running = Prometheus(f"http://127.0.0.1:{port}")
+        if rules:  # once it knows its targets, which takes five seconds: to rules in a hurry they would seem absent
+            running.wait_for(lambda: len(running.query("up")) == len(targets))
+            config.write_text(json.dumps({**settings, "rule_files": [str(rule) for rule in rules]}))
+            group.process.send_signal(signal.SIGHUP)
+            running.wait_for(lambda: len(running.rule_files()) == len(rules))
+        yield running
     finally:
         group.stop(10.0)
 
