@@ -8,6 +8,7 @@ and writes the data behind the dashboards' panels to OUT, for ``python -m integr
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -16,17 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from integration.harness.alerting import Notice
+from integration.harness.alerting import Notice, shortened_query
 from integration.harness.collector import collector
 from integration.harness.panels import named, panels
 from integration.harness.phoenix import Phoenix, phoenix
-from integration.harness.processes import BIN, environment
+from integration.harness.processes import BIN, MODEL_NAME, ROOT, environment
 from integration.harness.watched import Watched, until, watched
 
 ALERT = "CorevitalLoopShareHigh"
 PLAIN = {"plain": 5}
 LOOPING = {"plain": 4, "loop": 2}
-SHARE = "model:corevital_loop_requests:ratio_increase30m"
+RUNBOOK = ROOT / f"dashboards/runbooks/{ALERT}.md"
 VARIABLES = {"model": ".+", "instance": ".+", "__rate_interval": "15s", "compare": "60s"}
 FILTER = "attributes['corevital']['health']['repetition_loop_detected'] == True"
 
@@ -49,10 +50,16 @@ def notice_text(notice: Notice) -> str:
     return "\n".join(lines)
 
 
+def asked_by_runbook(language: str) -> list[str]:
+    """The lines of the first such block of the alert's runbook."""
+    block = RUNBOOK.read_text().partition(f"```{language}\n")[2].partition("```")[0]
+    return [line.replace("MODEL", MODEL_NAME) for line in block.splitlines()]
+
+
 def answered(here: Watched, expression: str) -> str:
-    """A query and what Prometheus answers."""
+    """A query and what Prometheus answers to it, its durations shortened as the rules' are."""
     rows = []
-    for labels, value in here.prometheus.query(expression):
+    for labels, value in here.prometheus.query(shortened_query(expression)):
         named = ", ".join(f'{name}="{value}"' for name, value in labels.items() if not name.startswith("__"))
         rows.append(f"{{{named}}}  {value:.4g}")
     return "\n".join([expression, *(rows or ["(nothing)"])])
@@ -131,8 +138,9 @@ def incident(here: Watched, backend: Phoenix, out: Path) -> None:
     until(lambda: ALERT in manager.told("firing"), 90, ALERT)
     first = next(notice for notice in manager.notices if notice.name == ALERT)
     say(f"The alert, {first.at - began:.0f} s after the first looping request", notice_text(first))
-    say("How bad, and how bad before", answered(here, SHARE) + "\n" + answered(here, f"{SHARE} offset 1m"))
-    say("The bad requests", shell(here, "spans", "--flag", "repetition_loop_detected", "--limit", "5"))
+    say("The runbook's queries", "\n\n".join(answered(here, query) for query in asked_by_runbook("promql")))
+    listing = shlex.split(asked_by_runbook("sh")[0])[1:]
+    say("The bad requests", shell(here, *listing, "--limit", "5"))
     say("The trace", trace_text(backend))
     say("The request", shell(here, "show", request_id(here)))
     traffic.mix = PLAIN

@@ -1,4 +1,4 @@
-"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares instead, and fails on drift."""
+"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares."""
 
 import sys
 import warnings

@@ -1,12 +1,10 @@
 """*Fleet health*: is the model well, and since when? All models and servers at a glance."""
 
-from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders.dashboard import Row
-from grafana_foundation_sdk.models import units
-
 from dashboards.source import frame
 from dashboards.source import queries as q
 from dashboards.source.panels import BITS, SHARE, alerts, by_label, graph, number
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models import units
 
 _FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
 _EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
@@ -15,11 +13,17 @@ _EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
 def dashboard() -> builders.Dashboard:
     """Make it."""
     made = frame.frame(frame.FLEET, "corevital: Fleet health", "Is every model well, and since when?")
-    for variable in (frame.datasource("datasource", "prometheus", "Prometheus"), frame.model(), frame.instance()):
-        made = made.with_variable(variable)
+    made = made.variables(
+        [
+            frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.model(),
+            frame.instance(),
+        ]
+    )
     made = made.annotation(frame.restarts())
-    made = made.with_row(Row("Now"))
-    for panel in (
+    made = frame.row(
+        made,
+        "Now",
         number(
             "Servers down",
             "vLLM servers whose /metrics Prometheus cannot read.",
@@ -57,12 +61,9 @@ def dashboard() -> builders.Dashboard:
             {"": q.quantile(0.95, _FIRST_TOKEN)},
             red_from=2.5,
         ),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_panel(
-        alerts("Alerts that fire", "From Prometheus' own ALERTS series; Alertmanager may have silenced some.", q.ALERTS)
-    )
-    made = made.with_panel(
+        alerts(
+            "Alerts that fire", "From Prometheus' own ALERTS series; Alertmanager may have silenced some.", q.ALERTS
+        ),
         by_label(
             "Models",
             "A row for each model; a click opens its own dashboard.",
@@ -79,13 +80,14 @@ def dashboard() -> builders.Dashboard:
                 "Its distributions",
                 f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}",
             ),
-        )
+        ),
     )
-    made = made.with_row(Row("Health and risk"))
-    for panel in (
+    made = frame.row(
+        made,
+        "Health and risk",
         graph(
             "Flags",
-            "Share of sequences with each flag. Truncation depends on the callers' max_tokens; the others should be zero.",
+            "Share of sequences with each flag. Truncation is up to the callers' max_tokens; the rest should be zero.",
             SHARE,
             {"{{flag}}": q.FLAG_SHARES},
         ),
@@ -111,10 +113,10 @@ def dashboard() -> builders.Dashboard:
             {"{{gen_ai_request_model}}, 1 h": q.LATENCY_BURN, "{{gen_ai_request_model}}, 6 h": q.LATENCY_BURN_LONG},
             limits=[1, 6, 14.4],
         ),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Traffic and latency"))
-    for panel in (
+    )
+    return frame.row(
+        made,
+        "Traffic and latency",
         graph(
             "How sequences end",
             "Sequences a second by finish reason.",
@@ -149,6 +151,4 @@ def dashboard() -> builders.Dashboard:
             units.Seconds,
             {f"p{round(100 * at)}": q.quantile(at, _EACH_TOKEN) for at in (0.5, 0.95, 0.99)},
         ),
-    ):
-        made = made.with_panel(panel)
-    return made
+    )

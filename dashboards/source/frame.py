@@ -3,18 +3,19 @@
 import json
 from typing import Any, Final
 
+from dashboards.source.panels import PROMETHEUS
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
+    Panel,
     VariableOption,
     VariableRefresh,
     VariableSort,
 )
-
-from dashboards.source.panels import PROMETHEUS
 
 TAG: Final = "corevital"
 FLEET: Final = "corevital-fleet"
@@ -31,6 +32,14 @@ def frame(uid: str, title: str, description: str, *, start: str = "now-3h") -> b
     made = made.timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR).editable()
     others = builders.DashboardLink("corevital").type(DashboardLinkType.DASHBOARDS).tags([TAG]).icon("external link")
     return made.link(others.keep_time(True).include_vars(True).as_dropdown(False))
+
+
+def row(made: builders.Dashboard, title: str, *panels: Builder[Panel]) -> builders.Dashboard:
+    """The dashboard with one row more, of these panels."""
+    made = made.with_row(builders.Row(title))
+    for panel in panels:
+        made = made.with_panel(panel)
+    return made
 
 
 def datasource(name: str, kind: str, label: str) -> builders.DatasourceVariable:

@@ -1,12 +1,10 @@
 """*corevital itself*: does the watching work, what does it lose, how late is it, what does it cost?"""
 
-from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders.dashboard import Row
-from grafana_foundation_sdk.models import units
-
 from dashboards.source import frame
 from dashboards.source import queries as q
 from dashboards.source.panels import SHARE, graph, number
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.models import units
 
 _LAG = "corevital_telemetry_lag_seconds"
 
@@ -14,11 +12,17 @@ _LAG = "corevital_telemetry_lag_seconds"
 def dashboard() -> builders.Dashboard:
     """Make it."""
     made = frame.frame(frame.ITSELF, "corevital: corevital itself", "Whether the watching works: loss, lag and cost.")
-    for variable in (frame.datasource("datasource", "prometheus", "Prometheus"), frame.model(), frame.instance()):
-        made = made.with_variable(variable)
+    made = made.variables(
+        [
+            frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.model(),
+            frame.instance(),
+        ]
+    )
     made = made.annotation(frame.restarts())
-    made = made.with_row(Row("Now"))
-    for panel in (
+    made = frame.row(
+        made,
+        "Now",
         number("Servers up", "vLLM servers that answer.", "short", {"": q.SERVERS_UP}),
         number(
             "Without corevital",
@@ -49,13 +53,14 @@ def dashboard() -> builders.Dashboard:
             {"": q.CPU_A_SEQUENCE},
         ),
         number("Series", "Series of ours in Prometheus.", "short", {"": q.SERIES}),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Loss"))
-    for panel in (
+    )
+    made = frame.row(
+        made,
+        "Loss",
         graph(
             "Seen by vLLM and by corevital",
-            "Requests that vLLM ended, and sequences that corevital reported. Ours are more with n > 1, and fewer where requests ask not to be measured.",
+            "Requests that vLLM ended, and sequences that corevital reported. Ours are more with n > 1, and "
+            "fewer where requests ask not to be measured.",
             units.RequestsPerSecond,
             {"vLLM": q.VLLM_ENDED, "corevital": q.OURS_ENDED},
         ),
@@ -74,10 +79,10 @@ def dashboard() -> builders.Dashboard:
             "short",
             {"{{signal}}": q.EXPORTED},
         ),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Lag"))
-    for panel in (
+    )
+    made = frame.row(
+        made,
+        "Lag",
         graph(
             "From a sequence's end to its report",
             "Requests do not wait for it. A sequence whose records do not come waits for them for two seconds.",
@@ -86,10 +91,10 @@ def dashboard() -> builders.Dashboard:
             limits=[1],
         ),
         graph("What waits", "Events for the telemetry thread, reports for the store.", "short", {"{{what}}": q.QUEUED}),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Cost"))
-    for panel in (
+    )
+    return frame.row(
+        made,
+        "Cost",
         graph(
             "CPU of the telemetry thread",
             "Cores, by server. What the engine's step pays is not in it.",
@@ -104,13 +109,16 @@ def dashboard() -> builders.Dashboard:
             {"{{instance}}": q.SCRAPE_SECONDS},
         ),
         graph(
+            "Tokens observed a second",
+            "What the cost grows with, by model.",
+            "short",
+            {"{{gen_ai_request_model}}": q.TOKENS_BY_MODEL},
+        ),
+        graph(
             "The stack around it",
             "1 where Prometheus can read the part's metrics.",
             "short",
             {"{{job}}": q.STACK_UP},
-            span=24,
             no_value="no other part is scraped",
         ),
-    ):
-        made = made.with_panel(panel)
-    return made
+    )

@@ -1,15 +1,15 @@
 """*Model*: one model's distributions over time, and against a time before, such as that before a deploy."""
 
-from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders.dashboard import Row
-from grafana_foundation_sdk.models import units
-from grafana_foundation_sdk.models.dashboard import VariableOption
-
 from dashboards.source import frame
 from dashboards.source import queries as q
 from dashboards.source.panels import BITS, SHARE, distribution, graph, number
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.builders import stat, timeseries
+from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import VariableOption
 
 _BEFORE = "$compare before"
+_EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
 _COMPARED = " Dashed: the same time of $compare ago."
 
 
@@ -17,33 +17,32 @@ def dashboard() -> builders.Dashboard:
     """Make it."""
     description = "What one model's distributions look like, and whether they have moved since a deploy."
     made = frame.frame(frame.MODEL, "corevital: Model", description, start="now-6h")
-    for variable in (
-        frame.datasource("datasource", "prometheus", "Prometheus"),
-        frame.model(several=False),
-        frame.instance(),
-        builders.CustomVariable("compare")
-        .label("Compare with")
-        .description("How long ago the time lies that is drawn dashed. After a deploy, choose one that lies before it.")
-        .values("1h,3h,6h,12h,1d,2d,7d")
-        .current(VariableOption(text="1d", value="1d", selected=True)),
-    ):
-        made = made.with_variable(variable)
+    made = made.variables(
+        [
+            frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.model(several=False),
+            frame.instance(),
+            builders.CustomVariable("compare")
+            .label("Compare with")
+            .description(
+                "How long ago the time lies that is drawn dashed. After a deploy, choose one that lies before it."
+            )
+            .values("1h,3h,6h,12h,1d,2d,7d")
+            .current(VariableOption(text="1d", value="1d", selected=True)),
+        ]
+    )
     made = made.annotation(frame.restarts())
-    made = made.with_row(Row("Before and after: means of the time shown, and of as long a time $compare ago"))
-    for title, text, unit, query in (
-        ("Entropy", "Mean entropy of answers.", BITS, q.mean_of_range("corevital_entropy_bits")),
-        ("Surprisal", "Mean surprisal of the tokens sampled.", BITS, q.mean_of_range("corevital_surprisal_bits")),
-        ("Risk", "Mean risk score; 1 is bad.", "none", q.mean_of_range("corevital_risk_score")),
-        (
-            "Time per output token",
-            "Mean, after the first.",
-            units.Seconds,
-            q.mean_of_range("gen_ai_server_time_per_output_token_seconds"),
-        ),
-    ):
-        made = made.with_panel(number(title, text, unit, {"now": query, _BEFORE: q.before(query)}, span=6, decimals=2))
-    made = made.with_row(Row("Distributions"))
-    for panel in (
+    made = frame.row(
+        made,
+        "Before and after: means of the time shown, and of as long a time $compare ago",
+        _means("Entropy", "Mean entropy of answers.", "corevital_entropy_bits", BITS),
+        _means("Surprisal", "Mean surprisal of the tokens sampled.", "corevital_surprisal_bits", BITS),
+        _means("Risk", "Mean risk score; 1 is bad.", "corevital_risk_score", "none"),
+        _means("Time per output token", "Mean, after the first.", _EACH_TOKEN, units.Seconds),
+    )
+    made = frame.row(
+        made,
+        "Distributions",
         distribution("Entropy", "Mean entropy of each answer.", BITS, q.buckets("corevital_entropy_bits")),
         _quantiles("Entropy, p50 and p95", "corevital_entropy_bits", BITS),
         distribution(
@@ -52,14 +51,14 @@ def dashboard() -> builders.Dashboard:
         _quantiles("Surprisal, p50 and p95", "corevital_surprisal_bits", BITS),
         distribution("Risk score", "Risk score of each answer; 1 is bad.", "none", q.buckets("corevital_risk_score")),
         _quantiles("Risk score, p50 and p95", "corevital_risk_score", "none"),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Against its own week: what the alerts see"))
-    for panel in (
+    )
+    made = frame.row(
+        made,
+        "Against its own week: what the alerts see",
         graph(
             "Entropy of an hour",
-            "Mean of an hour, the week's mean, and four of its standard deviations around: outside of them, and a fifth "
-            "of the mean away, CorevitalEntropyShift fires.",
+            "Mean of an hour, the week's mean, and four of its standard deviations around: outside of them, and "
+            "a fifth of the mean away, CorevitalEntropyShift fires.",
             BITS,
             {
                 "this hour": q.ENTROPY_HOUR,
@@ -80,10 +79,10 @@ def dashboard() -> builders.Dashboard:
                 "truncated, its week": q.TRUNCATED_WEEK,
             },
         ),
-    ):
-        made = made.with_panel(panel)
-    made = made.with_row(Row("Health, traffic and latency"))
-    for panel in (
+    )
+    return frame.row(
+        made,
+        "Health, traffic and latency",
         graph("Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}),
         graph(
             "How sequences end",
@@ -105,14 +104,17 @@ def dashboard() -> builders.Dashboard:
             {"running": q.RUNNING, "looping": q.LOOPING},
         ),
         _quantiles("Time to first token, p50 and p95", "gen_ai_server_time_to_first_token_seconds", units.Seconds),
-        _quantiles("Time per output token, p50 and p95", "gen_ai_server_time_per_output_token_seconds", units.Seconds),
-    ):
-        made = made.with_panel(panel)
-    return made
+        _quantiles("Time per output token, p50 and p95", _EACH_TOKEN, units.Seconds),
+    )
 
 
-def _quantiles(title: str, histogram: str, unit: str) -> builders.Panel:
-    queries = {}
+def _means(title: str, text: str, histogram: str, unit: str) -> stat.Panel:
+    query = q.mean_of_range(histogram)
+    return number(title, text, unit, {"now": query, _BEFORE: q.before(query)}, span=6, decimals=2)
+
+
+def _quantiles(title: str, histogram: str, unit: str) -> timeseries.Panel:
+    queries: dict[str, str] = {}
     for at in (0.5, 0.95):
         query = q.quantile(at, histogram)
         queries |= {f"p{round(100 * at)}": query, f"p{round(100 * at)}, {_BEFORE}": q.before(query)}

@@ -56,7 +56,7 @@ def graph(
 
     Args:
         queries: PromQL by legend. A legend that ends in ``before`` is drawn dashed.
-        look: ``stacked`` (True), ``shares`` (True: stacked to 100 %), ``limits`` (values to draw a line at), ``no_value``.
+        look: ``stacked`` (True), ``shares`` (True: to 100 %), ``limits`` (values to draw a line at), ``no_value``.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(10).show_points(common.VisibilityMode.AUTO).min(0)
     legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)

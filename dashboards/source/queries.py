@@ -82,7 +82,10 @@ FLAG_SHARES: Final = (
     f"{rate('corevital_health_flags_total', by='flag')} / on () group_left () ({rate('corevital_requests_total')} > 0)"
 )
 FIRING: Final = 'count(ALERTS{alertname=~"Corevital.*", alertstate="firing"}) or vector(0)'
-ALERTS: Final = 'max by (alertname, severity, gen_ai_request_model, instance) (ALERTS{alertname=~"Corevital.*", alertstate="firing"})'  # noqa: E501
+ALERTS: Final = (
+    "max by (alertname, severity, gen_ai_request_model, instance) "
+    '(ALERTS{alertname=~"Corevital.*", alertstate="firing"})'
+)
 
 # What the alerts look at
 

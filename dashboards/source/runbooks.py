@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Final
 
-from grafana_foundation_sdk.builders import dashboard as builders
-
 from dashboards.source import frame
 from dashboards.source.panels import page
+from grafana_foundation_sdk.builders import dashboard as builders
 
 FOLDER: Final = Path(__file__).parents[1] / "runbooks"
 ORDER: Final = (

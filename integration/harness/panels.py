@@ -46,7 +46,7 @@ def panels(variables: Mapping[str, str]) -> list[Panel]:
         dashboard = json.loads(file.read_text())
         for panel in _each(dashboard["panels"]):
             queries = [
-                (_filled(target["expr"], variables), target.get("legendFormat", ""))
+                (_filled(target["expr"], variables), _filled(target.get("legendFormat", ""), variables))
                 for target in panel.get("targets", [])
                 if "expr" in target
             ]
