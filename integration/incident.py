@@ -29,6 +29,17 @@ PLAIN = {"plain": 5}
 LOOPING = {"plain": 4, "loop": 2}
 RUNBOOK = ROOT / f"dashboards/runbooks/{ALERT}.md"
 VARIABLES = {"model": ".+", "instance": ".+", "__rate_interval": "15s", "compare": "60s"}
+TELLING = {
+    "http.response.status_code",
+    "corevital.health.loop_onset",
+    "corevital.health.loop_period",
+    "corevital.health.repetition_loop_detected",
+    "corevital.risk.level",
+    "corevital.risk_score",
+    "gen_ai.response.finish_reasons",
+    "gen_ai.response.id",
+    "gen_ai.usage.output_tokens",
+}
 FILTER = "attributes['corevital']['health']['repetition_loop_detected'] == True"
 
 
@@ -41,7 +52,8 @@ def shell(here: Watched, *arguments: str) -> str:
     command = [str(BIN / "corevital"), *arguments]
     env = environment({"COREVITAL_DB": str(here.database), "COLUMNS": "110"})
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    return f"$ corevital {' '.join(arguments)}\n{done.stdout.rstrip()}"
+    shown = "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
+    return f"$ corevital {' '.join(arguments)}\n{shown}"
 
 
 def notice_text(notice: Notice) -> str:
@@ -65,51 +77,17 @@ def answered(here: Watched, expression: str) -> str:
     return "\n".join([expression, *(rows or ["(nothing)"])])
 
 
-def trace_text(backend: Phoenix) -> str:
-    """The newest trace with a loop that the backend finds by a filter, span by span."""
-    found: set[str] = set()
-
-    def there() -> bool:
-        found.update(backend.found(FILTER))
-        return bool(found)
-
-    until(there, 60, "a span with a loop in Phoenix")
-    spans = backend.spans()
+def found_trace(backend: Phoenix) -> tuple[str, str]:
+    """The newest trace with a loop that the backend finds by a filter, span by span; and its request's id."""
+    until(lambda: bool(backend.found(FILTER)), 60, "a span with a loop in Phoenix")
+    found, spans = backend.found(FILTER), backend.spans()
     newest = max((span for span in spans if span["context"]["span_id"] in found), key=lambda span: span["start_time"])
     trace = [span for span in spans if span["context"]["trace_id"] == newest["context"]["trace_id"]]
-    lines = [f"filter: {FILTER}", f"spans found: {len(found)}; the newest one's trace {newest['context']['trace_id']}:"]
-    for span in sorted(trace, key=lambda span: (span["parent_id"] or "", span["start_time"])):
-        kept = (
-            "corevital.",
-            "gen_ai.response.id",
-            "gen_ai.usage.output",
-            "gen_ai.response.finish",
-            "http.response.status",
-        )
-        wanted = {name: value for name, value in span["attributes"].items() if name.startswith(kept)}
-        lines.append(f"{span['name']}  ({span['start_time']} to {span['end_time']})")
-        lines += [f"    {name} = {value}" for name, value in sorted(wanted.items()) if _telling(name)]
-    return "\n".join(lines)
-
-
-def _telling(name: str) -> bool:
-    words = (
-        "health.rep",
-        "health.loop",
-        "risk_score",
-        "risk.level",
-        "response.id",
-        "finish",
-        "output_tokens",
-        "status",
-    )
-    return any(word in name for word in words)
-
-
-def request_id(here: Watched) -> str:
-    """The newest request that looped."""
-    listed = shell(here, "spans", "--flag", "repetition_loop_detected", "--limit", "1", "--json")
-    return str(json.loads(listed.partition("\n")[2])[0]["request_id"])
+    lines = [f"filter: {FILTER}", f"{len(found)} spans; the newest one's trace {newest['context']['trace_id']}:"]
+    for span in sorted(trace, key=lambda span: span["start_time"]):
+        lines.append(f"{span['name']}  {span['start_time'][11:23]} to {span['end_time'][11:23]}")
+        lines += [f"    {name} = {value}" for name, value in sorted(span["attributes"].items()) if name in TELLING]
+    return "\n".join(lines), str(newest["attributes"]["gen_ai.response.id"])
 
 
 def record(here: Watched, start: float) -> list[dict[str, Any]]:
@@ -118,7 +96,11 @@ def record(here: Watched, start: float) -> list[dict[str, Any]]:
     recorded = []
     for panel in panels({**VARIABLES, "__range": f"{end - start:.0f}s"}):
         series = [
-            {"legend": named(legend, labels), "points": [(round(at - start, 1), value) for at, value in points]}
+            {
+                "legend": named(legend, labels),
+                "labels": labels,
+                "points": [(round(at - start, 1), value) for at, value in points],
+            }
             for expression, legend in panel.queries
             for labels, points in here.prometheus.range(expression, start, end, 1.0)
         ]
@@ -141,8 +123,9 @@ def incident(here: Watched, backend: Phoenix, out: Path) -> None:
     say("The runbook's queries", "\n\n".join(answered(here, query) for query in asked_by_runbook("promql")))
     listing = shlex.split(asked_by_runbook("sh")[0])[1:]
     say("The bad requests", shell(here, *listing, "--limit", "5"))
-    say("The trace", trace_text(backend))
-    say("The request", shell(here, "show", request_id(here)))
+    trace, request_id = found_trace(backend)
+    say("The trace", trace)
+    say("The request", shell(here, "show", request_id))
     traffic.mix = PLAIN
     ended = time.time()
     until(lambda: ALERT in manager.told("resolved"), 120, f"{ALERT} resolved")
