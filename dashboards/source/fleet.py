@@ -5,6 +5,7 @@ from dashboards.source import queries as q
 from dashboards.source.panels import BITS, SHARE, alerts, by_label, graph, number
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.common import StackingMode
 
 _FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
 _EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
@@ -78,7 +79,7 @@ def dashboard() -> builders.Dashboard:
             },
             (
                 "Its distributions",
-                f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}",
+                f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}&${{datasource:queryparam}}",
             ),
         ),
     )
@@ -96,7 +97,7 @@ def dashboard() -> builders.Dashboard:
             "How the sequences divide into risk levels.",
             "short",
             {"{{risk_level}}": q.ENDED_BY_LEVEL},
-            shares=True,
+            stacked=StackingMode.PERCENT,
         ),
         graph(
             "Fault budget",
@@ -122,14 +123,14 @@ def dashboard() -> builders.Dashboard:
             "Sequences a second by finish reason.",
             units.RequestsPerSecond,
             {"{{finish_reason}}": q.ENDED_BY_REASON},
-            stacked=True,
+            stacked=StackingMode.NORMAL,
         ),
         graph(
             "Sequences by server",
             "Whether the load is spread.",
             units.RequestsPerSecond,
             {"{{instance}}": q.ENDED_BY_INSTANCE},
-            stacked=True,
+            stacked=StackingMode.NORMAL,
         ),
         graph(
             "In flight",

@@ -6,6 +6,7 @@ from dashboards.source.panels import BITS, SHARE, distribution, graph, number
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import stat, timeseries
 from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.common import StackingMode
 from grafana_foundation_sdk.models.dashboard import VariableOption
 
 _BEFORE = "$compare before"
@@ -89,7 +90,7 @@ def dashboard() -> builders.Dashboard:
             "By finish reason.",
             units.RequestsPerSecond,
             {"{{finish_reason}}": q.ENDED_BY_REASON},
-            stacked=True,
+            stacked=StackingMode.NORMAL,
         ),
         graph(
             "Length of answers",

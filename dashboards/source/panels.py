@@ -1,6 +1,6 @@
 """Panels in one style. Each has a title, a description and a unit, and says so where there is no traffic."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, Final, TypeVar
 
@@ -30,33 +30,43 @@ _Panel = TypeVar("_Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Pa
 
 
 def number(
-    title: str, description: str, unit: str, queries: Mapping[str, str], *, span: int = 4, **look: Any
+    title: str,
+    description: str,
+    unit: str,
+    queries: Mapping[str, str],
+    *,
+    span: int = 4,
+    red_from: float | None = None,
+    decimals: int | None = None,
 ) -> stat.Panel:
-    """The last value of each query, large.
-
-    Args:
-        queries: PromQL by legend.
-        look: ``red_from``, ``no_value``, ``decimals``.
-    """
+    """The last value of each query, large; ``queries`` is PromQL by legend."""
     panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
     panel = panel.text_mode(
         common.BigValueTextMode.AUTO if len(queries) == 1 else common.BigValueTextMode.VALUE_AND_NAME
     )
     panel = panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-    panel = panel.thresholds(_red_from(look.get("red_from"))).no_value(look.get("no_value", NO_TRAFFIC))
-    if "decimals" in look:
-        panel = panel.decimals(look["decimals"])
+    panel = panel.thresholds(_thresholds("green", () if red_from is None else (red_from,))).no_value(NO_TRAFFIC)
+    if decimals is not None:
+        panel = panel.decimals(decimals)
     return _dressed(panel, title, description, span, 4).unit(unit).targets(_promql(queries, instant=True))
 
 
 def graph(
-    title: str, description: str, unit: str, queries: Mapping[str, str], *, span: int = 12, **look: Any
+    title: str,
+    description: str,
+    unit: str,
+    queries: Mapping[str, str],
+    *,
+    span: int = 12,
+    stacked: common.StackingMode | None = None,
+    limits: Sequence[float] = (),
+    no_value: str = NO_TRAFFIC,
 ) -> timeseries.Panel:
     """Queries over time.
 
     Args:
         queries: PromQL by legend. A legend that ends in ``before`` is drawn dashed.
-        look: ``stacked`` (True), ``shares`` (True: to 100 %), ``limits`` (values to draw a line at), ``no_value``.
+        limits: values to draw a line at.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(10).show_points(common.VisibilityMode.AUTO).min(0)
     legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)
@@ -64,21 +74,18 @@ def graph(
     tooltip = (
         common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING)
     )
-    panel = panel.legend(legend).tooltip(tooltip).no_value(look.get("no_value", NO_TRAFFIC))
-    if look.get("stacked") or look.get("shares"):
-        mode = common.StackingMode.PERCENT if look.get("shares") else common.StackingMode.NORMAL
-        panel = panel.stacking(common_builders.StackingConfig().mode(mode).group("A")).fill_opacity(60)
-    if limits := look.get("limits"):
-        steps = [Threshold(value=None, color="transparent"), *(Threshold(value=at, color="red") for at in limits)]
-        panel = panel.thresholds(builders.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
+    panel = panel.legend(legend).tooltip(tooltip).no_value(no_value)
+    if stacked is not None:
+        panel = panel.stacking(common_builders.StackingConfig().mode(stacked).group("A")).fill_opacity(60)
+    if limits:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
-        panel = panel.thresholds_style(style)
+        panel = panel.thresholds(_thresholds("transparent", limits)).thresholds_style(style)
     dashed = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
     panel = panel.override_by_regexp(".*before$", [dashed])
     return _dressed(panel, title, description, span, 8).unit(unit).targets(_promql(queries))
 
 
-def distribution(title: str, description: str, unit: str, buckets: str, *, span: int = 12) -> heatmap.Panel:
+def distribution(title: str, description: str, unit: str, buckets: str) -> heatmap.Panel:
     """A histogram over time: the darker, the more fell into the bucket."""
     color = (
         heatmap.HeatmapColorOptions()
@@ -93,7 +100,7 @@ def distribution(title: str, description: str, unit: str, buckets: str, *, span:
     panel = panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
     panel = panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
     query = _query("A", "{{le}}", buckets).range().format(PromQueryFormat.HEATMAP)
-    return _dressed(panel, title, description, span, 8).targets([query])
+    return _dressed(panel, title, description, 12, 8).targets([query])
 
 
 def by_label(
@@ -111,7 +118,7 @@ def by_label(
         link: title and address of what a click on the label opens.
     """
     name, heading = label
-    queries = {f"{at}": query for at, (query, _) in columns.items()}
+    queries = {column: query for column, (query, _) in columns.items()}
     panel = _table("-").targets(_promql(queries, instant=True, form=PromQueryFormat.TABLE))
     renamed = {f"Value #{ascii_uppercase[at]}": column for at, column in enumerate(columns)}
     panel = panel.with_transformation(
@@ -148,11 +155,9 @@ def traces(title: str, description: str, query: str, *, langfuse: str) -> table.
     return _dressed(panel, title, description, 24, 9, datasource=TEMPO)
 
 
-def page(title: str, description: str, markdown: str, *, span: int = 24, height: int = 16) -> text.Panel:
+def page(title: str, description: str, markdown: str) -> text.Panel:
     """Text."""
-    return _dressed(
-        text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, span, height, datasource=None
-    )
+    return _dressed(text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, 24, 16, datasource=None)
 
 
 def _table(no_value: str) -> table.Panel:
@@ -185,8 +190,6 @@ def _links(*links: Mapping[str, Any]) -> DynamicConfigValue:
     return DynamicConfigValue(id_val="links", value=[dict(link) for link in links])
 
 
-def _red_from(value: float | None) -> builders.ThresholdsConfig:
-    steps = [Threshold(value=None, color="green")]
-    if value is not None:
-        steps.append(Threshold(value=value, color="red"))
+def _thresholds(below: str, red_from: Sequence[float]) -> builders.ThresholdsConfig:
+    steps = [Threshold(value=None, color=below), *(Threshold(value=at, color="red") for at in red_from)]
     return builders.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)
