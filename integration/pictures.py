@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 PICTURED = {"corevital-fleet": "Fleet health", "corevital-model": "Model"}
 NOTE = (
-    "drawn by corevital from a real Prometheus' data; not a screenshot of Grafana. Seconds of a run in which the rules are "
-    "60 times as fast; red: looping requests; dashed: the alert; numbers are those of three seconds later"
+    "drawn by corevital from a real Prometheus' data; not a screenshot of Grafana. Seconds of a run in which the "
+    "rules are 60 times as fast; red: looping requests; dashed: the alert; numbers are those of three seconds later"
 )
 COLUMN, ROW = 0.5, 0.28
 """Inches of a column and of a row of Grafana's grid."""
