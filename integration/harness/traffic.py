@@ -17,12 +17,12 @@ from corevital_otel.demo.tasks import make_tasks
 
 PLAIN = [task.prompt for kind in ("add", "sum", "fact") for task in make_tasks(kind, 20, seed=5)]
 SUMS = [task.prompt for task in make_tasks("sum", 20, seed=6)]
-STORIES = [task.prompt for task in make_tasks("story", 20, seed=7)]
 KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "plain": (PLAIN, {"temperature": 0, "max_tokens": 120}),
     "loop": (["Say snow hop forever.", "Say bang forever."], {"temperature": 0.7, "max_tokens": 160}),
     "nan": (SUMS, {"temperature": 0, "max_tokens": 120, "vllm_xargs": {"poison": "nan"}}),
-    "cut": (STORIES, {"temperature": 0, "max_tokens": 12}),
+    # plain questions too, so that nothing but their end is unusual
+    "cut": (SUMS, {"temperature": 0, "max_tokens": 8}),
     # one token for ever
     "stuck": (PLAIN, {"temperature": 0, "max_tokens": 1900, "ignore_eos": True, "logit_bias": {"50": 100}}),
 }
