@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ UNPACKED = BIN.parent / "debian/usr/bin/prometheus"
 """Where ``make test`` unpacks Debian's package."""
 
 Sample = dict[str, str]
+Point = tuple[float, float]
 
 
 class Prometheus:
@@ -46,6 +48,20 @@ class Prometheus:
         found = self._get("/api/v1/metadata", {})
         return {name: entries[0]["type"] for name, entries in found.items()}
 
+    def range(self, expression: str, start: float, end: float, step_s: float) -> list[tuple[Sample, list[Point]]]:
+        """Each series of an expression over a time: labels, and pairs of unix time and value."""
+        parameters = {"query": expression, "start": str(start), "end": str(end), "step": str(step_s)}
+        result = self._get("/api/v1/query_range", parameters)["result"]
+        return [(series["metric"], [(at, float(value)) for at, value in series["values"]]) for series in result]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Alerts that are pending or firing now."""
+        return list(self._get("/api/v1/alerts", {})["alerts"])
+
+    def rule_files(self) -> set[str]:
+        """Files of the rules that it evaluates."""
+        return {str(group["file"]) for group in self._get("/api/v1/rules", {})["groups"]}
+
     def names(self, job: str) -> set[str]:
         """Names of the series of a job."""
         return {str(name) for name in self._get("/api/v1/label/__name__/values", {"match[]": f'{{job="{job}"}}'})}
@@ -63,8 +79,17 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[Prometheus]:
-    """One that scrapes ``/metrics`` on loopback ports, by job name."""
+def prometheus(
+    folder: Path, targets: Mapping[str, int], rules: Sequence[Path] = (), alertmanager: str | None = None
+) -> Iterator[Prometheus]:
+    """One that scrapes ``/metrics`` on loopback ports, by job name, and evaluates rules every second.
+
+    Args:
+        folder: for its files.
+        targets: port by job.
+        rules: rule files.
+        alertmanager: URL of the one that alerts go to.
+    """
     binary = UNPACKED if UNPACKED.exists() else shutil.which("prometheus")
     if binary is None:
         pytest.skip("no prometheus: `make test` unpacks Debian's where apt is; elsewhere install it")
@@ -72,15 +97,29 @@ def prometheus(folder: Path, targets: Mapping[str, int]) -> Iterator[Prometheus]
     jobs = [
         {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]} for job, target in targets.items()
     ]
+    settings: dict[str, Any] = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "scrape_configs": jobs,
+    }
+    if alertmanager:
+        to = [{"static_configs": [{"targets": [alertmanager.removeprefix("http://")]}]}]
+        settings["alerting"] = {"alertmanagers": to}
     config = folder / "prometheus.yml"
-    config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))  # JSON is YAML
+    config.write_text(json.dumps(settings))  # JSON is YAML
     command = [str(binary), f"--config.file={config}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command += ["--rules.alert.resend-delay=1s"]
     group = Group(
         [*command, f"--web.listen-address=127.0.0.1:{port}"], environment({}), folder, folder / "prometheus.log"
     )
     try:
         _wait_ready(f"http://127.0.0.1:{port}", group)
-        yield Prometheus(f"http://127.0.0.1:{port}")
+        running = Prometheus(f"http://127.0.0.1:{port}")
+        if rules:  # once it knows its targets, which takes five seconds: to rules in a hurry they would seem absent
+            running.wait_for(lambda: len(running.query("up")) == len(targets))
+            config.write_text(json.dumps({**settings, "rule_files": [str(rule) for rule in rules]}))
+            group.process.send_signal(signal.SIGHUP)
+            running.wait_for(lambda: len(running.rule_files()) == len(rules))
+        yield running
     finally:
         group.stop(10.0)
 

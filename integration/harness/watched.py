@@ -1,0 +1,68 @@
+"""A real vLLM with the plugin under traffic, watched by a real Prometheus and Alertmanager with our files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from integration.harness.alerting import RULES, Alertmanager, alertmanager, shortened_rules
+from integration.harness.processes import ROOT, Vllm, vllm
+from integration.harness.prometheus import Prometheus, prometheus
+from integration.harness.traffic import Traffic
+
+
+@dataclass
+class Watched:
+    """All of it, running."""
+
+    server: Vllm
+    prometheus: Prometheus
+    alertmanager: Alertmanager
+    traffic: Traffic
+    database: Path
+
+    def names(self, state: str) -> set[str]:
+        """Names of the alerts that are ``pending`` or ``firing`` in Prometheus now."""
+        return {alert["labels"]["alertname"] for alert in self.prometheus.alerts() if alert["state"] == state}
+
+
+def until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
+    """Wait; the seconds that it took.
+
+    Raises:
+        AssertionError: it did not come in time.
+    """
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < timeout_s, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.3)
+    return time.monotonic() - start
+
+
+@contextmanager
+def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
+    """Everything started, no traffic yet.
+
+    Args:
+        folder: for logs, data and the store.
+        otlp: endpoint that spans go to by HTTP; none without.
+    """
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if otlp:
+        env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        env |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_BSP_SCHEDULE_DELAY": "200", "COREVITAL_OTEL_PROFILE": "phoenix"}
+    processors = ("--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital")
+    rules = []
+    for rule in RULES:
+        rules.append(folder / rule.name)
+        rules[-1].write_text(shortened_rules(rule.read_text()))
+    with (
+        vllm(folder, *processors, "--dtype", "float32", env=env, plugin=False, ready_s=300) as server,
+        alertmanager(folder) as manager,
+        prometheus(folder, {"vllm": server.port}, rules, manager.url) as prom,
+        Traffic(server.url).flowing() as traffic,
+    ):
+        yield Watched(server, prom, manager, traffic, folder / "runs/corevital.db")
