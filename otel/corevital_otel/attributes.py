@@ -5,11 +5,42 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.report import RequestReport, Series
+
+FEATURES: Final = {
+    "tokens": names.TOKENS_OBSERVED,
+    "entropy_mean": names.ENTROPY + "mean",
+    "entropy_max": names.ENTROPY + "max",
+    "entropy_std": names.ENTROPY + "std",
+    "entropy_slope": names.ENTROPY + "slope",
+    "entropy_sum": names.ENTROPY + "sum",
+    "entropy_early": names.ENTROPY + "early",
+    "entropy_change": names.ENTROPY + "change",
+    "entropy_group_max": names.ENTROPY + "group_max",
+    "entropy_bursts": names.ENTROPY + "bursts",
+    "entropy_rebounds": names.ENTROPY + "rebounds",
+    "high_entropy_steps": names.HIGH_ENTROPY_STEPS,
+    "surprisal_mean": names.SURPRISAL + "mean",
+    "surprisal_max": names.SURPRISAL + "max",
+    "surprisal_std": names.SURPRISAL + "std",
+    "surprisal_sum": names.SURPRISAL + "sum",
+    "surprisal_early": names.SURPRISAL + "early",
+    "perplexity": names.PERPLEXITY,
+    "margin_mean": names.MARGIN + "mean",
+    "margin_min": names.MARGIN + "min",
+    "margin_early": names.MARGIN + "early",
+    "topk_mass_mean": names.TOPK_MASS_MEAN,
+    "confidence_mean": names.CONFIDENCE + "mean",
+    "confidence_min": names.CONFIDENCE + "min",
+    "confidence_early": names.CONFIDENCE + "early",
+    "confidence_tail": names.CONFIDENCE + "tail",
+    "confidence_change": names.CONFIDENCE + "change",
+}
+"""The features, by their names in :class:`~corevital_otel.report.Features`, and the attribute that each becomes."""
 
 Value = bool | int | float | str | Sequence[str]
 
@@ -53,25 +84,10 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.HEALTH + "inf_detected": health.inf_detected,
         names.HEALTH + "repetition_loop_detected": health.repetition_loop_detected,
         names.HEALTH + "truncated": health.truncated,
-        names.HIGH_ENTROPY_STEPS: features.high_entropy_steps,
         names.LOOP_ONSET: health.loop_onset,
         names.LOOP_PERIOD: health.loop_period,
-        names.ENTROPY + "mean": features.entropy_mean,
-        names.ENTROPY + "max": features.entropy_max,
-        names.ENTROPY + "std": features.entropy_std,
-        names.ENTROPY + "slope": features.entropy_slope,
-        names.ENTROPY + "sum": features.entropy_sum,
-        names.SURPRISAL + "mean": features.surprisal_mean,
-        names.SURPRISAL + "max": features.surprisal_max,
-        names.SURPRISAL + "sum": features.surprisal_sum,
+        **{attribute: getattr(features, name) for name, attribute in FEATURES.items()},
         names.SURPRISAL_ESTIMATED: features.surprisal_estimated or None,
-        names.PERPLEXITY: features.perplexity,
-        names.MARGIN + "mean": features.margin_mean,
-        names.MARGIN + "min": features.margin_min,
-        names.TOPK_MASS_MEAN: features.topk_mass_mean,
-        names.CONFIDENCE + "mean": features.confidence_mean,
-        names.CONFIDENCE + "min": features.confidence_min,
-        names.TOKENS_OBSERVED: features.tokens,
         names.INCOMPLETE: report.incomplete or None,
         names.LOGITS_STAGE: report.stage,
         names.ENGINE: admitted.engine,

@@ -299,3 +299,18 @@ def _summary(sums: list[float], peaks: list[float], moments: list[float], group_
         high_entropy_steps=int(sums[_HIGH]),
         surprisal_estimated=int(sums[_ESTIMATED]),
     )
+
+
+def group_means(values: Array) -> Array:
+    """Mean over the group of :data:`GROUP` tokens that ends at each token, ``[T]``; NaN before there is a whole group.
+
+    A series shorter than a group is one group.
+    """
+    known = np.isfinite(values)
+    total = np.concatenate(([0.0], np.where(known, values, 0.0).cumsum(dtype=np.float64)))
+    count = np.concatenate(([0], known.cumsum()))
+    size = min(GROUP, len(values))
+    means = np.full(len(values), np.nan)
+    with np.errstate(invalid="ignore"):
+        means[size - 1 :] = (total[size:] - total[:-size]) / (count[size:] - count[:-size])
+    return means

@@ -43,12 +43,19 @@ class Features:
         tokens: tokens observed.
         entropy_mean, entropy_max, entropy_std, entropy_slope, entropy_sum: of the per-token entropy; the slope is the
             least-squares one, bits a token.
-        surprisal_mean, surprisal_max, surprisal_sum: of the tokens really sampled.
+        entropy_early, entropy_change: mean over the first :data:`corevital_otel.features.GROUP` tokens, and by how much
+            the mean over the last ones is above it.
+        entropy_group_max: highest mean over a sliding group of so many tokens.
+        entropy_bursts, entropy_rebounds: tokens whose entropy is 2 bits or more above that of the token before, and
+            above the lowest so far while the token before was not.
+        surprisal_mean, surprisal_max, surprisal_std, surprisal_sum, surprisal_early: of the tokens really sampled.
         perplexity: 2 ** surprisal_mean.
-        margin_mean, margin_min: p1 - p2.
+        margin_mean, margin_min, margin_early: p1 - p2.
         topk_mass_mean: probability of the 10 likeliest tokens.
         confidence_mean, confidence_min: minus the mean log-probability (nats) of the 20 likeliest tokens: its mean,
             and its lowest mean over a sliding group of tokens (DeepConf's group confidence).
+        confidence_early, confidence_tail, confidence_change: its mean over the first and the last group, and the latter
+            minus the former.
         high_entropy_steps: tokens whose entropy was above the threshold.
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
             read exactly).
@@ -60,15 +67,26 @@ class Features:
     entropy_std: float | None = None
     entropy_slope: float | None = None
     entropy_sum: float | None = None
+    entropy_early: float | None = None
+    entropy_change: float | None = None
+    entropy_group_max: float | None = None
+    entropy_bursts: int = 0
+    entropy_rebounds: int = 0
     surprisal_mean: float | None = None
     surprisal_max: float | None = None
+    surprisal_std: float | None = None
     surprisal_sum: float | None = None
+    surprisal_early: float | None = None
     perplexity: float | None = None
     margin_mean: float | None = None
     margin_min: float | None = None
+    margin_early: float | None = None
     topk_mass_mean: float | None = None
     confidence_mean: float | None = None
     confidence_min: float | None = None
+    confidence_early: float | None = None
+    confidence_tail: float | None = None
+    confidence_change: float | None = None
     high_entropy_steps: int = 0
     surprisal_estimated: int = 0
 

@@ -6,7 +6,8 @@ import pytest
 
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.report import Features, Health
-from corevital_otel.risk import MEDIUM, PRIOR_SIGNALS, PriorRisk
+from corevital_otel.risk import MEDIUM, PriorRisk
+from corevital_otel.risk.prior import PRIOR_SIGNALS
 
 ADMITTED = Admitted(
     request_id="r", engine_id="r", sequence=0, operation="chat", model="m", arrival_ns=0, prompt_tokens=1

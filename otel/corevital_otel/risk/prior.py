@@ -1,37 +1,15 @@
-"""Risk: from a sequence's features to a number, a level, and the reasons for it.
-
-:class:`RiskModel` is the seam. Faults (NaN, Inf, loops, truncation) are flags of their own; no model may add them
-to its score, or the score stops being comparable between requests and says twice what an alert already says.
-"""
+"""The basis ``prior``: a shipped default, not calibrated on anybody's labels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from corevital.frames.lifecycle import Admitted
-from corevital_otel.report import Features, Health, Risk, RiskLevel
-
-MEDIUM: Final = 0.4
-"""From here on a risk is at least ``medium``. On the prior's reference table three in ten runs are."""
-
-
-class RiskModel(Protocol):
-    """Assesses finished sequences."""
-
-    def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
-        """Risk of a sequence. ``score`` None and level ``unknown`` where nothing can be said."""
-
-
-def level(score: float | None, threshold: float) -> RiskLevel:
-    """Level of a score: ``high`` from ``threshold`` on, ``medium`` from :data:`MEDIUM` on, None is ``unknown``."""
-    if score is None:
-        return "unknown"
-    if score >= threshold:
-        return "high"
-    return "medium" if score >= MEDIUM else "low"
+from corevital_otel.report import Features, Health, Risk
+from corevital_otel.risk.model import level
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +64,21 @@ class PriorRisk:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 
+    def score(self, features: Features) -> float | None:
+        """See :meth:`Scorer.score`."""
+        points = [point for point, _, _ in _points(features)]
+        return sum(points) / len(points) if points else None
+
     def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
         """See :meth:`RiskModel.assess`. Factors are the signals above one half, strongest first."""
-        if features.tokens == 0 or features.entropy_mean is None:
-            return Risk(score=None, level="unknown")
-        values = [(signal, signal.value(features)) for signal in PRIOR_SIGNALS]
-        points = [(signal.curve(value), signal, value) for signal, value in values if value is not None]
-        score = sum(point for point, _, _ in points) / len(points)
-        raised = sorted((point for point in points if point[0] > 0.5), key=lambda point: -point[0])
+        raised = sorted((point for point in _points(features) if point[0] > 0.5), key=lambda point: -point[0])
+        score = self.score(features)
         factors = tuple(signal.text.format(value) for _, signal, value in raised)
         return Risk(score=score, level=level(score, self._threshold), factors=factors)
+
+
+def _points(features: Features) -> list[tuple[float, Signal, float]]:
+    if features.tokens == 0 or features.entropy_mean is None:
+        return []
+    values = [(signal, signal.value(features)) for signal in PRIOR_SIGNALS]
+    return [(signal.curve(value), signal, value) for signal, value in values if value is not None]

@@ -1,0 +1,179 @@
+"""How good scores are, within groups: what a model's or a task's own base rate gives away is no skill of the score's.
+
+Pooled over groups whose base rates differ, a score that only recognises the group looks skilled. So the headline
+compares runs of one group with each other alone: its AUROC is the share of bad-good pairs *within a group* that are in
+the right order, its Brier skill is over each group's own base rate, and its alerts are each group's riskiest runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from corevital_otel.risk.table import FloatArray
+
+Bools = npt.NDArray[np.bool_]
+
+RESAMPLES: Final = 1000
+BINS: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measures:
+    """Of one group, or within groups. None where there is no bad or no good run to compare.
+
+    Attributes:
+        n, bad, base_rate: runs, bad ones, and their share.
+        auroc: the probability that a bad run scores above a good one of its group; ties count half.
+        auroc_low, auroc_high: its 95 % interval, by bootstrap over the runs of each group.
+        ece: expected calibration error over ten bins of equal width (Guo et al. 2017).
+        brier_skill: 1 - Brier score / Brier score of the group's base rate; 0 is no better than knowing that.
+        precision: share of bad runs among those alerted on.
+        recall: share of the bad runs that were.
+        alert_rate: share of each group's runs alerted on, the riskiest.
+    """
+
+    n: int
+    bad: int
+    base_rate: float
+    auroc: float | None
+    auroc_low: float | None
+    auroc_high: float | None
+    ece: float
+    brier_skill: float | None
+    precision: float
+    recall: float | None
+    alert_rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The measures of a table.
+
+    Attributes:
+        overall: within groups: the headline.
+        groups: each group's own.
+        pooled_auroc: over all pairs, also those across groups. Not a measure of skill.
+        base_rate_auroc: what the groups' base rates alone would reach of it.
+    """
+
+    overall: Measures
+    groups: dict[str, Measures]
+    pooled_auroc: float | None
+    base_rate_auroc: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def evaluate(
+    scores: FloatArray,
+    bad: Bools,
+    groups: Sequence[str] | None = None,
+    *,
+    alert_rate: float = 0.1,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Evaluation:
+    """Measure scores.
+
+    Args:
+        scores: ``[n]``, 0 to 1, no NaN.
+        bad: ``[n]``.
+        groups: ``[n]`` names; None: all are one group, ``all``.
+        alert_rate: share of each group's runs to alert on.
+        resamples: of the bootstrap.
+        seed: of the bootstrap; the same seed gives the same intervals.
+    """
+    names = np.array(["all"] * len(scores) if groups is None else [str(group) for group in groups])
+    rows = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+    rng = np.random.default_rng(seed)
+    drawn = {name: _resampled(scores[at], bad[at], resamples, rng) for name, at in rows.items()}
+    base = np.array([bad[rows[name]].mean() for name in names])
+
+    def measures(of: list[str]) -> Measures:
+        return _measures([rows[name] for name in of], [drawn[name] for name in of], scores, bad, base, alert_rate)
+
+    everything = [np.arange(len(scores))]
+    return Evaluation(
+        overall=measures(list(rows)),
+        groups={name: measures([name]) for name in rows},
+        pooled_auroc=_ratio(*_pairs(scores, bad, everything)),
+        base_rate_auroc=_ratio(*_pairs(base, bad, everything)),
+    )
+
+
+def _measures(
+    groups: list[npt.NDArray[Any]],
+    drawn: list[tuple[FloatArray, FloatArray]],
+    scores: FloatArray,
+    bad: Bools,
+    base: FloatArray,
+    alert_rate: float,
+) -> Measures:
+    at = np.concatenate(groups)
+    wins, pairs = (np.sum([part[i] for part in drawn], axis=0) for i in (0, 1))
+    sampled = wins[pairs > 0] / pairs[pairs > 0]
+    auroc = _ratio(*_pairs(scores, bad, groups))
+    low, high = np.quantile(sampled, (0.025, 0.975)).tolist() if auroc is not None and len(sampled) else (None, None)
+    alerted = np.concatenate([_riskiest(scores, group, alert_rate) for group in groups])
+    return Measures(
+        n=len(at),
+        bad=int(bad[at].sum()),
+        base_rate=float(bad[at].mean()),
+        auroc=auroc,
+        auroc_low=low,
+        auroc_high=high,
+        ece=_ece(scores[at], bad[at]),
+        brier_skill=_skill(scores[at], bad[at], base[at]),
+        precision=float(bad[alerted].mean()),
+        recall=_ratio(float(bad[alerted].sum()), float(bad[at].sum())),
+        alert_rate=len(alerted) / len(at),
+    )
+
+
+def _pairs(scores: FloatArray, bad: Bools, groups: list[npt.NDArray[Any]]) -> tuple[float, float]:
+    """Of the bad-good pairs within groups: how many are in the right order, and how many there are."""
+    found = [_wins(scores[at][None], bad[at][None]) for at in groups]
+    return float(sum(wins[0] for wins, _ in found)), float(sum(pairs[0] for _, pairs in found))
+
+
+def _resampled(
+    scores: FloatArray, bad: Bools, resamples: int, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    at = rng.integers(0, len(scores), (resamples, len(scores)))
+    return _wins(scores[at], bad[at])
+
+
+def _wins(scores: FloatArray, bad: Bools) -> tuple[FloatArray, FloatArray]:
+    """Pairs in the right order and pairs, of each row of ``[R, n]``: Mann and Whitney's U, from the bad ones' ranks."""
+    from scipy.stats import rankdata  # type: ignore[import-untyped]
+
+    count = bad.sum(axis=1).astype(float)
+    wins = np.where(bad, rankdata(scores, axis=1), 0.0).sum(axis=1) - count * (count + 1) / 2
+    return wins, count * (scores.shape[1] - count)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _ece(scores: FloatArray, bad: Bools) -> float:
+    bins = np.minimum((scores * BINS).astype(int), BINS - 1)
+    gaps = np.abs(np.bincount(bins, scores - bad, BINS))
+    return float(gaps.sum() / len(scores))
+
+
+def _skill(scores: FloatArray, bad: Bools, base: FloatArray) -> float | None:
+    reference = float(((base - bad) ** 2).sum())
+    return 1.0 - float(((scores - bad) ** 2).sum()) / reference if reference else None
+
+
+def _riskiest(scores: FloatArray, at: npt.NDArray[Any], share: float) -> npt.NDArray[Any]:
+    count = max(round(share * len(at)), 1)
+    return at[np.argsort(-scores[at], kind="stable")[:count]]
