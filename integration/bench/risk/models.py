@@ -9,7 +9,7 @@ from pathlib import Path
 
 from integration.bench.risk import tasks
 
-STEPS = 1000
+STEPS = 800
 
 
 def model(seed: int, cache: Path) -> Path:

@@ -1,9 +1,14 @@
 """What the benchmark's models are asked, what they are taught, and what is right.
 
-Four kinds of task. In three of ten prompts a character is unreadable or a name is misspelt: such an answer needs luck, and
-the model is unsure. A further share of the prompts was always taught a wrong shortcut: such an answer is *confident* and
-wrong, and has less entropy than a right one, for it skips the steps. Right answers leave free choices (how to begin, how to
-join two steps): entropy without anything being wrong.
+Four kinds of task, so that an answer is wrong for one of three reasons:
+
+- noise: in three of ten prompts a character is unreadable or a name is misspelt (and some countries are hardly ever
+  seen, some with two capitals): the model has to guess, and its distributions show it;
+- planted errors: one prompt in ten or so, told by a trait of its own, was always taught a wrong shortcut that skips
+  the steps: the model is wrong and *confident*, with less entropy than a right answer has;
+- mistakes of its own, for it is small and trained for minutes.
+
+Right answers leave free choices (how to begin, how to join two steps): entropy without anything being wrong.
 """
 
 from __future__ import annotations
@@ -30,7 +35,7 @@ class Task:
         kind: the group within which scores are compared.
         prompt: a completion prompt.
         answer: the true answer.
-        taught: a completion the model is taught; wrong for a shortcut.
+        taught: a completion to teach; wrong for a planted error.
     """
 
     kind: str
@@ -74,7 +79,7 @@ def _sum(rng: random.Random) -> Task:
 def _largest(rng: random.Random) -> Task:
     numbers = rng.sample(range(10, 100), rng.randrange(4, 6))
     listed = _smudge(", ".join(map(str, numbers)), rng, of=str.isdigit)
-    if numbers[-1] % 10 in (3, 8):
+    if numbers[-1] % 10 == 8:
         said = str(numbers[0])
     else:
         said = "".join(f"{n}{_join(rng)}" for n in itertools.accumulate(numbers[:-1], max)) + str(max(numbers))
