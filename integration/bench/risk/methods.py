@@ -1,0 +1,85 @@
+"""The ways to score a run that are compared: each knows the calibration set and scores the held-out one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from integration.bench.risk.table import Table
+
+from corevital_otel.risk.baseline import Reference
+from corevital_otel.risk.evaluation import Measures, evaluate
+from corevital_otel.risk.fitting import fit
+from corevital_otel.risk.prior import PriorRisk
+from corevital_otel.risk.table import scores
+
+Scores = npt.NDArray[np.float64]
+Method = Callable[[Table, Table], Scores]
+"""Takes the calibration set and the held-out set and scores the latter."""
+
+LABELS = 400
+RATES = (0.05, 0.1, 0.2)
+"""False-alarm rates asked for."""
+
+
+def _signal(name: str) -> Method:
+    return lambda _, test: test.runs.columns[name]
+
+
+def _calibrated(labels: int) -> Method:
+    def method(calibration: Table, test: Table) -> Scores:
+        labelled = calibration.first(labels)
+        return scores(fit(labelled.runs, labelled.wrong), test.runs)
+
+    return method
+
+
+def _boosting(calibration: Table, test: Table) -> Scores:
+    from sklearn.ensemble import GradientBoostingClassifier
+
+    labelled, names = calibration.first(LABELS), sorted(test.runs.columns)
+    known, new = (np.nan_to_num(np.column_stack([part.runs.columns[n] for n in names])) for part in (labelled, test))
+    model = GradientBoostingClassifier(n_estimators=60, random_state=0).fit(known, labelled.wrong)
+    found: Scores = model.predict_proba(new)[:, 1]
+    return found
+
+
+METHODS: dict[str, Method] = {
+    "peer's documented formula": lambda _, test: test.columns["peer"].astype(float),
+    "mean entropy": _signal("entropy_mean"),
+    "max entropy": _signal("entropy_max"),
+    "total entropy ΣH": _signal("entropy_sum"),
+    "`prior`": lambda _, test: scores(PriorRisk(0.7), test.runs),
+    "`baseline`, no labels": lambda calibration, test: scores(Reference.of(calibration.runs), test.runs),
+    **{f"`calibrated`, {labels} labels": _calibrated(labels) for labels in (50, 200, LABELS)},
+    f"gradient boosting, {LABELS} labels": _boosting,
+}
+HALF = f"`calibrated`, {LABELS} labels, first half of the tokens"
+
+
+def measures(table: Table) -> dict[str, Measures]:
+    """Of each method on a seed's held-out set, within kinds of task."""
+    calibration, test = (table.where(set=name, part="whole") for name in ("calibration", "test"))
+    found = {name: _measure(method(calibration, test), test) for name, method in METHODS.items()}
+    calibration, test = (table.where(set=name, part="half") for name in ("calibration", "test"))
+    found[HALF] = _measure(_calibrated(LABELS)(calibration, test), test)
+    return found
+
+
+def _measure(found: Scores, test: Table) -> Measures:
+    return evaluate(found, test.wrong, test.columns["kind"].tolist(), resamples=1).overall
+
+
+def alarms(table: Table) -> dict[float, tuple[float, float]]:
+    """Of each rate asked for: the share of the held-out right and wrong runs that raised the alarm while running."""
+    labelled = table.where(set="calibration", part="whole").first(LABELS)
+    test = table.where(set="test", part="whole")
+    alarm = fit(labelled.runs, labelled.wrong).alarm
+    if alarm is None:
+        raise RuntimeError("no signal to alarm on")
+    reached = np.array([alarm.value(features) for features in test.runs], float)
+    return {
+        rate: tuple(float((reached[of] > alarm.threshold(rate)).mean()) for of in (~test.wrong, test.wrong))
+        for rate in RATES
+    }
