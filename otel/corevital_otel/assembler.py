@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final, Protocol
@@ -26,6 +27,7 @@ from corevital_otel import features, loops
 from corevital_otel.report import Features, Health, RequestReport, Risk
 from corevital_otel.risk import RiskModel
 from corevital_otel.sequence import Sequence, Tails, Windows
+from corevital_otel.thresholds import Thresholds
 
 Array = npt.NDArray[Any]
 
@@ -61,7 +63,7 @@ class Assembler:
             incomplete, which says something of the telemetry and nothing of the output.
         wait_s: longest wait for records after a sequence's end.
         surprisal_wait_s: longest wait, of that, where only a token's log-probability is still to come.
-        high_entropy_bits: threshold of ``high_entropy_steps``.
+        thresholds: of the flags.
         max_live: sequences that may be live at once; beyond it the oldest is reported as incomplete.
         max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
         max_series_tokens: tokens kept of a series at most; those beyond are counted, and the series is that much
@@ -79,7 +81,7 @@ class Assembler:
         capture: str = "on_risk",
         wait_s: float = 2.0,
         surprisal_wait_s: float = 0.25,
-        high_entropy_bits: float = features.HIGH_ENTROPY_BITS,
+        thresholds: Thresholds | None = None,
         max_live: int = 100_000,
         max_windows: int = 16_384,
         max_series_tokens: int = 32_768,
@@ -97,7 +99,8 @@ class Assembler:
         self._max_series_tokens = max_series_tokens
         self._clock = clock
         self._wall_ns = wall_ns
-        self._windows = Windows(high_entropy_bits, max_series_tokens)
+        self._thresholds = thresholds or Thresholds()
+        self._windows = Windows(self._thresholds, max_series_tokens)
         self._live: dict[int, Sequence] = {}  # oldest first
         self._pending: dict[int, Sequence] = {}  # ended ones to look at: new, with new records, or due
         self._deadlines: list[tuple[float, int, Sequence]] = []  # a heap; may hold sequences reported since
@@ -124,6 +127,11 @@ class Assembler:
     def looping_by_model(self) -> dict[str, int]:
         """Of those, the ones in a repetition loop at the last reading."""
         return self._windows.looping_by_model()
+
+    @property
+    def alarmed_by_model(self) -> dict[str, int]:
+        """Of those, the ones whose alarm is raised."""
+        return self._windows.alarmed_by_model()
 
     def admit(self, key: int, admitted: Admitted, parent: Any = None) -> None:
         """A sequence comes in.
@@ -290,21 +298,15 @@ class Assembler:
         loop, agrees = self._find_loop(sequence, tails, i)
         if not agrees:
             self._drop(1, "sequence", "other_tokens")
-        period, onset = loop or (None, None)
-        health = Health(
-            nan_detected=tails.nan[i],
-            inf_detected=tails.inf[i],
-            repetition_loop_detected=loop is not None or outcome.reason == "repetition",
-            truncated=outcome.reason == "length",
-            loop_onset=onset,
-            loop_period=period,
-        )
+        health = self._judge(outcome, tails, i, loop)
         risk = self._assess(summary, health, sequence.admitted)
         series = None
         if sequence.capture == "full" or (sequence.capture == "on_risk" and (risk.level == "high" or health.flags)):
             series = self._windows.series(sequence, tails, i, length) if length else None
             self._drop(max(length - self._max_series_tokens, 0), "series", "too_long")
         runner = sequence.runner or sequence.admitted.runner
+        if risk.shifted:
+            health = replace(health, traffic_shifted=True)
         return RequestReport(
             admitted=sequence.admitted,
             outcome=outcome,
@@ -317,6 +319,31 @@ class Assembler:
             runner=runner,
             stage=STAGES.get(runner, "raw"),
             parent=sequence.parent,
+        )
+
+    def _judge(self, outcome: Finished, tails: Tails, i: int, loop: tuple[int, int] | None) -> Health:
+        """The flags of a sequence, the ``i``-th of the tails; that of the traffic is still to come."""
+        found, limits = tails.features[i], self._thresholds
+        period, onset = loop or (None, None)
+        alarm_signal, alarm_onset = None, None
+        if limits.alarm is not None:
+            alarm_signal, watch = limits.alarm
+            if tails.alarmed_at[i] >= 0:
+                alarm_onset = tails.alarmed_at[i]
+            elif features.short_peak(found, watch.peak) > watch.threshold:
+                alarm_onset = max(tails.last[i] - 1, 0)
+        return Health(
+            nan_detected=tails.nan[i],
+            inf_detected=tails.inf[i],
+            repetition_loop_detected=loop is not None or outcome.reason == "repetition",
+            truncated=outcome.reason == "length",
+            loop_onset=onset,
+            loop_period=period,
+            sustained_high_entropy=found.high_entropy_run >= limits.high_entropy_tokens,
+            distribution_collapsed=found.frozen_run >= limits.collapse_tokens,
+            alarm_raised=alarm_onset is not None,
+            alarm_onset=alarm_onset,
+            alarm_signal=alarm_signal,
         )
 
     def _forget(self, sequence: Sequence, complete: bool) -> None:
@@ -343,14 +370,14 @@ class Assembler:
         The client's tokens are what counts. Where the live detector has seen the same ones, it only goes on.
         """
         tokens, folded = sequence.tokens, tails.first[i]
-        state = self._windows.loop_state(sequence)
+        state, least_span = self._windows.loop_state(sequence), self._thresholds.loop_tokens
         if tokens is None:
-            detector = loops.LoopDetector(state.copy(), folded)
+            detector = loops.LoopDetector(state.copy(), folded, least_span)
             detector.update(tails.tokens[i, : tails.last[i] - folded])
             return (detector.period, detector.onset or 0) if detector.period else None, True
         if folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes()):
-            return loops.find(tokens, state, folded), True
-        return loops.find(tokens, loops.initial(1), 0), sequence.unknown > 0 or folded > len(tokens)
+            return loops.find(tokens, state, folded, least_span), True
+        return loops.find(tokens, loops.initial(1), 0, least_span), sequence.unknown > 0 or folded > len(tokens)
 
 
 def _batches(sequences: dict[int, Sequence]) -> Iterator[list[Sequence]]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from corevital_otel.report import Features
+from corevital_otel.report import Features, Series
 
 Array = npt.NDArray[Any]
 
@@ -34,6 +34,16 @@ the minimum, short enough to see one bad stretch in an answer of a few lines. A 
 HIGH_ENTROPY_BITS: Final = 4.0
 """Default threshold of ``high_entropy_steps``: the uncertainty of sixteen equally likely tokens."""
 
+BURST_BITS: Final = 2.0
+"""A token this much less sure than the one before is a burst."""
+
+_HIGH_LEAK: Final = 2.0
+"""What a token that is not of high entropy takes off their run: the run grows where more than two of three are."""
+_SAME_BITS: Final = 0.01
+"""Entropies so close are of the same distribution, where the likeliest token is the same too."""
+_ENDS: Final = 1e9
+"""What ends a run at once."""
+
 _BITS: Final = 1.0 / math.log(2.0)
 _LEAST_MASS: Final = 1e-7
 """Float32 sums of twenty probabilities know the mass of the tail no better than this."""
@@ -43,24 +53,43 @@ _COUNTS: Final = COLUMNS
 _TOKENS: Final = 2 * COLUMNS
 _ESTIMATED: Final = _TOKENS + 1
 _HIGH: Final = _TOKENS + 2
-_SUMS: Final = _TOKENS + 3
+_BURSTS: Final = _TOKENS + 3
+_SUMS: Final = _TOKENS + 4
 """What is added up: the finite values of each column, how many they are, and tokens: observed, with an estimated
-surprisal, of high entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and
-one addition do for all."""
+surprisal, of high entropy, bursts. Counts are kept as floats, which are exact far beyond any output, so that one
+reduction and one addition do for all."""
+
+PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
+"""What is kept as a running maximum; of margin and confidence, of their negative."""
+_CONFIDENCE_LOW: Final = 3
+_GROUP_HIGH: Final = 4
+_REBOUND: Final = 5
 
 STATE: Final = np.dtype(
     [
         ("sums", "<f8", (_SUMS,)),
-        ("peaks", "<f8", (3,)),  # greatest entropy, surprisal and -margin
+        ("early", "<f8", (_TOKENS,)),  # the first of the sums, over the first GROUP tokens
+        ("peaks", "<f8", (len(PEAKS),)),
         ("nan", "?"),
         ("inf", "?"),
-        ("means", "<f8", (2,)),  # of entropy (y) and of its output index (x)
-        ("moments", "<f8", (3,)),  # sums of (y - mean y)^2, (x - mean x)^2 and (x - mean x)(y - mean y)
-        ("group", "<f8", (2, GROUP - 1)),  # the last confidences, 0 where there is none; and 1 where there is one
-        ("group_low", "<f8"),
+        ("means", "<f8", (3,)),  # of entropy (y), surprisal (z) and of the former's output index (x)
+        ("moments", "<f8", (4,)),  # sums of (y - mean y)^2, (z - mean z)^2, (x - mean x)^2, (x - mean x)(y - mean y)
+        ("group", "<f8", (4, GROUP)),  # the last entropies, 0 where there is none, and 1 where; the same of -confidence
+        ("group_floor", "<f8"),  # lowest mean entropy of a group
+        ("top", "<i8"),  # the last token's likeliest
+        ("runs", "<f8", (2,)),  # of tokens of high entropy, of tokens with the distribution of the one before
+        ("longest", "<f8", (2,)),
+        ("alarmed_at", "<i8"),  # output index at which the watched maximum crossed its threshold, negative: not yet
     ]
 )
-"""What is kept of a sequence: about 420 bytes."""
+"""What is kept of a sequence: about 950 bytes."""
+
+
+class Watch(NamedTuple):
+    """A running maximum that is watched: its place in :data:`PEAKS`, and beyond what it alarms."""
+
+    peak: int
+    threshold: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +101,7 @@ class Chunk:
         observed: ``[S, T]`` bool, whether there was a row at all.
         estimated: ``[S, T]`` bool, whether the surprisal is an estimate.
         nan, inf: ``[S]`` bool, whether a row had a NaN or +Inf among its logits.
+        top: ``[S, T]`` int, id of the likeliest token, negative where not known.
     """
 
     values: Array
@@ -79,13 +109,15 @@ class Chunk:
     estimated: Array
     nan: Array
     inf: Array
+    top: Array
 
 
 def initial(n: int) -> Array:
     """``n`` states that have seen nothing."""
     state = np.zeros(n, STATE)
     state["peaks"] = -np.inf
-    state["group_low"] = np.inf
+    state["group_floor"] = np.inf
+    state["top"] = state["alarmed_at"] = -1
     return state
 
 
@@ -117,7 +149,7 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
         estimated &= finite[SURPRISAL]
     nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
     inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
-    return Chunk(values, observed, estimated, nan, inf)
+    return Chunk(values, observed, estimated, nan, inf, np.where(observed, rows["topk_ids"][..., 0], -1))
 
 
 def _confidence(logprobs: Array, out: Array) -> None:
@@ -175,6 +207,7 @@ def fold(
     chunk: Chunk,
     high_entropy_bits: float = HIGH_ENTROPY_BITS,
     lengths: Array | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Take a chunk into the states, in place.
 
@@ -187,6 +220,7 @@ def fold(
         high_entropy_bits: threshold of ``high_entropy_steps``.
         lengths: ``[S]`` int, tokens of the chunk that a sequence has; those behind are not observed. None: all. To be
             given only with each sequence's last chunk.
+        watch: what to watch.
     """
     values, tokens = chunk.values, chunk.values.shape[2]
     if not tokens:
@@ -198,107 +232,225 @@ def fold(
     parts[_TOKENS] = chunk.observed
     parts[_ESTIMATED] = chunk.estimated
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
+    _follow(state, parts, chunk.top)
     sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
-    _merge_moments(state, first, parts[ENTROPY], parts[_COUNTS + ENTROPY], sums[ENTROPY], sums[_COUNTS + ENTROPY])
-    _slide_group(state, first, parts[CONFIDENCE:_TOKENS:COLUMNS], lengths)
+    _merge_moments(state, first, parts, sums)
+    _add_early(state, first, parts)
+    groups = _slide_groups(state, first, parts, lengths)
     # Not `state["sums"] += ...`: that would also copy the field onto itself.
     np.add(state["sums"], sums.T, out=state["sums"])
-    peaks = np.empty((3, len(state)))
+    peaks = np.empty((len(PEAKS), len(state)))
     np.fmax.reduce(values[:MARGIN], axis=2, out=peaks[:MARGIN])
     np.negative(np.fmin.reduce(values[MARGIN], axis=1), out=peaks[MARGIN])
+    np.maximum.reduce(groups, axis=2, out=peaks[_CONFIDENCE_LOW:])
     np.fmax(state["peaks"], peaks.T, out=state["peaks"])
     np.logical_or(state["nan"], chunk.nan, out=state["nan"])
     np.logical_or(state["inf"], chunk.inf, out=state["inf"])
+    if watch is not None:
+        _alarm(state, first, values, groups, watch)
 
 
-def _merge_moments(state: Array, first: Array, entropy: Array, finite: Array, total: Array, count: Array) -> None:
+def _follow(state: Array, parts: Array, top: Array) -> None:
+    """Compare each token with the one before it: bursts into ``parts``, and the runs.
+
+    A run is a reflected random walk: it rises by one, falls by its leak, and never below zero. One that ends at once
+    has a leak beyond any length.
+    """
+    entropy, known = (np.empty((len(state), top.shape[1] + 1)) for _ in range(2))
+    entropy[:, 0], known[:, 0] = state["group"][:, 0, -1], state["group"][:, 1, -1]
+    entropy[:, 1:], known[:, 1:] = parts[ENTROPY], parts[_COUNTS + ENTROPY]
+    rise = entropy[:, 1:] - entropy[:, :-1]
+    both = (known[:, 1:] * known[:, :-1]) > 0
+    np.logical_and(both, rise >= BURST_BITS, out=parts[_BURSTS], casting="unsafe")
+    tops = np.concatenate((state["top"][:, None], top), axis=1)
+    same = (np.abs(rise) <= _SAME_BITS) & (tops[:, 1:] == tops[:, :-1]) & both
+    steps = np.empty((2, *top.shape))
+    np.subtract(parts[_HIGH] * (1.0 + _HIGH_LEAK), known[:, 1:] * _HIGH_LEAK, out=steps[0])
+    np.subtract(same * (1.0 + _ENDS), parts[_TOKENS] * _ENDS, out=steps[1])
+    walk = steps.cumsum(axis=2)
+    bottom = np.minimum.accumulate(walk, axis=2)
+    before = state["runs"].T[:, :, None]
+    walk -= np.minimum(bottom, -before)
+    np.maximum(state["longest"], walk.max(axis=2).T, out=state["longest"])
+    state["runs"] = walk[:, :, -1].T
+    state["top"] = top[:, -1]
+
+
+def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> None:
     """Merge the chunk's central moments into the state's (Chan, Golub, LeVeque 1979; Pébay 2008 for the co-moment).
 
     Unlike sums of squares these do not cancel where a long flat series has a large mean and a small spread.
-
-    Args:
-        state, first: as in :func:`fold`; ``state["sums"]`` is still without the chunk.
-        entropy: ``[S, T]`` bits, 0 where not known.
-        finite: ``[S, T]`` float64, 1 where known, else 0.
-        total, count: ``[S]``, their sums.
+    ``state["sums"]`` is still without the chunk.
     """
+    finite, count = parts[_COUNTS : _COUNTS + MARGIN], sums[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
     n = np.maximum(count, 1.0)
-    middle = (entropy.shape[1] - 1) / 2
-    x = np.arange(entropy.shape[1]) - middle  # about the chunk's middle: few and small, so squares do not cancel
-    index, square = np.einsum("st,kt->ks", finite, np.array((x, x * x)))
-    means = np.empty((len(state), 2))
-    np.divide(total, n, out=means[:, 0])
-    np.divide(index, n, out=means[:, 1])
-    y = (entropy - means[:, :1]) * finite
-    moments = np.empty((len(state), 3))
-    np.einsum("st,st->s", y, y, out=moments[:, 0])
-    np.subtract(square, index * means[:, 1], out=moments[:, 1])
-    np.einsum("st,t->s", y, x, out=moments[:, 2])
-    means[:, 1] += first + middle
+    middle = (parts.shape[2] - 1) / 2
+    x = np.arange(parts.shape[2]) - middle  # about the chunk's middle: few and small, so squares do not cancel
+    index, square = np.einsum("st,kt->ks", finite[ENTROPY], np.array((x, x * x)))
+    means = np.empty((3, len(state)))
+    np.divide(sums[:MARGIN], n, out=means[:2])
+    np.divide(index, n[ENTROPY], out=means[2])
+    y = (parts[:MARGIN] - means[:2, :, None]) * finite
+    moments = np.empty((4, len(state)))
+    np.einsum("kst,kst->ks", y, y, out=moments[:2])
+    np.subtract(square, index * means[2], out=moments[2])
+    np.einsum("st,t->s", y[ENTROPY], x, out=moments[3])
+    means[2] += first + middle
 
-    before = state["sums"][:, _COUNTS + ENTROPY]
+    before = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T
     share = count / np.maximum(before + count, 1.0)
-    means -= state["means"]
-    moments[:, :2] += means * means * (before * share)[:, None]
-    moments[:, 2] += means[:, 0] * means[:, 1] * (before * share)
-    np.add(state["moments"], moments, out=state["moments"])
-    np.add(state["means"], means * share[:, None], out=state["means"])
+    weight = (before * share)[[0, 1, 0]]
+    means -= state["means"].T
+    moments[:3] += means * means * weight
+    moments[3] += means[0] * means[2] * weight[0]
+    np.add(state["moments"], moments.T, out=state["moments"])
+    np.add(state["means"], (means * share[[0, 1, 0]]).T, out=state["means"])
 
 
-def _slide_group(state: Array, first: Array, confidence: Array, lengths: Array | None) -> None:
-    """Lowest mean confidence over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6).
+def _add_early(state: Array, first: Array, parts: Array) -> None:
+    """Add up the first :data:`GROUP` tokens, of sequences that have them in this chunk."""
+    young = np.flatnonzero(first < GROUP)
+    if len(young):
+        some = parts[:_TOKENS, young, :GROUP]
+        early = first[young, None] + np.arange(some.shape[2]) < GROUP
+        state["early"][young] += np.einsum("kst,st->sk", some, early)
 
-    ``confidence [2, S, T]`` has the values, 0 where there is none, and 1 where there is one.
+
+def _slide_groups(state: Array, first: Array, parts: Array, lengths: Array | None) -> Array:
+    """Means over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6).
+
+    Returns:
+        ``[3, S, T]``, of the group that ends at each token: minus its mean confidence, its mean entropy, and how far
+        that is above the lowest one so far. -inf where there is no whole group.
     """
-    tokens = confidence.shape[2]
-    sums = np.empty((2, len(state), GROUP - 1 + tokens))
-    sums[:, :, : GROUP - 1] = state["group"].swapaxes(0, 1)
-    sums[:, :, GROUP - 1 :] = confidence
-    state["group"] = sums[:, :, tokens:].swapaxes(0, 1)
+    tokens = parts.shape[2]
+    sums = np.empty((4, len(state), GROUP + tokens))
+    sums[:, :, :GROUP] = state["group"].swapaxes(0, 1)
+    sums[0, :, GROUP:] = parts[ENTROPY]
+    sums[1, :, GROUP:] = parts[_COUNTS + ENTROPY]
+    np.negative(parts[CONFIDENCE], out=sums[2, :, GROUP:])
+    sums[3, :, GROUP:] = parts[_COUNTS + CONFIDENCE]
+    if lengths is None:
+        state["group"] = sums[:, :, tokens:].swapaxes(0, 1)
+    else:
+        last = lengths[:, None] + np.arange(GROUP)
+        state["group"] = np.take_along_axis(sums, last[None], axis=2).swapaxes(0, 1)
+    sums = sums[:, :, 1:]
     span = 1
     while span < GROUP:  # sums over 2, 4, 8, 16 tokens
         sums = sums[:, :, span:] + sums[:, :, :-span]
         span *= 2
-    total, count = sums  # [S, T], of the groups that end at each token
-    whole = count > 0.0
+    totals, counts = sums[::2], sums[1::2]  # [2, S, T], of the groups that end at each token
+    whole = counts > 0.0
     if first.min() < GROUP - 1:
         whole &= first[:, None] + np.arange(tokens) >= GROUP - 1
     if lengths is not None:
         whole &= np.arange(tokens) < lengths[:, None]
-    means = np.full(total.shape, np.inf)
-    np.divide(total, count, out=means, where=whole)
-    np.minimum(state["group_low"], means.min(axis=1), out=state["group_low"])
+    means = np.full((3, len(state), tokens), -np.inf)
+    np.divide(totals[1], counts[1], out=means[0], where=whole[1])
+    np.divide(totals[0], counts[0], out=means[1], where=whole[0])
+    floor = np.minimum.accumulate(np.where(whole[0], means[1], np.inf), axis=1)
+    np.minimum(floor, state["group_floor"][:, None], out=floor)
+    np.subtract(means[1], floor, out=means[2], where=whole[0])
+    state["group_floor"] = floor[:, -1]
+    return means
+
+
+def _alarm(state: Array, first: Array, values: Array, groups: Array, watch: Watch) -> None:
+    """Note where the watched maximum crossed its threshold in this chunk."""
+    over = np.flatnonzero((state["alarmed_at"] < 0) & (state["peaks"][:, watch.peak] > watch.threshold))
+    if len(over):
+        if watch.peak >= _CONFIDENCE_LOW:
+            found = groups[watch.peak - _CONFIDENCE_LOW, over]
+        else:
+            found = values[watch.peak, over] * (-1.0 if watch.peak == MARGIN else 1.0)
+        state["alarmed_at"][over] = first[over] + (found > watch.threshold).argmax(axis=1)
 
 
 def summaries(state: Array) -> list[Features]:
     """Features of each of the states ``[S]``."""
-    columns = (state[name].tolist() for name in ("sums", "peaks", "moments", "group_low"))
+    names = ("sums", "early", "peaks", "moments", "longest")
+    columns = (*(state[name].tolist() for name in names), state["group"].sum(axis=2).tolist())
     return [_summary(*values) for values in zip(*columns, strict=True)]
 
 
-def _summary(sums: list[float], peaks: list[float], moments: list[float], group_low: float) -> Features:
+def _summary(
+    sums: list[float],
+    early: list[float],
+    peaks: list[float],
+    moments: list[float],
+    longest: list[float],
+    group: list[float],
+) -> Features:
     entropies, surprisals, margins, masses, confidences = sums[_COUNTS:_TOKENS]
+    entropy = sums[ENTROPY] / entropies if entropies else None
     surprisal = sums[SURPRISAL] / surprisals if surprisals else None
     confidence = sums[CONFIDENCE] / confidences if confidences else None
+    begun = [early[i] / early[_COUNTS + i] if early[_COUNTS + i] else None for i in range(COLUMNS)]
+    entropy_tail = group[0] / group[1] if group[1] else None
+    confidence_tail = -group[2] / group[3] if group[3] else None
     return Features(
         tokens=int(sums[_TOKENS]),
-        entropy_mean=sums[ENTROPY] / entropies if entropies else None,
+        entropy_mean=entropy,
         entropy_max=peaks[ENTROPY] if entropies else None,
         entropy_std=math.sqrt(max(moments[0], 0.0) / entropies) if entropies else None,
-        entropy_slope=moments[2] / moments[1] if entropies > 1 and moments[1] > 0.0 else None,
+        entropy_slope=moments[3] / moments[2] if entropies > 1 and moments[2] > 0.0 else None,
         entropy_sum=sums[ENTROPY] if entropies else None,
+        entropy_early=begun[ENTROPY],
+        entropy_change=_difference(entropy_tail, begun[ENTROPY]),
+        entropy_group_max=peaks[_GROUP_HIGH] if math.isfinite(peaks[_GROUP_HIGH]) else entropy,
+        entropy_rebound=peaks[_REBOUND] if math.isfinite(peaks[_REBOUND]) else None,
+        entropy_bursts=int(sums[_BURSTS]),
         surprisal_mean=surprisal,
         surprisal_max=peaks[SURPRISAL] if surprisals else None,
+        surprisal_std=math.sqrt(max(moments[1], 0.0) / surprisals) if surprisals else None,
         surprisal_sum=sums[SURPRISAL] if surprisals else None,
+        surprisal_early=begun[SURPRISAL],
         perplexity=None if surprisal is None else 2.0 ** min(surprisal, _MAX_EXPONENT),
         margin_mean=sums[MARGIN] / margins if margins else None,
         margin_min=-peaks[MARGIN] if margins else None,
+        margin_early=begun[MARGIN],
         topk_mass_mean=sums[TOPK_MASS] / masses if masses else None,
         confidence_mean=confidence,
-        confidence_min=group_low if math.isfinite(group_low) else confidence,
+        confidence_min=-peaks[_CONFIDENCE_LOW] if math.isfinite(peaks[_CONFIDENCE_LOW]) else confidence,
+        confidence_early=begun[CONFIDENCE],
+        confidence_tail=confidence_tail,
+        confidence_change=_difference(confidence_tail, begun[CONFIDENCE]),
         high_entropy_steps=int(sums[_HIGH]),
+        high_entropy_run=int(longest[0]),
+        frozen_run=int(longest[1]),
         surprisal_estimated=int(sums[_ESTIMATED]),
     )
+
+
+def short_peak(found: Features, peak: int) -> float:
+    """The watched maximum of an output that is shorter than a group, known at its end alone; -inf for any other."""
+    if found.tokens >= GROUP or peak < _CONFIDENCE_LOW:
+        return -math.inf
+    value = found.entropy_group_max if peak == _GROUP_HIGH else found.confidence_min
+    return -math.inf if value is None else value if peak == _GROUP_HIGH else -value
+
+
+def _difference(late: float | None, early: float | None) -> float | None:
+    return None if late is None or early is None else late - early
+
+
+def of_series(series: Series, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> Features:
+    """The features of a stored series, or of the beginning of one: the same as live, to float32's precision.
+
+    A series has neither confidences nor the ids of tokens: ``confidence_*`` are None, and ``frozen_run`` and
+    ``surprisal_estimated`` are 0. A token whose entropy is not known counts as not observed.
+    """
+    values = np.full((COLUMNS, 1, len(series)), np.nan)
+    for at, column in enumerate((series.entropy, series.surprisal, series.margin, series.topk_mass)):
+        values[at, 0] = column
+    observed = np.isfinite(values[ENTROPY])
+    no = np.zeros(1, bool)
+    state = initial(1)
+    unknown = np.arange(len(series))[None]  # no two the same
+    chunk = Chunk(values, observed, np.zeros_like(observed), no, no, unknown)
+    fold(state, np.zeros(1, np.int64), chunk, high_entropy_bits)
+    return summaries(state)[0]
 
 
 def group_means(values: Array) -> Array:

@@ -6,6 +6,7 @@ Runs in the API server process, beside the frontend's main thread. Calls from th
 from __future__ import annotations
 
 import atexit
+import contextlib
 import secrets
 import threading
 import time
@@ -36,11 +37,14 @@ from corevital_otel.metrics.recorder import Recorder
 from corevital_otel.otlp import Destination, destination
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts
-from corevital_otel.risk import PriorRisk
+from corevital_otel.risk.baseline import BaselineRisk
+from corevital_otel.risk.bases import profile_of, risk_model, watch_of
 from corevital_otel.sampling import Sampler, is_drawn, is_kept
 from corevital_otel.settings import Settings
 from corevital_otel.spans import SpanEmitter
+from corevital_otel.store.reader import StoreError, StoreReader
 from corevital_otel.store.writer import StoreWriter
+from corevital_otel.thresholds import Thresholds
 
 _LAST_FRAMES_S: Final = 0.5
 """How long a stopping hub still listens for frames of requests that have ended."""
@@ -94,12 +98,20 @@ class Hub:
         )
         self._sampler = Sampler(settings.sample_rate)
         self._http = HttpSpans(self._spans, settings.sample_rate, propagate_inwards=engine_traces)
+        profile = profile_of(settings)
+        self._risk = risk_model(settings, profile, self._store.learn)
         self._assembler = Assembler(
             on_report=self._reported,
             counters=self.counters,
-            risk=PriorRisk(settings.risk_threshold),
+            risk=self._risk,
             capture=settings.capture,
-            high_entropy_bits=settings.high_entropy_bits,
+            thresholds=Thresholds(
+                high_entropy_bits=settings.high_entropy_bits,
+                high_entropy_tokens=settings.high_entropy_tokens,
+                collapse_tokens=settings.collapse_tokens,
+                loop_tokens=settings.loop_tokens,
+                alarm=watch_of(settings, profile),
+            ),
         )
         self._metrics = Recorder(list(self._outputs()), self.counters, [model] if model else [])
         self._refresh_at = 0.0
@@ -146,7 +158,14 @@ class Hub:
         self._receiver.wake()
         self._thread.join(_STOP_S)
 
+    @guarded("the baseline's memory")
+    def _remember(self) -> None:
+        if isinstance(self._risk, BaselineRisk) and self._settings.db is not None:
+            with contextlib.suppress(StoreError):  # none yet, or one that the writer has its own words for
+                self._risk.remember(StoreReader(self._settings.db).learned())
+
     def _run(self) -> None:
+        self._remember()
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
             self._stopping.wait(_GATHER_S)
@@ -178,7 +197,12 @@ class Hub:
         if now >= self._refresh_at:
             self._refresh_at = now + _REFRESH_S
             waiting = {"event": len(self._events), "report": self._store.waiting}
-            self._metrics.refresh(self._assembler.running_by_model, self._assembler.looping_by_model, waiting)
+            self._metrics.refresh(
+                self._assembler.running_by_model,
+                self._assembler.looping_by_model,
+                waiting,
+                self._assembler.alarmed_by_model,
+            )
         return self._refresh_at - now
 
     @guarded("an event's intake")

@@ -17,6 +17,7 @@ that the walk needs (c' = max(c + net, rise)). They are read at every eighth tok
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -34,10 +35,8 @@ LEAST_SPAN: Final = 48
 LEAK: Final = 4
 
 _PERIODS: Final = np.arange(LAGS, 0, -1)  # in the order of a window that slides over the last tokens, oldest first
-NEED: Final = np.maximum(LEAST_SPAN, (COPIES - 1) * _PERIODS).astype(np.int16)
-"""Where each lag's counter fires; entry ``j`` is lag ``LAGS - j``."""
-_CEILING: Final = (NEED + 32).astype(np.int16)
-"""A counter is held under this between chunks, so that a sequence soon counts as out of its loop again."""
+_HELD_ABOVE: Final = 32
+"""A counter is held under its need and this between chunks, so that a sequence soon counts as out of its loop again."""
 
 # Over n tokens with m misses the counter rises by n - 5 m, so m <= n / 8 is a rise of at least 3/8 of n.
 _RISE_NUMERATOR: Final = 8 - (LEAK + 1)
@@ -61,6 +60,13 @@ STATE: Final = np.dtype(
 """What is kept of a sequence: 1.3 KiB."""
 
 
+@lru_cache
+def need(least_span: int = LEAST_SPAN) -> Array:
+    """Where each lag's counter fires ``[LAGS]`` int16; entry ``j`` is lag ``LAGS - j``."""
+    needed: Array = np.maximum(least_span, (COPIES - 1) * _PERIODS).astype(np.int16)
+    return needed
+
+
 def initial(n: int) -> Array:
     """``n`` states that have seen nothing."""
     state = np.zeros(n, STATE)
@@ -68,14 +74,16 @@ def initial(n: int) -> Array:
     return state
 
 
-def advance(state: Array, first: Array, tokens: Array) -> None:
+def advance(state: Array, first: Array, tokens: Array, least_span: int = LEAST_SPAN) -> None:
     """Take tokens into the states, in place.
 
     Args:
         state: ``[S]`` of :data:`STATE`.
         first: ``[S]`` int, how many tokens each has seen before, a multiple of :data:`STRIDE`.
         tokens: ``[S, T]`` int32 ids, negative where unknown (matches nothing); ``T`` a multiple of :data:`STRIDE`.
+        least_span: matching tokens that a loop has at least.
     """
+    needed = need(least_span)
     sequences, length = tokens.shape
     known = tokens >= 0
     past = np.concatenate((state["recent"], np.where(known, tokens, -1).astype(np.int32)), axis=1)
@@ -92,7 +100,7 @@ def advance(state: Array, first: Array, tokens: Array) -> None:
         walked, bottom = score + net[:, :, i], rise[:, :, i]
         np.copyto(zero_at, seen, where=walked <= bottom, casting="same_kind")
         score = np.maximum(walked, bottom)
-        fires = score >= NEED
+        fires = score >= needed
         if not fires.any():
             looping[:] = False
             continue
@@ -104,11 +112,12 @@ def advance(state: Array, first: Array, tokens: Array) -> None:
             state["fired_at"][s] = seen[s, 0]
             state["onset"][s] = max(int(zero_at[s, shortest]) - (LAGS - shortest), 0)
     state["looping"] = looping
-    over = score > _CEILING
+    ceiling = needed + _HELD_ABOVE
+    over = score > ceiling
     if over.any():  # hold the counter down, and shorten its span alike, so that the share of matches stays
-        span = (seen - zero_at) * _CEILING.astype(np.int64) // np.maximum(score, 1)
+        span = (seen - zero_at) * ceiling.astype(np.int64) // np.maximum(score, 1)
         np.copyto(zero_at, seen - span, where=over, casting="same_kind")
-    state["score"] = np.minimum(score, _CEILING)
+    state["score"] = np.minimum(score, ceiling)
     state["zero_at"] = zero_at
     state["recent"] = past[:, length:]
 
@@ -124,35 +133,36 @@ def onset(tokens: Array, period: int, fired_at: int) -> int:
     return len(walk) - 1 - int(walk[::-1].argmin())
 
 
-def find(tokens: Array, state: Array, seen: int) -> tuple[int, int] | None:
+def find(tokens: Array, state: Array, seen: int, least_span: int = LEAST_SPAN) -> tuple[int, int] | None:
     """Period and onset of the first loop in an output, if there is one.
 
     Args:
         tokens: ``[n]`` int32, all of the output.
         state: ``[1]`` of :data:`STATE`, of a detector that has seen the first ``seen`` of them; left as it is.
         seen: a multiple of :data:`STRIDE`.
+        least_span: as in :func:`advance`.
     """
     rest = tokens[seen:]
     if not state["period"][0]:
-        if not _may_fire(state, rest):
+        if not _may_fire(state, rest, least_span):
             return None
-        detector = LoopDetector(state.copy(), seen)
+        detector = LoopDetector(state.copy(), seen, least_span)
         detector.update(rest)
         state = detector.state
     period, fired_at = int(state["period"][0]), int(state["fired_at"][0])
     return (period, onset(tokens, period, fired_at)) if period else None
 
 
-def _may_fire(state: Array, tokens: Array) -> bool:
+def _may_fire(state: Array, tokens: Array, least_span: int) -> bool:
     """False only if no loop can be found within the next tokens: much cheaper than to look for one.
 
     A counter rises by one at most, and only at a token that has occurred among the :data:`LAGS` before.
     """
     lead = int(state["score"].max())
-    if lead + len(tokens) < LEAST_SPAN:
+    if lead + len(tokens) < least_span:
         return False
     unseen = set(tokens.tolist()).difference(state["recent"][0].tolist())
-    return lead + len(tokens) - len(unseen) >= LEAST_SPAN
+    return lead + len(tokens) - len(unseen) >= least_span
 
 
 class LoopDetector:
@@ -161,6 +171,7 @@ class LoopDetector:
     Args:
         state: a one-entry array to go on from, owned by the detector from then on; None: from the start.
         seen: tokens that ``state`` has seen, a multiple of :data:`STRIDE`.
+        least_span: as in :func:`advance`.
 
     Attributes:
         state: its state, ``[1]`` of :data:`STATE`.
@@ -172,9 +183,10 @@ class LoopDetector:
 
     _BLOCK: Final = 512
 
-    def __init__(self, state: Array | None = None, seen: int = 0) -> None:
+    def __init__(self, state: Array | None = None, seen: int = 0, least_span: int = LEAST_SPAN) -> None:
         self.state = initial(1) if state is None else state
         self._seen = seen
+        self._least_span = least_span
         self._rest = np.empty(0, np.int32)
 
     def update(self, tokens: Array | Iterable[int]) -> None:
@@ -184,7 +196,7 @@ class LoopDetector:
         whole = len(buffered) - len(buffered) % STRIDE
         for at in range(0, whole, self._BLOCK):
             block = buffered[at : min(at + self._BLOCK, whole)]
-            advance(self.state, np.array([self._seen]), block[None])
+            advance(self.state, np.array([self._seen]), block[None], self._least_span)
             self._seen += len(block)
         self._rest = buffered[whole:]
 

@@ -64,7 +64,8 @@ def attributes_for(profiles: Sequence[Profile], span: Mapping[str, Any]) -> dict
 
 
 def _flags(span: Mapping[str, Any]) -> list[str]:
-    return [name for name in names.FLAGS if span.get(names.HEALTH + name)]
+    flags = (name for name in (*names.FLAGS, *names.CONDITIONS) if span.get(names.HEALTH + name))
+    return [name for name in flags if name != "traffic_shifted"]  # which is not this request's
 
 
 def _langfuse(span: Mapping[str, Any]) -> dict[str, Value]:
@@ -79,7 +80,7 @@ def _langfuse(span: Mapping[str, Any]) -> dict[str, Value]:
         found[names.LANGFUSE_METADATA + "risk_score"] = f"{score:.2f}"
     if names.TAGS in span:
         found[names.LANGFUSE_TAGS] = tuple(span[names.TAGS])
-    broken = [flag for flag in flags if flag != "truncated"]
+    broken = [flag for flag in flags if flag not in names.HARMLESS]
     if names.ERROR_TYPE in span or broken:
         found[names.LANGFUSE_LEVEL] = "ERROR"
         found[names.LANGFUSE_STATUS] = ", ".join(broken) or "the engine reported an error"

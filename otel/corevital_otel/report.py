@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corevital.frames.lifecycle import Admitted, Finished
+from corevital_otel import conventions as names
 
 FloatArray = npt.NDArray[np.float32]
 RiskLevel = Literal["low", "medium", "high", "unknown"]
@@ -46,8 +47,8 @@ class Features:
         entropy_early, entropy_change: mean over the first :data:`corevital_otel.features.GROUP` tokens, and by how much
             the mean over the last ones is above it.
         entropy_group_max: highest mean over a sliding group of so many tokens.
-        entropy_bursts, entropy_rebounds: tokens whose entropy is 2 bits or more above that of the token before, and
-            above the lowest so far while the token before was not.
+        entropy_rebound: how far the mean over a group rose above the lowest such mean before it.
+        entropy_bursts: tokens whose entropy is 2 bits or more above that of the token before.
         surprisal_mean, surprisal_max, surprisal_std, surprisal_sum, surprisal_early: of the tokens really sampled.
         perplexity: 2 ** surprisal_mean.
         margin_mean, margin_min, margin_early: p1 - p2.
@@ -57,6 +58,9 @@ class Features:
         confidence_early, confidence_tail, confidence_change: its mean over the first and the last group, and the latter
             minus the former.
         high_entropy_steps: tokens whose entropy was above the threshold.
+        high_entropy_run: the longest run of them, in which one that is not takes two off.
+        frozen_run: the most successive tokens whose distribution was that of the token before: the same likeliest
+            token, and the same entropy to 0.01 bits.
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
             read exactly).
     """
@@ -70,8 +74,8 @@ class Features:
     entropy_early: float | None = None
     entropy_change: float | None = None
     entropy_group_max: float | None = None
+    entropy_rebound: float | None = None
     entropy_bursts: int = 0
-    entropy_rebounds: int = 0
     surprisal_mean: float | None = None
     surprisal_max: float | None = None
     surprisal_std: float | None = None
@@ -88,18 +92,25 @@ class Features:
     confidence_tail: float | None = None
     confidence_change: float | None = None
     high_entropy_steps: int = 0
+    high_entropy_run: int = 0
+    frozen_run: int = 0
     surprisal_estimated: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Faults, each a flag of its own and never part of the score.
+    """What is wrong, each a flag of its own and never part of the score.
 
     Attributes:
         nan_detected, inf_detected: a NaN or +Inf among the logits of some step.
         repetition_loop_detected: the output ran into a loop; ``loop_onset`` is the output index where the repeating
             part begins, ``loop_period`` its length in tokens.
         truncated: the length limit ended the output.
+        sustained_high_entropy: the model was guessing for a long stretch.
+        distribution_collapsed: it gave the same distribution step after step.
+        traffic_shifted: the requests of this model are not what they were (:mod:`corevital_otel.risk.baseline`).
+        alarm_raised: the watched maximum crossed its threshold, at output index ``alarm_onset``; ``alarm_signal`` is
+            what was watched, None where nothing was.
     """
 
     nan_detected: bool = False
@@ -108,12 +119,22 @@ class Health:
     truncated: bool = False
     loop_onset: int | None = None
     loop_period: int | None = None
+    sustained_high_entropy: bool = False
+    distribution_collapsed: bool = False
+    traffic_shifted: bool = False
+    alarm_raised: bool = False
+    alarm_onset: int | None = None
+    alarm_signal: str | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Names of the flags that are up, in the contract's order."""
-        names = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
-        return tuple(name for name in names if getattr(self, name))
+        """Names of the flags that are up, the contract's first."""
+        return tuple(name for name in (*names.FLAGS, *names.CONDITIONS) if getattr(self, name))
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Of those, the ones that say something bad of this output."""
+        return tuple(name for name in self.flags if name not in names.HARMLESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +146,14 @@ class Risk:
         level: ``low``, ``medium``, ``high`` (from ``COREVITAL_RISK_THRESHOLD`` on) or ``unknown``.
         basis: what the score rests on.
         factors: what raised it, strongest first, each readable by a person.
+        shifted: the traffic it was compared with is not what comes now.
     """
 
     score: float | None
     level: RiskLevel
     basis: RiskBasis = "prior"
     factors: tuple[str, ...] = ()
+    shifted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,6 @@ from corevital_otel.report import RequestReport
 
 _UNDRAWN: Final = context.create_key("corevital-undrawn")
 _UNEXPORTED: Final = context.create_key("corevital-unexported")
-_HARMLESS: Final = ("truncated",)
 
 
 class Sampler:
@@ -80,5 +79,9 @@ def is_exported(report: RequestReport) -> bool:
 
 def is_kept(report: RequestReport) -> bool:
     """Whether there is to be a span and a row of it."""
-    faults = [flag for flag in report.health.flags if flag not in _HARMLESS]
-    return is_drawn(report) or report.risk.level == "high" or bool(faults) or report.outcome.reason == "error"
+    return (
+        is_drawn(report)
+        or report.risk.level == "high"
+        or bool(report.health.faults)
+        or report.outcome.reason == "error"
+    )

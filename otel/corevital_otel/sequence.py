@@ -26,6 +26,7 @@ from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import REJECTED, ROW
 from corevital_otel import features, loops
 from corevital_otel.report import Features, Series
+from corevital_otel.thresholds import Thresholds
 
 Array = npt.NDArray[Any]
 
@@ -89,6 +90,7 @@ class Tails(NamedTuple):
         nan, inf: whether a row of the sequence had a NaN or +Inf among its logits.
         whole: every token of the client was observed, and nothing else was folded.
         exact: no surprisal in the tail is an estimate that a record still to come could replace.
+        alarmed_at: output index at which the watched maximum crossed its threshold, negative: it did not.
     """
 
     first: list[int]
@@ -100,6 +102,7 @@ class Tails(NamedTuple):
     inf: list[bool]
     whole: list[bool]
     exact: list[bool]
+    alarmed_at: list[int]
 
 
 class Windows:
@@ -108,12 +111,14 @@ class Windows:
     Memory is about 20 KiB a window; the arrays grow by doubling and start anew when the last window is closed.
 
     Args:
-        high_entropy_bits: threshold of ``high_entropy_steps``.
+        thresholds: of the flags.
         max_series_tokens: tokens kept of a series at most.
     """
 
-    def __init__(self, high_entropy_bits: float, max_series_tokens: int) -> None:
-        self._high_entropy_bits = high_entropy_bits
+    def __init__(self, thresholds: Thresholds, max_series_tokens: int) -> None:
+        self._high_entropy_bits = thresholds.high_entropy_bits
+        self._loop_tokens = thresholds.loop_tokens
+        self._watch = thresholds.alarm and thresholds.alarm[1]
         self._max_series_tokens = max_series_tokens
         self.slot_of: dict[int, int] = {}
         self._allocate()
@@ -133,7 +138,14 @@ class Windows:
 
     def looping_by_model(self) -> dict[str, int]:
         """Windows whose sequence runs and is in a repetition loop now, by the sequence's model."""
-        owners = (self._owner[slot] for slot in np.flatnonzero(self._loops["looping"]).tolist())
+        return self._by_model(self._loops["looping"])
+
+    def alarmed_by_model(self) -> dict[str, int]:
+        """Windows whose sequence runs and has its alarm raised, by the sequence's model."""
+        return self._by_model(self._features["alarmed_at"] >= 0)
+
+    def _by_model(self, which: Array) -> dict[str, int]:
+        owners = (self._owner[slot] for slot in np.flatnonzero(which).tolist())
         return Counter(owner.admitted.model for owner in owners if owner is not None and owner.outcome is None)
 
     def _allocate(self) -> None:
@@ -262,10 +274,10 @@ class Windows:
         first = self._folded[slots]
         chunk, tokens, _ = self._read(slots, first, first + CHUNK)
         state = self._features[slots]
-        features.fold(state, first, chunk, self._high_entropy_bits)
+        features.fold(state, first, chunk, self._high_entropy_bits, watch=self._watch)
         self._features[slots] = state
         loop = self._loops[slots]
-        loops.advance(loop, first, tokens)
+        loops.advance(loop, first, tokens, self._loop_tokens)
         self._loops[slots] = loop
         self._missing[slots] += CHUNK - chunk.observed.sum(axis=1)
         self._folded[slots] = first + CHUNK
@@ -329,7 +341,7 @@ class Windows:
         last = np.maximum(np.minimum(self._row_index[slots].max(axis=1) + 1, length), first)
         chunk, tokens, named = self._read(slots, first, last)
         state = self._features[slots]
-        features.fold(state, first, chunk, self._high_entropy_bits, last - first)
+        features.fold(state, first, chunk, self._high_entropy_bits, last - first, self._watch)
         whole = (self._missing[slots] == 0) & (first + chunk.observed.sum(axis=1) == length)
         inexact: Array = np.any(chunk.estimated & ~named, axis=1)
         return Tails(
@@ -342,6 +354,7 @@ class Windows:
             state["inf"].tolist(),
             whole.tolist(),
             (~inexact).tolist(),
+            state["alarmed_at"].tolist(),
         )
 
     def loop_state(self, sequence: Sequence) -> Array:

@@ -53,6 +53,27 @@ class Settings(BaseSettings):
         ge=0,
         le=32,
     )
+    high_entropy_tokens: int = _setting(
+        64,
+        "a whole number from 8 to 100000",
+        "a run of so many such steps is `sustained_high_entropy`; a step that is none takes two off",
+        ge=8,
+        le=100_000,
+    )
+    collapse_tokens: int = _setting(
+        64,
+        "a whole number from 8 to 100000",
+        "so many steps in a row with the same distribution are `distribution_collapsed`",
+        ge=8,
+        le=100_000,
+    )
+    loop_tokens: int = _setting(
+        48,
+        "a whole number from 8 to 256",
+        "a repetition loop has so many matching tokens at least, and three copies of its period",
+        ge=8,
+        le=256,
+    )
     db: Path | None = _setting(
         Path("runs/corevital.db"), "a file's path, or empty for none", "the embedded SQLite store; empty: none"
     )
@@ -60,7 +81,31 @@ class Settings(BaseSettings):
         30, "a number above 0, up to 36500", "the store prunes itself to this age, oldest first", gt=0, le=36500
     )
     db_max_mb: float = _setting(1024, "a number from 1 up", "the store prunes itself to this size, oldest first", ge=1)
-    profile: Path | None = _setting(None, "a file's path, or empty for none", "a calibration profile")
+    profile: Path | None = _setting(
+        None,
+        "a file's path, or empty for none",
+        "a calibration profile (`corevital calibrate`); the risk's basis is then `calibrated`",
+    )
+    risk_basis: Literal["auto", "prior", "baseline"] = _setting(
+        "auto",
+        "one of auto, prior, baseline",
+        "the risk's basis without a profile: `prior`; `baseline`, and `unknown` until it has seen enough; or `auto`, "
+        "`prior` until then",
+    )
+    baseline_alert_rate: float = _setting(
+        0.05,
+        "a number from 0.001 to 0.3",
+        "share of a model's usual traffic that the basis `baseline` calls `high`",
+        ge=0.001,
+        le=0.3,
+    )
+    alarm_rate: float = _setting(
+        0.05,
+        "a number from 0 to 0.5",
+        "share of good requests for which the profile's alarm may be raised; `0`: no alarm",
+        ge=0,
+        le=0.5,
+    )
     log_format: Literal["text", "json"] = _setting(
         "text", "one of text, json", "`json`: structured lines with request and trace id"
     )

@@ -61,6 +61,7 @@ def _resolve(names: list[Any]) -> list[Any] | None:
     from corevital import log
     from corevital_otel import otlp as traces
     from corevital_otel.metrics import otlp as metrics
+    from corevital_otel.risk.bases import profile_of
     from corevital_otel.settings import SettingsError, load
 
     try:
@@ -70,6 +71,7 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         for signal in (traces, metrics):
             if settings.enabled and signal.endpoint() is not None:
                 signal.protocol()  # a wrong one is said now, not when the first span is made
+        profile_of(settings)  # likewise
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
     if settings.enabled:

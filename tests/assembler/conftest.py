@@ -81,6 +81,22 @@ class Output:
         confidence = {i: -row[:20].mean() for i, row in zip(at, top, strict=True)}
         groups = [[confidence[j] for j in range(i - 15, i + 1) if j in confidence] for i in range(15, at[-1] + 1)]
         mean = float(np.mean(list(confidence.values())))
+        margin = p[:, 0] - p[:, 1]
+        tokens = {i: (entropy[k], surprisal[k], margin[k], confidence[i]) for k, i in enumerate(at)}
+        early = np.mean([tokens[i] for i in at if i < 16], axis=0).tolist() if at[0] < 16 else [None] * 4
+        late = np.mean([tokens[i] for i in at if i > at[-1] - 16], axis=0).tolist()
+        windows = [[tokens[j][0] for j in range(i - 15, i + 1) if j in tokens] for i in range(15, at[-1] + 1)]
+        levels = [float(np.mean(window)) for window in windows if window]
+        run, longest = 0, 0
+        for bits in entropy:
+            run = run + 1 if bits > 4.0 else max(run - 2, 0)
+            longest = max(longest, run)
+        likeliest = {i: int(row.argmax()) for i, row in zip(at, logp, strict=True)}
+        still, stillest = 0, 0
+        for i in at:
+            same = likeliest.get(i - 1) == likeliest[i] and abs(tokens[i - 1][0] - tokens[i][0]) <= 0.01
+            still = still + 1 if same else 0
+            stillest = max(stillest, still)
         return Features(
             tokens=len(at),
             entropy_mean=entropy.mean(),
@@ -88,15 +104,28 @@ class Output:
             entropy_std=entropy.std(),
             entropy_slope=float(np.polyfit(at, entropy, 1)[0]) if len(at) > 1 else None,
             entropy_sum=entropy.sum(),
+            entropy_early=early[0],
+            entropy_change=None if early[0] is None else late[0] - early[0],
+            entropy_group_max=max(levels, default=entropy.mean()),
+            entropy_rebound=max((level - min(levels[: i + 1]) for i, level in enumerate(levels)), default=None),
+            entropy_bursts=sum(i - 1 in tokens and tokens[i][0] - tokens[i - 1][0] >= 2.0 for i in at),
             surprisal_mean=surprisal.mean(),
             surprisal_max=surprisal.max(),
             surprisal_sum=surprisal.sum(),
+            surprisal_std=surprisal.std(),
+            surprisal_early=early[1],
             perplexity=2 ** surprisal.mean(),
-            margin_mean=(p[:, 0] - p[:, 1]).mean(),
-            margin_min=(p[:, 0] - p[:, 1]).min(),
+            margin_mean=margin.mean(),
+            margin_min=margin.min(),
+            margin_early=early[2],
             topk_mass_mean=p[:, :10].sum(axis=1).mean(),
             confidence_mean=mean,
             confidence_min=min((float(np.mean(group)) for group in groups if group), default=mean),
+            confidence_early=early[3],
+            confidence_tail=late[3],
+            confidence_change=None if early[3] is None else late[3] - early[3],
+            high_entropy_run=longest,
+            frozen_run=stillest,
             high_entropy_steps=int((entropy > 4.0).sum()),
         )
 

@@ -1,6 +1,7 @@
 """Streaming or whole: the same features, and the ones their definitions give."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from corevital.frames.record import ROW
 from corevital_otel import features
-from corevital_otel.report import Features
+from corevital_otel.report import Features, Series
 
 VALUES = hnp.arrays(
     np.float64,
@@ -23,7 +24,12 @@ def chunk(values: np.ndarray) -> features.Chunk:
     """One sequence's values, all observed."""
     n = values.shape[1]
     no = np.zeros(1, bool)
-    return features.Chunk(values[:, None], np.ones((1, n), bool), np.zeros((1, n), bool), no, no)
+    return features.Chunk(values[:, None], np.ones((1, n), bool), np.zeros((1, n), bool), no, no, top(values)[None])
+
+
+def top(values: np.ndarray) -> np.ndarray:
+    """Likeliest tokens: mostly the same."""
+    return np.where(np.isnan(values[features.MARGIN]), 1, 0)
 
 
 def streamed(values: np.ndarray, cuts: list[int]) -> Features:
@@ -63,22 +69,65 @@ def test_whole_is_what_the_definitions_say(values):
         assert found.entropy_std == pytest.approx(np.nanstd(entropy), abs=1e-9)
         assert found.entropy_sum == pytest.approx(np.nansum(entropy))
         assert found.entropy_max == np.nanmax(entropy)
+        assert found.entropy_bursts == sum(b - a >= 2.0 for a, b in pairwise(entropy.tolist()))
     if known.sum() > 1:
         x, y = n[known] - n[known].mean(), entropy[known]
         assert found.entropy_slope == pytest.approx(x @ y / (x @ x), abs=1e-9)
     if np.isfinite(surprisal).any():
         assert found.perplexity == pytest.approx(2 ** np.nanmean(surprisal))
         assert found.surprisal_max == np.nanmax(surprisal)
+        assert found.surprisal_std == pytest.approx(np.nanstd(surprisal), abs=1e-9)
     if np.isfinite(margin).any():
         assert found.margin_min == np.nanmin(margin)
     if np.isfinite(mass).any():
         assert found.topk_mass_mean == pytest.approx(np.nanmean(mass))
-    groups = [confidence[i : i + features.GROUP] for i in range(len(n) - features.GROUP + 1)] or [confidence]
-    means = [np.nanmean(group) for group in groups if np.isfinite(group).any()]
-    if means:
+    if means := group_means(confidence):
         assert found.confidence_min == pytest.approx(min(means), abs=1e-7)
     elif not np.isfinite(confidence).any():
         assert found.confidence_min is None
+    if means := group_means(entropy):
+        assert found.entropy_group_max == pytest.approx(max(means), abs=1e-7)
+        assert np.nanmax(features.group_means(entropy)) == pytest.approx(max(means), abs=1e-7)
+    if means and len(n) >= features.GROUP:
+        rises = [mean - min(means[: i + 1]) for i, mean in enumerate(means)]
+        assert found.entropy_rebound == pytest.approx(max(rises), abs=1e-7)
+    else:
+        assert found.entropy_rebound is None
+    first, last = values[:, : features.GROUP], values[:, -features.GROUP :]
+    assert found.entropy_early == mean(first[features.ENTROPY])
+    assert found.surprisal_early == mean(first[features.SURPRISAL])
+    assert found.margin_early == mean(first[features.MARGIN])
+    assert found.confidence_early == mean(first[features.CONFIDENCE])
+    assert found.confidence_tail == mean(last[features.CONFIDENCE])
+    for change, column in ((found.entropy_change, features.ENTROPY), (found.confidence_change, features.CONFIDENCE)):
+        early, late = mean(first[column]), mean(last[column])
+        assert change == (
+            None if early is None or late is None else pytest.approx(late.expected - early.expected, abs=1e-7)
+        )
+    assert (found.high_entropy_run, found.frozen_run) == runs(entropy.tolist(), top(values).tolist())
+
+
+def mean(values: np.ndarray):
+    return pytest.approx(np.nanmean(values), abs=1e-7) if np.isfinite(values).any() else None
+
+
+def group_means(values: np.ndarray) -> list[float]:
+    groups = [values[i : i + features.GROUP] for i in range(len(values) - features.GROUP + 1)] or [values]
+    return [np.nanmean(group) for group in groups if np.isfinite(group).any()]
+
+
+def runs(entropy: list[float], top: list[int]) -> tuple[int, int]:
+    """The longest run of high entropy, and of tokens with the distribution of the one before; one token at a time."""
+    high = frozen = 0
+    longest = [0, 0]
+    before = (math.nan, -1)
+    for now in zip(entropy, top, strict=True):
+        if not math.isnan(now[0]):
+            high = high + 1 if now[0] > 4.0 else max(high - 2, 0)
+        frozen = frozen + 1 if abs(now[0] - before[0]) <= 0.01 and now[1] == before[1] else 0
+        longest = [max(longest[0], high), max(longest[1], frozen)]
+        before = now
+    return longest[0], longest[1]
 
 
 def test_a_long_flat_series_keeps_its_small_spread():
@@ -149,3 +198,53 @@ def test_confidence_leaves_masked_tokens_out(row):
     row["topk_logprobs"][0, 0, 4:] = -math.inf
     found = features.measure(row, np.ones((1, 1), bool), np.array([[-1]], np.int32), np.array([[-1.0]], np.float32))
     assert found.values[features.CONFIDENCE, 0, 0] == pytest.approx(-math.log(0.04) + 1.5e-3)
+
+
+SERIES = {"entropy": 0, "surprisal": 1, "margin": 2, "topk_mass": 3}
+NOT_IN_A_SERIES = {name for name in Features.__dataclass_fields__ if name.startswith("confidence_")} | {"frozen_run"}
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(values=hnp.arrays(np.float32, st.tuples(st.just(5), st.integers(0, 200)), elements=st.floats(0, 20, width=32)))
+def test_a_stored_series_gives_the_same_as_live(values):
+    series = Series(**{name: values[at] for name, at in SERIES.items()})
+    stored, live = features.of_series(series), streamed(values.astype(float), [32, 64])
+    for name in set(Features.__dataclass_fields__) - NOT_IN_A_SERIES:
+        wanted = getattr(live, name)
+        assert getattr(stored, name) == (None if wanted is None else pytest.approx(wanted, rel=1e-6, abs=1e-6)), name
+    assert stored.confidence_mean is stored.confidence_tail is None
+
+
+def test_a_distribution_that_stands_still_is_seen_and_a_sure_one_that_moves_on_is_not():
+    values = np.zeros((features.COLUMNS, 100))
+    no = np.zeros(1, bool)
+    for tops, wanted in ((np.zeros(100, int), 99), (np.arange(100), 0), (np.arange(100) // 10, 9)):
+        state = features.initial(1)
+        whole = np.ones((1, 100), bool)
+        features.fold(state, np.array([0]), features.Chunk(values[:, None], whole, ~whole, no, no, tops[None]))
+        assert features.summaries(state)[0].frozen_run == wanted
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(values=VALUES, data=st.data(), peak=st.integers(0, 4))
+def test_an_alarm_is_raised_where_the_running_maximum_crosses(values, data, peak):
+    name = features.PEAKS[peak]
+    threshold = data.draw(st.floats(-20, 20))
+    cuts = data.draw(st.lists(st.integers(1, values.shape[1]), max_size=3))
+    watch = features.Watch(peak, threshold)
+    state, at = features.initial(1), 0
+    for end in [*sorted(set(cuts) - {values.shape[1]}), values.shape[1]]:
+        features.fold(state, np.array([at]), chunk(values[:, at:end]), watch=watch)
+        at = end
+    maxima = []
+    for end in range(1, values.shape[1] + 1):
+        prefix = features.initial(1)
+        features.fold(prefix, np.array([0]), chunk(values[:, :end]))
+        maxima.append(prefix["peaks"][0, peak])
+    over = [i for i, value in enumerate(maxima) if value > threshold + 1e-9]
+    under = [i for i, value in enumerate(maxima) if value <= threshold - 1e-9]
+    onset = int(state["alarmed_at"][0])
+    if over and len(over) + len(under) == len(maxima):
+        assert onset == over[0], name
+    elif len(under) == len(maxima):
+        assert onset == -1, name

@@ -51,7 +51,7 @@ def test_a_row_has_the_columns_of_the_contract(tmp_path: Path, report: Make) -> 
     with sqlite3.connect(path) as connection:
         connection.row_factory = sqlite3.Row
         (row,) = connection.execute("SELECT * FROM reports").fetchall()
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.close()
     assert row["request_id"] == "chatcmpl-1"
@@ -246,7 +246,7 @@ def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=timezone.utc)
     write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
     assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
-    assert schema.VERSION == 2
+    assert schema.VERSION == 3
 
 
 def test_a_store_of_the_first_schema_is_migrated_when_asked_and_then_written(tmp_path: Path, report: Make) -> None:
@@ -262,7 +262,7 @@ def test_a_store_of_the_first_schema_is_migrated_when_asked_and_then_written(tmp
         StoreReader(path).count()
     command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
     said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert "schema 2, migrated from schema 1" in said[0]
+    assert "schema 3, migrated from schema 1" in said[0]
     assert "schema 2, has that schema already" in said[1]
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)

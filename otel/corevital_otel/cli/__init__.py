@@ -120,6 +120,69 @@ def demo(
     run(requests=requests, port=port, db=db)
 
 
+_File = Annotated[Path, typer.Argument(help="CSV, Parquet, or a store such as runs/corevital.db.", show_default=False)]
+_Label = Annotated[str, typer.Option(help="The column of labels.", show_default=False)]
+_Labels = Annotated[
+    Path | None, typer.Option(help="A table with the labels, joined by request_id; for a store.", show_default=False)
+]
+_Bad = Annotated[
+    str | None,
+    typer.Option(
+        help="The label's value of bad runs. Default: 1 or true; 0 or false where the column is called correct."
+    ),
+]
+_LeaveOut = Annotated[
+    list[str] | None,
+    typer.Option(help="Leave out rows where this column is true. May be repeated.", show_default=False),
+]
+
+
+@app.command()
+def calibrate(
+    file: _File,
+    label: _Label,
+    out: Annotated[Path, typer.Option(help="Where the profile goes.", show_default=False)],
+    labels: _Labels = None,
+    bad: _Bad = None,
+    leave_out: _LeaveOut = None,
+) -> None:
+    """Fit a risk profile on labelled runs."""
+    from corevital_otel.cli.calibrate import run
+
+    run(file, label, out, labels=labels, bad=bad, leave_out=leave_out or ())
+
+
+@app.command()
+def evaluate(
+    profile: Annotated[str, typer.Argument(help="A profile's file, or prior, or baseline.", show_default=False)],
+    file: _File,
+    label: _Label,
+    group: Annotated[
+        str | None,
+        typer.Option(help="Measure within the groups of this column. Default: the model, where there is one."),
+    ] = None,
+    alert_rate: Annotated[float, typer.Option(min=0.001, max=1, help="Share of runs to alert on.")] = 0.1,
+    labels: _Labels = None,
+    bad: _Bad = None,
+    leave_out: _LeaveOut = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a risk profile, or a basis without labels, on labelled runs."""
+    from corevital_otel.cli.evaluate import run
+
+    run(
+        profile,
+        file,
+        label,
+        group=group,
+        alert_rate=alert_rate,
+        labels=labels,
+        bad=bad,
+        leave_out=leave_out or (),
+        as_json=as_json,
+    )
+
+
 @_db.command("migrate")
 def db_migrate(db: Database = None) -> None:
     """Bring a store of an older version up to this one. Stop the server before."""

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import console, duration, flags_text, risk_text, store_path
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 _ID_LENGTH: Final = 8
-FLAGS: Final = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
+FLAGS: Final = (*names.FLAGS, *names.CONDITIONS)
 
 
 def run(

@@ -19,7 +19,6 @@ _SUFFIXES: Final = {BITS: "bits", SECONDS: "seconds"}
 
 OTHER: Final = "other"
 """Stands for a label's value that is none of those it may have."""
-FLAGS: Final = ("nan_detected", "inf_detected", "repetition_loop_detected", "truncated")
 FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 
 _MODEL: Final = names.REQUEST_MODEL
@@ -96,6 +95,13 @@ INSTRUMENTS: Final = {
             labels=(_MODEL, "flag"),
         ),
         Instrument(
+            name=names.HEALTH_WARNINGS,
+            kind="counter",
+            unit="{warning}",
+            text="Flags besides the faults, each once a sequence.",
+            labels=(_MODEL, "warning"),
+        ),
+        Instrument(
             name=names.TOKENS,
             kind="counter",
             unit="{token}",
@@ -130,6 +136,13 @@ INSTRUMENTS: Final = {
             kind="gauge",
             unit="{sequence}",
             text="Of those, the ones in a repetition loop.",
+            labels=(_MODEL,),
+        ),
+        Instrument(
+            name=names.SEQUENCES_ALARMED,
+            kind="gauge",
+            unit="{sequence}",
+            text="Of those, the ones with an alarm raised.",
             labels=(_MODEL,),
         ),
         Instrument(

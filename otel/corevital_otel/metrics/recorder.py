@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -13,7 +14,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from corevital.guard import faults, guarded
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
-from corevital_otel.metrics.instruments import FINISH_REASONS, FLAGS, INSTRUMENTS, OTHER, Instrument, Output
+from corevital_otel.metrics.instruments import FINISH_REASONS, INSTRUMENTS, OTHER, Instrument, Output
 from corevital_otel.report import RequestReport
 from corevital_otel.spans import SpanIds
 
@@ -66,7 +67,10 @@ class Recorder:
         if features.tokens:
             self._put(names.TOKENS, features.tokens, model, context)
         for flag in report.health.flags:
-            self._put(names.HEALTH_FLAGS, 1, {**model, "flag": flag}, context)
+            if flag in names.FLAGS:
+                self._put(names.HEALTH_FLAGS, 1, {**model, "flag": flag}, context)
+            else:
+                self._put(names.HEALTH_WARNINGS, 1, {**model, "warning": flag}, context)
         if risk.score is not None:
             self._put(names.RISK_SCORE, risk.score, {**model, "basis": risk.basis}, context)
         if features.entropy_mean is not None:
@@ -92,14 +96,25 @@ class Recorder:
             self._put(names.SERVER_TIME_PER_OUTPUT_TOKEN, rest_s, labels, context)
 
     @guarded("the metrics' refresh")
-    def refresh(self, running: Mapping[str, int], looping: Mapping[str, int], waiting: Mapping[str, int]) -> None:
+    def refresh(
+        self,
+        running: Mapping[str, int],
+        looping: Mapping[str, int],
+        waiting: Mapping[str, int],
+        alarmed: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         """Pass on what is so now, and what was counted since the last time.
 
         Args:
-            running, looping: sequences by model; a model that is missing has none.
+            running, looping, alarmed: sequences by model; a model that is missing has none.
             waiting: items by queue.
         """
-        for name, found in ((names.SEQUENCES_RUNNING, running), (names.SEQUENCES_LOOPING, looping)):
+        gauges = {
+            names.SEQUENCES_RUNNING: running,
+            names.SEQUENCES_LOOPING: looping,
+            names.SEQUENCES_ALARMED: alarmed,
+        }
+        for name, found in gauges.items():
             by_label: dict[str, int] = {}
             for model, count in found.items():
                 label = self._model(model)
@@ -137,8 +152,10 @@ class Recorder:
         label = model if len(self._models) < _MODELS else OTHER
         if label not in self._models:
             self._models.add(label)
-            for flag in FLAGS:
+            for flag in names.FLAGS:
                 self._put(names.HEALTH_FLAGS, 0, {names.REQUEST_MODEL: label, "flag": flag}, _NO_SPAN)
+            for flag in names.CONDITIONS:
+                self._put(names.HEALTH_WARNINGS, 0, {names.REQUEST_MODEL: label, "warning": flag}, _NO_SPAN)
             for level in _LEVELS:  # so that a share of high risk is 0 where there is none, not nothing
                 ended = {names.REQUEST_MODEL: label, "finish_reason": "stop", "risk_level": level}
                 self._put(names.REQUESTS, 0, ended, _NO_SPAN)

@@ -9,12 +9,36 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
 
-from corevital_otel.report import Features
+from corevital.frames.lifecycle import Admitted
+from corevital_otel.report import Features, Health, Risk
+from corevital_otel.risk.model import MEDIUM, RiskModel, level
 from corevital_otel.risk.table import FloatArray, Runs
+from corevital_otel.risk.wording import describe
+
+WINDOW: Final = 1000
+"""Requests of a model and temperature bucket that are compared with, the last ones."""
+SEEN: Final = 300
+"""Requests that it takes before anything is said."""
+RECENT: Final = 100
+"""The last requests, which show whether the traffic has shifted."""
+
+_EVERY: Final = 50
+"""Requests between two looks: sorting the window at each would cost more than all else."""
+_BUCKETS: Final = 256
+"""Models and temperature buckets followed at most; adapters can be loaded under ever new names."""
+_KS: Final = 2.4
+"""Kolmogorov and Smirnov's distance, in its own units, from which on two bodies of traffic differ: beyond it one in
+50,000 would be by chance, for each of six signals."""
+_MEDIUM_FROM: Final = 0.7
+"""Percentile of the traffic where ``medium`` begins."""
+_NOTABLE: Final = 0.9
+"""Percentile from which on a signal is a factor."""
 
 SIGNALS: Final = {
     "entropy_sum": 1,
@@ -74,3 +98,134 @@ class Reference:
 
 def _share(line: list[float], value: float) -> float:
     return (bisect_left(line, value) + bisect_right(line, value)) / (2 * len(line))
+
+
+def bucket(temperature: float | None) -> str:
+    """The temperatures that are compared with each other; one that is not known is the engine's default, 1."""
+    value = 1.0 if temperature is None else temperature
+    return "0" if value <= 0.0 else "0-0.5" if value <= 0.5 else "0.5-1" if value <= 1.0 else "1-"
+
+
+class Traffic:
+    """The last requests of one model and temperature bucket, and what requests are compared with.
+
+    While the last :data:`RECENT` differ from what is compared with, the traffic has shifted: nothing is taken over from
+    it, so that requests are still judged by what was usual. A shift that lasts :data:`SEEN` requests is the new usual:
+    what was before is forgotten. So a start with broken or foreign requests costs as many, and no more.
+
+    Attributes:
+        reference: what requests are compared with; None until enough have been seen.
+        shifted: the traffic is not what it was.
+    """
+
+    def __init__(self) -> None:
+        self.reference: Reference | None = None
+        self.shifted = False
+        self._rows: deque[Sequence[float]] = deque(maxlen=WINDOW)
+        self._compared = np.empty((0, len(SIGNALS)))
+        self._new = self._shifted_for = 0
+
+    def add(self, row: Sequence[float]) -> None:
+        """Take a request's :func:`signals` in."""
+        self._rows.append(row)
+        self._new += 1
+        if self._new >= _EVERY and len(self._rows) >= SEEN:
+            self._look()
+            self._new = 0
+
+    def _look(self) -> None:
+        rows = np.array(self._rows, np.float64)
+        self.shifted = self.reference is not None and differ(self._compared, rows[-RECENT:])
+        self._shifted_for = self._shifted_for + self._new if self.shifted else 0
+        if self._shifted_for >= SEEN:
+            rows = rows[-SEEN:]
+            self._rows = deque(rows.tolist(), maxlen=WINDOW)
+            self.shifted, self._shifted_for = False, 0
+        if not self.shifted:
+            self._compared, self.reference = rows, Reference(rows)
+
+
+def differ(before: FloatArray, now: FloatArray) -> bool:
+    """Whether two bodies of traffic differ in any signal, by the two-sample test of Kolmogorov and Smirnov."""
+    for old, new in zip(before.T, now.T, strict=True):
+        old, new = np.sort(old[np.isfinite(old)]), np.sort(new[np.isfinite(new)])  # noqa: PLW2901
+        if len(old) < RECENT or len(new) < RECENT / 2:
+            continue
+        points = np.concatenate((old, new))
+        shares = (np.searchsorted(line, points, "right") / len(line) for line in (old, new))
+        if np.abs(np.subtract(*shares)).max() > _KS * math.sqrt(1 / len(old) + 1 / len(new)):
+            return True
+    return False
+
+
+class BaselineRisk:
+    """Assesses by the traffic seen before, and learns from each request without a fault.
+
+    The score is stretched so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above,
+    whatever that is, and three in ten are ``medium`` or above.
+
+    Args:
+        threshold: score from which on a risk is ``high``.
+        alert_rate: share of the usual traffic that is.
+        until: assesses until enough has been seen; None: nothing is said.
+        learned: told of each request learned from: model, bucket, signals.
+    """
+
+    def __init__(
+        self,
+        threshold: float,
+        alert_rate: float,
+        until: RiskModel | None,
+        learned: Callable[[str, str, Sequence[float]], None] = lambda *_: None,
+    ) -> None:
+        self._threshold = threshold
+        self._places = (0.0, min(_MEDIUM_FROM, 1.0 - alert_rate), 1.0 - alert_rate, 1.0)
+        self._scores = (0.0, min(MEDIUM, threshold), threshold, 1.0)
+        self._until = until
+        self._learned = learned
+        self._traffic: dict[tuple[str, str], Traffic] = {}
+
+    def remember(self, learned: Iterable[tuple[str, str, Sequence[float]]]) -> None:
+        """Learn again what was learned before a restart, oldest first."""
+        for model, of, row in learned:
+            if (traffic := self._of(model, of)) is not None:
+                traffic.add(row)
+
+    def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
+        """See :meth:`RiskModel.assess`. Factors are the signals above nine in ten, strongest first."""
+        of = bucket(admitted.temperature)
+        traffic = self._of(admitted.model, of)
+        risk = self._assess(traffic, features, health, admitted)
+        if traffic is not None and features.tokens and features.entropy_mean is not None and not health.faults:
+            row = signals(features)
+            traffic.add(row)
+            self._learned(admitted.model, of, row)
+        return risk
+
+    def _assess(self, traffic: Traffic | None, features: Features, health: Health, admitted: Admitted) -> Risk:
+        if traffic is None or traffic.reference is None:
+            nothing = Risk(score=None, level="unknown", basis="baseline")
+            return nothing if self._until is None else self._until.assess(features, health, admitted)
+        place = traffic.reference.score(features)
+        if place is None:
+            return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
+        score = float(np.interp(place, self._places, self._scores))
+        raised = sorted(traffic.reference.percentiles(features).items(), key=lambda one: -one[1])
+        factors = tuple(
+            f"{describe(name, getattr(features, name))} ({'above' if SIGNALS[name] > 0 else 'below'} "
+            f"{min(share, 0.99):.0%} of this model's requests)"
+            for name, share in raised
+            if share >= _NOTABLE
+        )
+        return Risk(
+            score=score,
+            level=level(score, self._threshold),
+            basis="baseline",
+            factors=factors,
+            shifted=traffic.shifted,
+        )
+
+    def _of(self, model: str, of: str) -> Traffic | None:
+        if (model, of) not in self._traffic and len(self._traffic) < _BUCKETS:
+            self._traffic[model, of] = Traffic()
+        return self._traffic.get((model, of))

@@ -65,14 +65,14 @@ class PriorRisk:
         self._threshold = threshold
 
     def score(self, features: Features) -> float | None:
-        """See :meth:`Scorer.score`."""
-        points = [point for point, _, _ in _points(features)]
-        return sum(points) / len(points) if points else None
+        """See :meth:`corevital_otel.risk.model.Scorer.score`."""
+        return _mean(_points(features))
 
     def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
         """See :meth:`RiskModel.assess`. Factors are the signals above one half, strongest first."""
-        raised = sorted((point for point in _points(features) if point[0] > 0.5), key=lambda point: -point[0])
-        score = self.score(features)
+        points = _points(features)
+        raised = sorted((point for point in points if point[0] > 0.5), key=lambda point: -point[0])
+        score = _mean(points)
         factors = tuple(signal.text.format(value) for _, signal, value in raised)
         return Risk(score=score, level=level(score, self._threshold), factors=factors)
 
@@ -82,3 +82,7 @@ def _points(features: Features) -> list[tuple[float, Signal, float]]:
         return []
     values = [(signal, signal.value(features)) for signal in PRIOR_SIGNALS]
     return [(signal.curve(value), signal, value) for signal, value in values if value is not None]
+
+
+def _mean(points: list[tuple[float, Signal, float]]) -> float | None:
+    return sum(point for point, _, _ in points) / len(points) if points else None

@@ -20,7 +20,7 @@ _ALIASES: Final = {"tokens": ("generated_tokens", "output_tokens", "gen_ai.usage
 """What else a feature's column may be called, besides its own name and its attribute's."""
 _TOTALS: Final = ("entropy", "surprisal")
 """Of these a missing sum is the mean times the tokens."""
-_COUNTS: Final = ("tokens", "entropy_bursts", "entropy_rebounds", "high_entropy_steps")
+_COUNTS: Final = ("tokens", "entropy_bursts", "high_entropy_steps", "high_entropy_run")
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,15 @@ class StoreReader:
         with self._connection() as connection:
             return int(connection.execute("SELECT count(*) FROM reports WHERE export = 'undelivered'").fetchone()[0])
 
+    def learned(self) -> list[tuple[str, str, list[float]]]:
+        """What the basis ``baseline`` has learned from, oldest first: model, temperature bucket, signals."""
+        with self._connection() as connection:
+            rows = connection.execute("SELECT model, bucket, signals FROM baseline ORDER BY id").fetchall()
+        return [
+            (model, bucket, [math.nan if value is None else float(value) for value in json.loads(signals)])
+            for model, bucket, signals in rows
+        ]
+
     def _read(self, query: str, values: list[Any]) -> list[StoredReport]:
         with self._connection() as connection:
             rows = connection.execute(query, values).fetchall()

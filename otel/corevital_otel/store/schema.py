@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-VERSION: Final = 2
+VERSION: Final = 3
 
 _CREATE: Final = """
 CREATE TABLE reports (
@@ -35,6 +35,16 @@ CREATE INDEX reports_by_request ON reports (request_id);
 CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
 """
 
+_BASELINE: Final = """
+CREATE TABLE baseline (                         -- the last requests that the basis `baseline` has learned from
+    id              INTEGER PRIMARY KEY,
+    model           TEXT NOT NULL,
+    bucket          TEXT NOT NULL,              -- of the temperature
+    signals         TEXT NOT NULL               -- JSON array, null where not known: see risk/baseline.py
+);
+CREATE INDEX baseline_by_bucket ON baseline (model, bucket, id);
+"""
+
 _MIGRATIONS: Final = {
     1: """
 ALTER TABLE reports ADD COLUMN parent_span_id TEXT;
@@ -43,6 +53,7 @@ ALTER TABLE reports ADD COLUMN end_ns INTEGER;
 ALTER TABLE reports ADD COLUMN export TEXT;
 CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
 """,
+    2: _BASELINE,
 }
 """What makes the next version of a version."""
 
@@ -79,7 +90,7 @@ def create(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         if check(connection):
             return
-        _run(connection, _CREATE)
+        _run(connection, _CREATE + _BASELINE)
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +26,7 @@ from corevital_otel import conventions as names
 from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
+from corevital_otel.risk.baseline import WINDOW
 from corevital_otel.spans import SpanIds
 from corevital_otel.store import schema, series
 
@@ -50,6 +52,13 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (sp
 """
 
 _SETTLE: Final = "UPDATE reports SET export = ? WHERE span_id = ? AND export IS NOT NULL"
+
+_FORGET: Final = """
+DELETE FROM baseline WHERE id IN (
+    SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY model, bucket ORDER BY id DESC) AS place FROM baseline)
+    WHERE place > ?
+)
+"""
 
 _ROW_FAULTS: Final = (
     ValueError,
@@ -90,6 +99,7 @@ class StoreWriter:
         self._counters = counters
         self._waiting: deque[tuple[RequestReport, SpanIds]] = deque()
         self._waiting_bytes = 0
+        self._learned: deque[tuple[str, str, tuple[float, ...]]] = deque(maxlen=_KEPT)
         self._fates: list[tuple[str, str]] = []  # what became of spans: export, span id
         self._writing: list[tuple[RequestReport, SpanIds]] = []
         self._changed = threading.Condition()
@@ -122,6 +132,14 @@ class StoreWriter:
                 self._take()
                 self._drop(1, "store_full")
             self._changed.notify()
+
+    def learn(self, model: str, bucket: str, signals: Sequence[float]) -> None:
+        """Keep what the basis ``baseline`` learns from a request; returns at once. Written with the next batch."""
+        if self._path is None:
+            return
+        with self._changed:
+            if not self._refused:
+                self._learned.append((model, bucket, tuple(signals)))
 
     def settle(self, span_ids: Iterable[str], delivered: bool) -> None:
         """Spans of reports put before have been delivered, or given up; returns at once."""
@@ -191,6 +209,8 @@ class StoreWriter:
                 with connection:
                     connection.execute("BEGIN IMMEDIATE")
                     connection.executemany(_SETTLE, fates)
+            if self._learned:
+                self._keep_learned(connection)
             self._prune(connection)
         except schema.SchemaError as error:
             self._refuse(error)
@@ -227,6 +247,20 @@ class StoreWriter:
             message = "the store cannot hold report %r (%s); such reports are counted, others kept"
             with about(request_id, ids.trace_id):
                 warn_once("store_row", message, request_id, cause)
+
+    def _keep_learned(self, connection: sqlite3.Connection) -> None:
+        with self._changed:
+            learned = list(self._learned)
+        rows = [
+            (model, bucket, json.dumps([value if math.isfinite(value) else None for value in signals]))
+            for model, bucket, signals in learned
+        ]
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT INTO baseline (model, bucket, signals) VALUES (?, ?, ?)", rows)
+        with self._changed:
+            for _ in learned:
+                self._learned.popleft()
 
     def _refuse(self, error: schema.SchemaError) -> None:
         with self._changed:
@@ -283,6 +317,7 @@ class StoreWriter:
             return
         self._pruned_at = now
         prune(connection, self._retention, self._max_bytes)
+        connection.execute(_FORGET, (WINDOW,))
 
 
 def prune(connection: sqlite3.Connection, retention: timedelta, max_bytes: int) -> int:

@@ -1,0 +1,56 @@
+"""Which basis a server's settings ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from corevital_otel.errors import SettingsError
+from corevital_otel.features import PEAKS, Watch
+from corevital_otel.risk import profile as profiles
+from corevital_otel.risk.baseline import BaselineRisk
+from corevital_otel.risk.model import RiskModel
+from corevital_otel.risk.prior import PriorRisk
+from corevital_otel.risk.profile import CalibratedRisk, Profile
+from corevital_otel.settings import Settings
+
+
+def profile_of(settings: Settings) -> Profile | None:
+    """The profile that ``COREVITAL_PROFILE`` names.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    if settings.profile is None:
+        return None
+    try:
+        return profiles.load(settings.profile)
+    except profiles.ProfileError as error:
+        raise SettingsError(f"COREVITAL_PROFILE: {error}") from None
+
+
+def risk_model(
+    settings: Settings, profile: Profile | None, learned: Callable[[str, str, Sequence[float]], None]
+) -> RiskModel:
+    """The basis: ``calibrated`` where there is a profile, else what ``COREVITAL_RISK_BASIS`` says.
+
+    Args:
+        learned: as in :class:`BaselineRisk`.
+    """
+    threshold = settings.risk_threshold
+    if profile is not None:
+        return CalibratedRisk(profile, threshold)
+    prior = PriorRisk(threshold)
+    if settings.risk_basis == "prior":
+        return prior
+    until = prior if settings.risk_basis == "auto" else None
+    return BaselineRisk(threshold, settings.baseline_alert_rate, until, learned)
+
+
+def watch_of(settings: Settings, profile: Profile | None) -> tuple[str, Watch] | None:
+    """What is watched while sequences run: where a profile has enough good runs for the rate asked for."""
+    alarm = profile.alarm if profile is not None else None
+    if alarm is None or settings.alarm_rate <= 0:
+        return None
+    threshold = alarm.threshold(settings.alarm_rate)
+    return None if math.isinf(threshold) else (alarm.signal, Watch(PEAKS.index(alarm.signal), threshold))
