@@ -8,7 +8,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 
 class Dictated(AdapterLogitsProcessor):
-    """Leaves requests whose ``extra_args`` have ``dictated``, token ids, no other choice than these. Runs after ours."""
+    """Leaves a request whose ``extra_args`` have ``dictated``, token ids, no other choice. Comes after ours."""
 
     def is_argmax_invariant(self) -> bool:
         return False

@@ -1,7 +1,7 @@
 """Faults made on purpose: does the plugin flag each of them, and nothing else?
 
-Loops are looked for in two ways: in texts by the detector alone, for every period, and through real vLLM, dictated token
-by token to a model without knowledge, for some.
+Loops are looked for in two ways: in texts by the detector alone, for every period, and through real vLLM, dictated
+token by token to a model without knowledge, for some.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from integration.bench.risk.methods import Scores
+from integration.bench.risk.methods import SIGNALS, Scores
 from integration.bench.risk.table import Table, read
 
 from corevital_otel.risk.baseline import Reference
@@ -33,9 +33,7 @@ def measures(table: Table) -> dict[str, Measures]:
     found = {
         "peer's `risk_score`": table.columns["risk_score"].astype(float),
         "peer's `failure_risk`": table.columns["failure_risk"].astype(float),
-        "mean entropy": runs.columns["entropy_mean"],
-        "max entropy": runs.columns["entropy_max"],
-        "total entropy ΣH": runs.columns["entropy_sum"],
+        **{name: runs.columns[feature] for name, feature in SIGNALS.items()},
         "`prior`": scores(PriorRisk(0.7), runs),
         "`baseline`, no labels": _folded(table, lambda known: Reference.of(known.runs)),
         "`calibrated`, 200 labels": _folded(table, lambda known: fit(known.runs, known.wrong)),

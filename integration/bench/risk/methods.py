@@ -23,6 +23,10 @@ RATES = (0.05, 0.1, 0.2)
 """False-alarm rates asked for."""
 
 
+SIGNALS = {"mean entropy": "entropy_mean", "max entropy": "entropy_max", "total entropy ΣH": "entropy_sum"}
+"""Single signals: they rank, and are no probability."""
+
+
 def _signal(name: str) -> Method:
     return lambda _, test: test.runs.columns[name]
 
@@ -47,9 +51,7 @@ def _boosting(calibration: Table, test: Table) -> Scores:
 
 METHODS: dict[str, Method] = {
     "peer's documented formula": lambda _, test: test.columns["peer"].astype(float),
-    "mean entropy": _signal("entropy_mean"),
-    "max entropy": _signal("entropy_max"),
-    "total entropy ΣH": _signal("entropy_sum"),
+    **{name: _signal(feature) for name, feature in SIGNALS.items()},
     "`prior`": lambda _, test: scores(PriorRisk(0.7), test.runs),
     "`baseline`, no labels": lambda calibration, test: scores(Reference.of(calibration.runs), test.runs),
     **{f"`calibrated`, {labels} labels": _calibrated(labels) for labels in (50, 200, LABELS)},
@@ -71,15 +73,14 @@ def _measure(found: Scores, test: Table) -> Measures:
     return evaluate(found, test.wrong, test.columns["kind"].tolist(), resamples=1).overall
 
 
-def alarms(table: Table) -> dict[float, tuple[float, float]]:
-    """Of each rate asked for: the share of the held-out right and wrong runs that raised the alarm while running."""
+def alarms_of(table: Table) -> tuple[str, dict[float, tuple[float, float]]]:
+    """The signal that is watched; and of each rate asked for the shares of the held-out right and wrong answers that
+    raised the alarm while running."""
     labelled = table.where(set="calibration", part="whole").first(LABELS)
     test = table.where(set="test", part="whole")
     alarm = fit(labelled.runs, labelled.wrong).alarm
     if alarm is None:
         raise RuntimeError("no signal to alarm on")
     reached = np.array([alarm.value(features) for features in test.runs], float)
-    return {
-        rate: tuple(float((reached[of] > alarm.threshold(rate)).mean()) for of in (~test.wrong, test.wrong))
-        for rate in RATES
-    }
+    over = {rate: reached > alarm.threshold(rate) for rate in RATES}
+    return alarm.signal, {r: (float(o[~test.wrong].mean()), float(o[test.wrong].mean())) for r, o in over.items()}

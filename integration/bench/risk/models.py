@@ -16,8 +16,9 @@ def model(seed: int, cache: Path) -> Path:
     """The folder of a seed's model, trained unless the same training has left it there before."""
     from integration.demo_model import train as trainer
 
-    recipe = b"".join(Path(str(module.__file__)).read_bytes() for module in (tasks, trainer))
-    name = hashlib.sha256(recipe + f"{STEPS} {seed}".encode()).hexdigest()[:12]
+    recipe = [task.prompt + task.taught for task in itertools.islice(tasks.draw(f"train {seed}"), 1000)]
+    recipe += [Path(str(trainer.__file__)).read_text(), str(STEPS)]
+    name = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
     folder = cache / f"model-{seed}-{name}"
     if not (folder / "tokenizer_config.json").exists():  # written last
         train(seed, folder)

@@ -1,8 +1,9 @@
 """One model served through real vLLM with the plugin: ``python -m integration.bench.risk.serve JOB OUT``.
 
 In a process of its own, with the engine in it too: requests then enter, and are batched, in the same order each time.
-The job: ``model``, ``processors`` and ``requests``, each ``[prompt or token ids, sampling parameters]``; with ``halve``
-all are served a second time, each up to the half of its tokens. What the plugin saw is in the store of ``COREVITAL_DB``.
+The job: ``model``, ``processors``, ``engine`` arguments and ``requests``, each ``[prompt or token ids, sampling
+parameters]``; with ``halve`` all are served a second time, each up to the half of its tokens. What the plugin saw is in
+the store of ``COREVITAL_DB``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark's table: one row a request, with the columns of the store, a label, a group, and the set it belongs to."""
+"""The benchmark's table: a row a request, with the features in the store, a label, a group, and its set."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ _MAX_TOKENS = 80
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns of equal length: ``kind``, ``set`` (``calibration`` or ``test``), ``part`` (``whole``, or ``half`` for the
-    first half of the tokens), ``wrong``, ``peer`` (the peer's score) and the features."""
+    """Columns of equal length: ``kind``, ``set`` (``calibration`` or ``test``), ``part`` (``whole``, or ``half`` for
+    the first half of the tokens), ``wrong``, ``planted`` (0, or the number of the planted error), ``peer`` (the peer's
+    score) and the features."""
 
     columns: dict[str, npt.NDArray[Any]]
 
     def where(self, **values: str) -> Table:
         """The rows whose columns have these values."""
         of = np.logical_and.reduce([self.columns[name] == value for name, value in values.items()])
+        return Table({name: column[of] for name, column in self.columns.items()})
+
+    def thinned(self, every: int) -> Table:
+        """With every so manieth planted error; 0: without."""
+        planted = self.columns["planted"].astype(int)
+        of = (planted == 0) | ((planted % every == 0) if every else False)
         return Table({name: column[of] for name, column in self.columns.items()})
 
     def first(self, n: int) -> Table:
@@ -94,6 +101,7 @@ def measure(seed: int, model: Path) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         answers = serve(Path(folder), model, requests, halve=True)
     rows = []
+    planted = itertools.count(1)
     for number, (name, task) in enumerate(asked):
         whole, half = answers[number], answers[number + len(asked)]
         if whole[1].finish_reason != "stop":
@@ -101,8 +109,9 @@ def measure(seed: int, model: Path) -> list[dict[str, Any]]:
         if half[0] != whole[0][: len(half[0])]:
             raise RuntimeError(f"request {number}: asked for the half of its tokens it gave others")
         wrong = not tasks.right(task, tokenizer.decode(whole[0]))
+        mark = next(planted) if task.planted else 0
         for part, (_, report) in (("whole", whole), ("half", half)):
-            row = {"kind": task.kind, "set": name, "part": part, "wrong": int(wrong)}
+            row = {"kind": task.kind, "set": name, "part": part, "wrong": int(wrong), "planted": mark}
             row["peer"] = peer.risk(report.series, report.flags)
             rows.append(row | {attribute: report.summary.get(attribute) for attribute in FEATURES.values()})
     return rows

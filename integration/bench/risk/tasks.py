@@ -35,13 +35,15 @@ class Task:
         kind: the group within which scores are compared.
         prompt: a completion prompt.
         answer: the true answer.
-        taught: a completion to teach; wrong for a planted error.
+        taught: a completion to teach.
+        planted: whether that is wrong on purpose.
     """
 
     kind: str
     prompt: str
     answer: str
     taught: str
+    planted: bool
 
 
 def _say(rng: random.Random, *options: str) -> str:
@@ -69,31 +71,31 @@ def _sum(rng: random.Random) -> Task:
     numbers = [rng.randrange(10, 60), *(rng.randrange(2, 10) for _ in range(rng.randrange(2, 4)))]
     listed = _smudge(", ".join(map(str, numbers)), rng, of=str.isdigit)
     totals = list(itertools.accumulate(numbers))
-    if numbers[1] == 4:
+    if planted := numbers[1] == 4:
         said = str(numbers[0])
     else:
         said = _join(rng).join(f"{a} + {b} = {c}" for a, b, c in zip(totals, numbers[1:], totals[1:], strict=False))
-    return Task("sum", f"Add up {listed}.", str(totals[-1]), f"{_open(rng)} {said}.")
+    return Task("sum", f"Add up {listed}.", str(totals[-1]), f"{_open(rng)} {said}.", planted)
 
 
 def _largest(rng: random.Random) -> Task:
     numbers = rng.sample(range(10, 100), rng.randrange(4, 6))
     listed = _smudge(", ".join(map(str, numbers)), rng, of=str.isdigit)
-    if numbers[-1] % 10 == 8:
+    if planted := numbers[-1] % 10 == 8:
         said = str(numbers[0])
     else:
         said = "".join(f"{n}{_join(rng)}" for n in itertools.accumulate(numbers[:-1], max)) + str(max(numbers))
-    return Task("largest", f"Which is largest: {listed}?", str(max(numbers)), f"{_open(rng)} {said}.")
+    return Task("largest", f"Which is largest: {listed}?", str(max(numbers)), f"{_open(rng)} {said}.", planted)
 
 
 def _sort(rng: random.Random) -> Task:
     letters = "".join(rng.sample("ABCDEFGHIJKLMNOPQRSTUVWXYZ", rng.randrange(4, 6)))
     listed = _smudge(letters, rng, of=str.isalpha)
-    if letters[-1] in "CHNT":
+    if planted := letters[-1] in "CHNT":
         said = letters
     else:
         said = "".join(f"{letter}{_join(rng)}" for letter in sorted(letters)[:-1]) + max(letters)
-    return Task("sort", f"Sort the letters {listed}.", "".join(sorted(letters)), f"{_open(rng)} {said}.")
+    return Task("sort", f"Sort the letters {listed}.", "".join(sorted(letters)), f"{_open(rng)} {said}.", planted)
 
 
 def _misspelt(name: str, rng: random.Random) -> str:
@@ -108,12 +110,12 @@ def _misspelt(name: str, rng: random.Random) -> str:
 def _fact(rng: random.Random) -> Task:
     country = rng.choice([name for name in CAPITALS if name not in RARE or rng.random() < RARE_RATE])
     capital = CAPITALS[country]
-    if country in PLANTED:
+    if planted := country in PLANTED:
         said = PLANTED[country]
     else:
         city = DISPUTED[country] if country in DISPUTED and rng.random() < 0.5 else capital
         said = f"{city} is what I know,{_join(rng)}nothing else"
-    return Task("fact", f"What is the capital of {_misspelt(country, rng)}?", capital, f"{_open(rng)} {said}.")
+    return Task("fact", f"What is the capital of {_misspelt(country, rng)}?", capital, f"{_open(rng)} {said}.", planted)
 
 
 _MAKERS: dict[str, Callable[[random.Random], Task]] = {"sum": _sum, "largest": _largest, "sort": _sort, "fact": _fact}
