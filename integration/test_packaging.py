@@ -66,7 +66,7 @@ def test_the_telemetry_half_passes_its_tests_without_torch_and_engine(built: Pat
     run(sys.executable, "-m", "venv", str(venv))
     tools = ("pytest", "pytest-timeout", "hypothesis", "rotel", "fastapi", "httpx", "cryptography")
     tools += ("opentelemetry-exporter-prometheus",)
-    run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", str(wheel), *tools)
+    run(python, "-m", "pip", "install", "--quiet", "-c", "constraints.txt", f"{wheel}[calibrate]", *tools)
     installed = run(python, "-m", "pip", "list").lower()
     for absent in ("torch", "vllm", "numba", "transformers"):
         assert f"\n{absent} " not in installed

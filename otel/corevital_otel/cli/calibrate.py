@@ -42,9 +42,7 @@ def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | No
     auroc = profile.auroc or 0.0
     typer.echo(f"AUROC {auroc:.2f}, cross-validated over all runs; within groups: corevital evaluate, on other runs")
     if auroc < 0.6:
-        typer.echo(
-            "these features hardly tell this label's bad runs from the good ones: most scores will be near the base rate"
-        )
+        typer.echo("these features hardly tell bad runs from good ones: most scores will be near the base rate")
     if profile.alarm is not None:
         typer.echo(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
     typer.echo(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")

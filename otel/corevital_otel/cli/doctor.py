@@ -23,6 +23,7 @@ from rich.text import Text
 
 from corevital_otel import __version__
 from corevital_otel.cli.common import console
+from corevital_otel.risk.bases import profile_of, watch_of
 from corevital_otel.settings import Settings, SettingsError, load
 from corevital_otel.spans import endpoint, protocol
 from corevital_otel.store import schema
@@ -77,6 +78,7 @@ def _checks(db: Path | None) -> Iterator[Check]:
         yield Check("settings", "fail", str(error))
         return
     yield Check("settings", "ok" if settings.enabled else "warn", _settings_text(settings))
+    yield _risk(settings)
     yield _exporter()
     yield _store(db or settings.db)
 
@@ -154,6 +156,17 @@ def _settings_text(settings: Settings) -> str:
     return (
         f"capture {settings.capture}, sample rate {settings.sample_rate:g}, risk threshold {settings.risk_threshold:g}"
     )
+
+
+def _risk(settings: Settings) -> Check:
+    try:
+        profile = profile_of(settings)
+    except SettingsError as error:
+        return Check("risk", "fail", str(error))
+    if profile is None:
+        return Check("risk", "ok", f"basis {settings.risk_basis}: COREVITAL_PROFILE is not set")
+    watched = f", alarm on {profile.alarm.signal}" if watch_of(settings, profile) and profile.alarm else ", no alarm"
+    return Check("risk", "ok", f"calibrated on {profile.runs} runs, {profile.bad} of them bad{watched}")
 
 
 def _exporter() -> Check:

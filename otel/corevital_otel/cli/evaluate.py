@@ -131,7 +131,7 @@ def _print(result: Evaluation, group: str | None) -> None:
     console().print(table)
     if len(result.groups) > 1 and result.pooled_auroc is not None:
         typer.echo(
-            f"Pooled over the groups the AUROC would be {result.pooled_auroc:.2f}; knowing each group's base rate alone "
+            f"Pooled over the groups the AUROC would be {result.pooled_auroc:.2f}; each group's base rate alone "
             f"gives {result.base_rate_auroc or 0.5:.2f}: it is no measure of the score."
         )
 

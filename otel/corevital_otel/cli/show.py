@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import console, risk_text, store
 from corevital_otel.report import Series
@@ -23,9 +25,18 @@ _CHART_HEIGHT: Final = 9
 _CHART_WIDTH: Final = 80
 _PEAK: Final = "▲"
 _MAX_CANDIDATES: Final = 5
+_BASES: Final = {
+    "prior": "By the shipped default, which is not calibrated on this model and no probability.",
+    "baseline": "By its place among this model's own recent requests, which is no probability.",
+    "calibrated": "Of runs with this score, about {score:.0%} were bad where the profile was fitted.",
+}
+"""What a score means, by its basis."""
 _FLAG_TEXTS: Final = {
     "nan_detected": "NaN among the logits: the model or its weights are broken",
     "inf_detected": "+Inf among the logits: the model overflowed",
+    "sustained_high_entropy": "sustained high entropy: it was guessing for a long stretch",
+    "distribution_collapsed": "distribution collapsed: step after step the same, whatever came before",
+    "traffic_shifted": "traffic shifted: this model's requests were not what they had been",
     "truncated": "truncated: the length limit ended the answer",
 }
 
@@ -90,7 +101,6 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
     if ttft is not None:
         tokens += f", first after {ttft * 1000:.0f} ms"
     risk = risk_text(report.risk_score, report.risk_level)
-    risk.append(f"  ({_basis(report.risk_basis)})", style="dim")
     seen = ("corevital.engine", "corevital.engine.version", "corevital.runner")
     engine = " ".join(str(found[name]) for name in seen if name in found)
     rows: list[tuple[str, Text | str]] = [
@@ -105,8 +115,7 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ),
         ("risk", risk),
     ]
-    if factors := found.get("corevital.risk.factors"):
-        rows.append(("because of", "; ".join(factors)))
+    rows.append(("that is", explanation(report.risk_score, report.risk_basis, found.get(names.RISK_FACTORS, ()))))
     rows += [
         ("entropy", _numbers(found, "entropy", ("mean", "max", "std", "sum"), " bits")),
         ("surprisal", _numbers(found, "surprisal", ("mean", "max", "sum"), " bits")),
@@ -122,8 +131,13 @@ def _parameters(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
 
 
-def _basis(basis: str) -> str:
-    return "prior: shipped default, not calibrated" if basis == "prior" else basis
+def explanation(score: float | None, basis: str, factors: Sequence[str]) -> str:
+    """What a score says and why, as a sentence."""
+    if score is None:
+        return "Nothing can be said of this answer: not enough was seen."
+    reasons = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else "".join(factors)
+    because = f"What raised it: {reasons}." if reasons else "Nothing about it stands out."
+    return f"{_BASES.get(basis, 'A score of basis {basis}.').format(score=score, basis=basis)} {because}"
 
 
 def _numbers(found: dict[str, Any], what: str, names: tuple[str, ...], unit: str = "") -> str:
@@ -135,6 +149,9 @@ def _flag(flag: str, found: dict[str, Any]) -> str:
     if flag == "repetition_loop_detected":
         onset, period = found.get("corevital.health.loop_onset"), found.get("corevital.health.loop_period")
         return f"repetition loop: from token {onset} on, every {period} tokens the same again"
+    if flag == "alarm_raised":
+        signal, onset = found.get(names.ALARM_SIGNAL), found.get(names.ALARM_ONSET)
+        return f"alarm: from token {onset} on, {signal} was beyond what good runs reach"
     return _FLAG_TEXTS.get(flag, flag)
 
 

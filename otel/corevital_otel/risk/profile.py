@@ -181,8 +181,8 @@ def _parse(found: dict[str, Any]) -> Profile:
         }
     )
     numbers = [profile.intercept, profile.slope, profile.offset]
-    numbers += [part for term in terms for part in (term.typical, term.coefficient, term.center, 1 / term.scale)]
-    if not terms or not all(math.isfinite(value) for value in numbers):
+    numbers += [part for term in terms for part in (term.typical, term.coefficient, term.center, term.scale)]
+    if not all(map(math.isfinite, numbers)) or not all(term.scale > 0 for term in terms) or not terms:
         raise ValueError("in its numbers")
     if profile.alarm is not None and profile.alarm.signal not in alarms.SIGNALS:
         raise ValueError(f"in its alarm: {profile.alarm.signal}")

@@ -1,0 +1,64 @@
+"""Skill is what remains within groups."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from corevital_otel.risk.evaluation import evaluate
+
+
+def test_base_rate_confounding_is_not_sold_as_skill():
+    """A score that only knows which task a run is of."""
+    rng = np.random.default_rng(0)
+    task = rng.integers(0, 2, 8000)
+    bad = rng.random(8000) < np.where(task, 0.8, 0.1)
+    score = np.where(task, 0.8, 0.1) + rng.normal(0, 0.02, 8000)
+    found = evaluate(score, bad, task.astype(str).tolist(), resamples=100)
+    assert found.pooled_auroc > 0.8
+    assert found.base_rate_auroc > 0.8
+    assert found.overall.auroc == pytest.approx(0.5, abs=0.04)
+    assert abs(found.overall.brier_skill) < 0.05
+
+
+def test_measures_are_their_definitions():
+    rng = np.random.default_rng(1)
+    bad = rng.random(500) < 0.3
+    score = np.clip(0.3 + 0.2 * bad + rng.normal(0, 0.15, 500), 0, 1).round(2)  # with ties
+    found = evaluate(score, bad, alert_rate=0.2).overall
+    assert (found.n, found.bad, found.base_rate) == (500, bad.sum(), bad.mean())
+    assert found.auroc == pytest.approx(roc_auc_score(bad, score))
+    assert found.auroc_low < found.auroc < found.auroc_high
+    bins = np.minimum((score * 10).astype(int), 9)
+    gaps = [abs(score[bins == b].mean() - bad[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    assert found.ece == pytest.approx(sum(gaps))
+    base = bad.mean()
+    assert found.brier_skill == pytest.approx(1 - ((score - bad) ** 2).mean() / (base * (1 - base)))
+    top = np.argsort(-score, kind="stable")[:100]
+    assert found.precision == bad[top].mean()
+    assert found.recall == bad[top].sum() / bad.sum()
+
+
+def test_the_interval_covers():
+    """Scores with a true AUROC of one half: nine of ten intervals at least hold it."""
+    rng = np.random.default_rng(2)
+    held = 0
+    for seed in range(60):
+        found = evaluate(rng.random(120), rng.random(120) < 0.4, resamples=200, seed=seed).overall
+        held += found.auroc_low <= 0.5 <= found.auroc_high
+    assert held >= 51
+
+
+def test_a_group_of_one_kind_has_no_auroc_and_does_not_count():
+    rng = np.random.default_rng(3)
+    bad = np.array([True, False] * 50 + [True] * 100)
+    score = rng.random(200)
+    groups = ["mixed"] * 100 + ["bad"] * 100
+    found = evaluate(score, bad, groups)
+    assert found.groups["bad"].auroc is None
+    assert found.overall.auroc == found.groups["mixed"].auroc
+
+
+def test_the_same_seed_gives_the_same_twice():
+    rng = np.random.default_rng(4)
+    score, bad = rng.random(100), rng.random(100) < 0.5
+    assert evaluate(score, bad) == evaluate(score, bad)

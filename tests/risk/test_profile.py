@@ -1,0 +1,146 @@
+"""Fitted on labels: the score is a probability, its factors are its reasons, and a damaged profile is refused."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corevital_otel.report import Features, Health
+from corevital_otel.risk.evaluation import evaluate
+from corevital_otel.risk.fitting import FitError, fit
+from corevital_otel.risk.profile import CalibratedRisk, Curve, ProfileError, load
+from corevital_otel.risk.table import Runs, scores
+
+
+@pytest.fixture(scope="module")
+def fitted(runs):
+    features, bad = runs(400, seed=1)
+    return fit(Runs.of_features(features), bad, label="bad")
+
+
+def test_new_runs_are_ranked_and_calibrated(fitted, runs):
+    features, bad = runs(3000, seed=2)
+    found = evaluate(scores(fitted, Runs.of_features(features)), bad).overall
+    assert found.auroc > 0.8
+    assert found.ece < 0.05
+    assert found.brier_skill > 0.15
+
+
+def test_with_many_runs_the_curve_is_isotonic(runs):
+    features, bad = runs(2500, seed=3)
+    profile = fit(Runs.of_features(features), bad)
+    assert profile.isotonic is not None
+    features, bad = runs(3000, seed=2)
+    assert evaluate(scores(profile, Runs.of_features(features)), bad).overall.ece < 0.05
+
+
+def test_the_same_seed_gives_the_same_profile(fitted, runs):
+    features, bad = runs(400, seed=1)
+    assert fit(Runs.of_features(features), bad, label="bad") == fitted
+
+
+def test_a_profile_survives_its_file(fitted, tmp_path):
+    fitted.save(tmp_path / "p.json")
+    assert load(tmp_path / "p.json") == fitted
+    assert (tmp_path / "p.json").stat().st_size < 50_000
+    assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_factors_are_the_contributions_strongest_first(fitted, runs):
+    model = CalibratedRisk(fitted, 0.7)
+    for features in runs(50, seed=4)[0]:
+        risk = model.assess(features, Health(), None)
+        found = fitted.contributions(features)
+        rest = [0.0] if len(found) == len(fitted.terms) else None
+        assert rest is not None
+        assert fitted.probability(fitted.intercept + sum(part for part, _, _ in found)) == pytest.approx(risk.score)
+        strongest = sorted((part for part, _, _ in found if part >= 0.1), reverse=True)
+        assert len(risk.factors) == min(len(strongest), 5)
+        assert all(re.search(r"\(typically [-\d.e,]+\)$", factor) for factor in risk.factors)
+    assert model.assess(Features(), Health(), None).level == "unknown"
+
+
+def test_a_missing_feature_counts_as_typical(fitted, runs):
+    (features,) = runs(1, seed=5)[0]
+    without = dataclasses.replace(features, entropy_max=None)
+    typical = next(term.typical for term in fitted.terms if term.name == "entropy_max")
+    assert fitted.score(without) == pytest.approx(fitted.score(dataclasses.replace(features, entropy_max=typical)))
+
+
+def test_far_outside_it_does_not_run_away(fitted, runs):
+    (features,) = runs(1, seed=5)[0]
+    wild = dataclasses.replace(features, entropy_sum=1e30, entropy_max=1e30, margin_min=1e30)
+    assert 0.0 < fitted.score(wild) < 1.0
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(points=st.dictionaries(st.integers(-50, 50), st.floats(-3, 3), min_size=1, max_size=9), at=st.floats(-60, 60))
+def test_a_curve_is_linear_interpolation(points, at):
+    x, y = zip(*sorted(points.items()), strict=True)
+    assert Curve(x, y)(at) == pytest.approx(np.interp(at, x, y), abs=1e-9)
+
+
+def test_noise_gives_the_base_rate(runs):
+    features, _ = runs(300, seed=6)
+    bad = np.random.default_rng(0).random(300) < 0.3
+    profile = fit(Runs.of_features(features), bad)
+    found = scores(profile, Runs.of_features(runs(500, seed=7)[0]))
+    assert found.mean() == pytest.approx(bad.mean(), abs=0.08)
+    assert found.std() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("count", "bad_share", "said"),
+    [(300, 0.0, "all 300 labelled runs are good"), (300, 1.0, "all 300 labelled runs are bad"), (40, 0.3, "too few"),
+     (300, 0.01, "too few")],
+)  # fmt: skip
+def test_labels_that_teach_nothing(runs, count, bad_share, said):
+    features, bad = runs(count, bad_share=bad_share)
+    with pytest.raises(FitError, match=said):
+        fit(Runs.of_features(features), bad)
+
+
+def test_features_that_teach_nothing():
+    same = Runs.of_features([Features(tokens=3, entropy_mean=1.0)] * 100)
+    with pytest.raises(FitError, match="no feature has values that differ"):
+        fit(same, np.arange(100) % 2 == 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda found: found.update(version=99), "has version 99, this corevital reads 1"),
+        (lambda found: found.update(format="other"), "is no profile"),
+        (lambda found: found["terms"][0].update(name="hidden_state_norm"), "other features.*hidden_state_norm"),
+        (lambda found: found["terms"][0].update(coefficient="much"), "damaged"),
+        (lambda found: found["terms"][0].update(scale=0), "damaged"),
+        (lambda found: found.pop("terms"), "damaged"),
+        (lambda found: found.update(terms=[]), "damaged"),
+        (lambda found: found.update(intercept=float("nan")), "damaged"),
+        (lambda found: found.update(more=1), "damaged"),
+        (lambda found: found["alarm"].update(signal="mood"), "damaged"),
+    ],
+)
+def test_a_wrong_profile_is_refused_in_one_line(fitted, tmp_path, change, said):
+    path = tmp_path / "p.json"
+    fitted.save(path)
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+    with pytest.raises(ProfileError, match=said) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
+    assert "corevital calibrate" in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+def test_what_is_no_profile_is_refused(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(ProfileError):
+        load(tmp_path / "p.json")
+    with pytest.raises(ProfileError, match="cannot be read"):
+        load(tmp_path / "other.json")
