@@ -41,17 +41,21 @@ def main() -> None:
     if options.retrain:
         retrain(options.seeds[0], options.cache)
     elif options.recorded:
-        report.scores({0: read(RECORDED)})
-        report.alarms({0: read(RECORDED)})
+        report_scores({0: read(RECORDED)})
         report.gsm8k(*gsm8k.answers())
     else:
         tables, models = served(options.seeds, options.cache)
-        report.scores(tables)
-        report.alarms(tables)
+        report_scores(tables)
         say("making faults in vLLM")
         report.loops([faults.loops(seed) for seed in options.seeds], faults.served_loops(options.seeds[0]))
         report.nan(faults.nan(models[0]))
         report.gsm8k(*gsm8k.answers())
+
+
+def report_scores(tables: dict[int, Table]) -> None:
+    report.scores(tables)
+    report.planted(tables)
+    report.alarms(tables)
 
 
 def served(seeds: list[int], cache: Path) -> tuple[dict[int, Table], list[Path]]:

@@ -22,7 +22,7 @@ FOLDS = 5
 def answers() -> tuple[Table, int]:
     """The answers, and how many truncated ones were left out."""
     table = read(PATH)
-    table.columns["wrong"] = table.columns["failure"]
+    table.columns["wrong"] = table.columns["failure"]  # 0 or 1
     whole = table.where(format_failure="False")
     return whole, len(table.wrong) - len(whole.wrong)
 

@@ -40,8 +40,8 @@ class Table:
 
     def thinned(self, every: int) -> Table:
         """With every so manieth planted error; 0: without."""
-        planted = self.columns["planted"].astype(int)
-        of = (planted == 0) | ((planted % every == 0) if every else False)
+        kept = (self.columns["planted"].astype(int) % every == 0) if every else False
+        of = ~self.planted | kept
         return Table({name: column[of] for name, column in self.columns.items()})
 
     def first(self, n: int) -> Table:
@@ -54,6 +54,10 @@ class Table:
     @property
     def wrong(self) -> npt.NDArray[np.bool_]:
         return self.columns["wrong"] == "1"
+
+    @property
+    def planted(self) -> npt.NDArray[np.bool_]:
+        return self.columns["planted"] != "0"
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
