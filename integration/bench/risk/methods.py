@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,6 @@ Scores = npt.NDArray[np.float64]
 Method = Callable[[Table, Table], Scores]
 """Takes the calibration set and the held-out set and scores the latter."""
 
-MAIN = 2
-"""Every so manieth planted error is asked: then the best single signal does about as well as on real models."""
 LABELS = 400
 RATES = (0.05, 0.1, 0.2)
 """False-alarm rates asked for."""
@@ -59,16 +57,20 @@ METHODS: dict[str, Method] = {
     **{f"`calibrated`, {labels} labels": _calibrated(labels) for labels in (50, 200, LABELS)},
     f"gradient boosting, {LABELS} labels": _boosting,
 }
-HALF = f"`calibrated`, {LABELS} labels, first half of the tokens"
+COMPARED = ("peer's documented formula", "max entropy", "`baseline`, no labels", f"`calibrated`, {LABELS} labels")
+"""Those whose dependence on planted errors is shown."""
 
 
-def measures(table: Table) -> dict[str, Measures]:
-    """Of each method on a seed's held-out set, within kinds of task."""
+def measures(table: Table, names: Iterable[str] = METHODS) -> dict[str, Measures]:
+    """Of methods on a seed's held-out set, within kinds of task."""
     calibration, test = (table.where(set=name, part="whole") for name in ("calibration", "test"))
-    found = {name: _measure(method(calibration, test), test) for name, method in METHODS.items()}
+    return {name: _measure(METHODS[name](calibration, test), test) for name in names}
+
+
+def half(table: Table) -> Measures:
+    """The same of a profile for the first half of the tokens."""
     calibration, test = (table.where(set=name, part="half") for name in ("calibration", "test"))
-    found[HALF] = _measure(_calibrated(LABELS)(calibration, test), test)
-    return found
+    return _measure(_calibrated(LABELS)(calibration, test), test)
 
 
 def _measure(found: Scores, test: Table) -> Measures:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from integration.bench.risk import gsm8k as answers
 from integration.bench.risk.faults import Loops
-from integration.bench.risk.methods import MAIN, RATES, SIGNALS, alarms_of, measures
+from integration.bench.risk.methods import COMPARED, LABELS, RATES, SIGNALS, alarms_of, half, measures
 from integration.bench.risk.table import Table
 from integration.bench.risk.tasks import KINDS
 
@@ -36,13 +36,13 @@ def _fraction(counts: tuple[int, int]) -> str:
 
 def scores(tables: dict[int, Table]) -> None:
     """What was asked, and how well each method tells wrong answers from right ones."""
-    for seed, natural in tables.items():
-        table = natural.thinned(MAIN)
+    for seed, table in tables.items():
         sets = [table.where(set=name, part="whole") for name in ("calibration", "test")]
         wrong = (f"{kind} {sets[1].where(kind=kind).wrong.mean():.0%}" for kind in KINDS)
         sizes = f"{len(sets[0].wrong)} answers to calibrate on, {len(sets[1].wrong)} held out"
         print(f"- seed {seed}: {sizes}; wrong of these: {', '.join(wrong)}, all {sets[1].wrong.mean():.0%}")
-    found = [measures(table.thinned(MAIN)) for table in tables.values()]
+    first = f"`calibrated`, {LABELS} labels, first half of the tokens"
+    found = [{**measures(table), first: half(table)} for table in tables.values()]
     _head("score", "AUROC within tasks", "ECE", "Brier skill")
     for name in found[0]:
         of = [seed[name] for seed in found]
@@ -57,17 +57,17 @@ def scores(tables: dict[int, Table]) -> None:
 
 def planted(tables: dict[int, Table]) -> None:
     """How much depends on the share of planted errors: those that single signals cannot see."""
-    shares = {every: [table.thinned(every) for table in tables.values()] for every in (1, MAIN, 0)}
+    shares = {every: [table.thinned(every) for table in tables.values()] for every in (1, 2, 0)}
     shown = (f"share {statistics.mean(t.planted.mean() for t in some):.0%}" for some in shares.values())
     _head("AUROC by share of planted errors", *shown)
-    found = [[measures(table) for table in some] for some in shares.values()]
+    found = [[measures(table, COMPARED) for table in some] for some in shares.values()]
     for name in found[0][0]:
         _row(name, *(f"{statistics.mean(seed[name].auroc or 0.0 for seed in some):.3f}" for some in found))
 
 
 def alarms(tables: dict[int, Table]) -> None:
     """False alarms while running, against the rate asked for."""
-    found = [alarms_of(table.thinned(MAIN)) for table in tables.values()]
+    found = [alarms_of(table) for table in tables.values()]
     _head("alarm while running: rate asked for", "right answers alarmed on", "wrong answers alarmed on", "signal")
     for rate in RATES:
         false, true = ([seed[1][rate][i] for seed in found] for i in (0, 1))

@@ -58,10 +58,13 @@ def serve(
     job = {"model": str(model), "processors": processors, "requests": requests, "halve": halve, "engine": engine}
     (folder / "job.json").write_text(json.dumps(job))
     database = folder / "corevital.db"
-    settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", "PYTHONPATH": str(ROOT)}
+    # What makes two runs give the same to the last bit: one process, one thread, and MKL told to compute the same way
+    # wherever its operands lie in memory.
+    settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
     done = subprocess.run(
         [sys.executable, "-m", __spec__.name, "job.json", "out.json"],
-        cwd=folder, env=environment({**settings, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}),
+        cwd=folder, env=environment(settings),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:

@@ -19,7 +19,7 @@ from integration.bench.risk.serve import serve
 from corevital_otel.attributes import FEATURES
 from corevital_otel.risk.table import Runs
 
-CALIBRATION, TEST = 800, 1200
+CALIBRATION, TEST = 400, 1200
 """Requests of a seed: to calibrate on, and held out."""
 TEMPERATURE = 0.7
 _MAX_TOKENS = 80
@@ -61,7 +61,7 @@ class Table:
 
 
 def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV. Numbers have six digits: what an engine's arithmetic leaves open is in those behind."""
+    """Write rows as CSV, numbers with six digits."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
