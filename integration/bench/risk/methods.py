@@ -79,8 +79,8 @@ def _measure(found: Scores, test: Table) -> Measures:
 
 def alarms_of(table: Table) -> tuple[str, dict[float, tuple[float, float]]]:
     """The signal that is watched; and of each rate asked for the shares of the held-out right and wrong answers that
-    raised the alarm while running."""
-    labelled = table.where(set="calibration", part="whole").first(LABELS)
+    raised the alarm while running. The right answers of the whole calibration set are what is known to be good."""
+    labelled = table.where(set="calibration", part="whole")
     test = table.where(set="test", part="whole")
     alarm = fit(labelled.runs, labelled.wrong).alarm
     if alarm is None:

@@ -19,7 +19,7 @@ from integration.bench.risk.serve import serve
 from corevital_otel.attributes import FEATURES
 from corevital_otel.risk.table import Runs
 
-CALIBRATION, TEST = 400, 1200
+CALIBRATION, TEST = 800, 1200
 """Requests of a seed: to calibrate on, and held out."""
 TEMPERATURE = 0.7
 _MAX_TOKENS = 80
