@@ -82,7 +82,7 @@ def questions(seed: int) -> list[tuple[str, tasks.Task]]:
     wanted = {"calibration": CALIBRATION // len(tasks.KINDS), "test": TEST // len(tasks.KINDS)}
     count: Counter[tuple[str, str]] = Counter()
     for task in tasks.draw(f"questions {seed}"):
-        name = "test" if zlib.crc32(task.prompt.encode()) % 2 else "calibration"
+        name = "test" if zlib.crc32(f"{seed} {task.prompt}".encode()) % 2 else "calibration"
         if count[name, task.kind] < wanted[name]:
             count[name, task.kind] += 1
             found[name].append(task)
