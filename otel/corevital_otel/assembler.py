@@ -216,17 +216,18 @@ class Assembler:
     def _slots(self, keys: list[int], runner: str) -> Array:
         """The window of each record's sequence, -1 for a sequence we do not know."""
         slot_of = self._windows.slot_of
-        slots = [slot_of.get(key, -1) for key in keys]
-        if -1 in slots:
-            for key, slot in zip(keys, slots, strict=True):
-                sequence = self._live.get(key) if slot < 0 else None
+        found = list(map(slot_of.get, keys))  # of all that run, at each frame: twice as fast as a comprehension
+        if None in found:
+            for key in [key for key, slot in zip(keys, found, strict=True) if slot is None]:
+                sequence = self._live.get(key)
                 if sequence is not None and sequence.slot < 0:
                     self._open(sequence, runner)
-            slots = [slot_of.get(key, -1) for key in keys]  # opening may have closed another
-            for key, slot in zip(keys, slots, strict=True):
-                if slot < 0:
-                    self._count_stranger(key)
-        return np.array(slots, np.int64)
+            found = list(map(slot_of.get, keys))  # opening may have closed another
+        if None in found:
+            for key in [key for key, slot in zip(keys, found, strict=True) if slot is None]:
+                self._count_stranger(key)
+            return np.array([-1 if slot is None else slot for slot in found], np.int64)
+        return np.array(found, np.int64)
 
     def _open(self, sequence: Sequence, runner: str) -> None:
         if len(self._windows) >= self._max_windows:

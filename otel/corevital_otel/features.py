@@ -54,10 +54,16 @@ _TOKENS: Final = 2 * COLUMNS
 _ESTIMATED: Final = _TOKENS + 1
 _HIGH: Final = _TOKENS + 2
 _BURSTS: Final = _TOKENS + 3
-_SUMS: Final = _TOKENS + 4
-"""What is added up: the finite values of each column, how many they are, and tokens: observed, with an estimated
-surprisal, of high entropy, bursts. Counts are kept as floats, which are exact far beyond any output, so that one
-reduction and one addition do for all."""
+_SAME: Final = _TOKENS + 4
+_SQUARES: Final = _TOKENS + 5
+_X: Final = _TOKENS + 7
+_XX: Final = _TOKENS + 8
+_XY: Final = _TOKENS + 9
+_SUMS: Final = _TOKENS + 10
+"""What is added up: the finite values of each column, and how many they are; tokens: observed, with an estimated
+surprisal, of high entropy, bursts, with the distribution of the one before; the squares of entropy and surprisal above
+their first values, and of the tokens whose entropy is known the output index, its square, and its product with that
+entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and one addition do."""
 
 PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
 """What is kept as a running maximum; of margin and confidence, of their negative."""
@@ -72,8 +78,7 @@ STATE: Final = np.dtype(
         ("peaks", "<f8", (len(PEAKS),)),
         ("nan", "?"),
         ("inf", "?"),
-        ("means", "<f8", (3,)),  # of entropy (y), surprisal (z) and of the former's output index (x)
-        ("moments", "<f8", (4,)),  # sums of (y - mean y)^2, (z - mean z)^2, (x - mean x)^2, (x - mean x)(y - mean y)
+        ("first", "<f8", (2,)),  # the first known entropy and surprisal
         ("group", "<f8", (4, GROUP)),  # the last entropies, 0 where there is none, and 1 where; the same of -confidence
         ("group_floor", "<f8"),  # lowest mean entropy of a group
         ("top", "<i8"),  # the last token's likeliest
@@ -82,7 +87,7 @@ STATE: Final = np.dtype(
         ("alarmed_at", "<i8"),  # output index at which the watched maximum crossed its threshold, negative: not yet
     ]
 )
-"""What is kept of a sequence: about 950 bytes."""
+"""What is kept of a sequence: 874 bytes."""
 
 
 class Watch(NamedTuple):
@@ -232,11 +237,14 @@ def fold(
     parts[_TOKENS] = chunk.observed
     parts[_ESTIMATED] = chunk.estimated
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
-    _follow(state, parts, chunk.top)
+    recent = _recent(state, parts)
+    _compare(state, parts, recent, chunk.top)
+    _square(state, first, parts)
     sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
-    _merge_moments(state, first, parts, sums)
-    _add_early(state, first, parts)
-    groups = _slide_groups(state, first, parts, lengths)
+    _run_on(state, parts, sums)
+    if first.min() < GROUP:
+        _add_early(state, first, parts)
+    groups = _slide_groups(state, first, recent, lengths)
     # Not `state["sums"] += ...`: that would also copy the field onto itself.
     np.add(state["sums"], sums.T, out=state["sums"])
     peaks = np.empty((len(PEAKS), len(state)))
@@ -250,61 +258,65 @@ def fold(
         _alarm(state, first, values, groups, watch)
 
 
-def _follow(state: Array, parts: Array, top: Array) -> None:
-    """Compare each token with the one before it: bursts into ``parts``, and the runs.
+def _recent(state: Array, parts: Array) -> Array:
+    """The chunk behind the :data:`GROUP` tokens before it, ``[4, S, GROUP + T]``, as in ``state["group"]``."""
+    recent = np.empty((4, len(state), GROUP + parts.shape[2]))
+    recent[:, :, :GROUP] = state["group"].swapaxes(0, 1)
+    recent[0, :, GROUP:] = parts[ENTROPY]
+    np.negative(parts[CONFIDENCE], out=recent[2, :, GROUP:])
+    recent[1::2, :, GROUP:] = parts[_COUNTS + ENTROPY : _TOKENS : CONFIDENCE]
+    return recent
 
-    A run is a reflected random walk: it rises by one, falls by its leak, and never below zero. One that ends at once
-    has a leak beyond any length.
-    """
-    entropy, known = (np.empty((len(state), top.shape[1] + 1)) for _ in range(2))
-    entropy[:, 0], known[:, 0] = state["group"][:, 0, -1], state["group"][:, 1, -1]
-    entropy[:, 1:], known[:, 1:] = parts[ENTROPY], parts[_COUNTS + ENTROPY]
-    rise = entropy[:, 1:] - entropy[:, :-1]
-    both = (known[:, 1:] * known[:, :-1]) > 0
-    np.logical_and(both, rise >= BURST_BITS, out=parts[_BURSTS], casting="unsafe")
-    tops = np.concatenate((state["top"][:, None], top), axis=1)
-    same = (np.abs(rise) <= _SAME_BITS) & (tops[:, 1:] == tops[:, :-1]) & both
-    steps = np.empty((2, *top.shape))
-    np.subtract(parts[_HIGH] * (1.0 + _HIGH_LEAK), known[:, 1:] * _HIGH_LEAK, out=steps[0])
-    np.subtract(same * (1.0 + _ENDS), parts[_TOKENS] * _ENDS, out=steps[1])
-    walk = steps.cumsum(axis=2)
-    bottom = np.minimum.accumulate(walk, axis=2)
-    before = state["runs"].T[:, :, None]
-    walk -= np.minimum(bottom, -before)
-    np.maximum(state["longest"], walk.max(axis=2).T, out=state["longest"])
-    state["runs"] = walk[:, :, -1].T
+
+def _compare(state: Array, parts: Array, recent: Array, top: Array) -> None:
+    """Compare each token with the one before it, into ``parts``: bursts, and equal distributions."""
+    rise = recent[0, :, GROUP:] - recent[0, :, GROUP - 1 : -1]
+    both = recent[1, :, GROUP:] * recent[1, :, GROUP - 1 : -1]
+    np.multiply(rise >= BURST_BITS, both, out=parts[_BURSTS])
+    alike = np.empty(top.shape, bool)
+    np.equal(top[:, 1:], top[:, :-1], out=alike[:, 1:])
+    np.equal(top[:, 0], state["top"], out=alike[:, 0])
+    alike &= np.abs(rise, out=rise) <= _SAME_BITS
+    np.multiply(alike, both, out=parts[_SAME])
     state["top"] = top[:, -1]
 
 
-def _merge_moments(state: Array, first: Array, parts: Array, sums: Array) -> None:
-    """Merge the chunk's central moments into the state's (Chan, Golub, LeVeque 1979; Pébay 2008 for the co-moment).
+def _run_on(state: Array, parts: Array, sums: Array) -> None:
+    """Follow the runs of tokens of high entropy, and of those with the distribution of the one before.
 
-    Unlike sums of squares these do not cancel where a long flat series has a large mean and a small spread.
-    ``state["sums"]`` is still without the chunk.
+    A run is a reflected random walk: it rises by one, falls by its leak, and never below zero. One that ends at once
+    has a leak beyond any length. Most sequences have neither, and cost nothing here.
     """
-    finite, count = parts[_COUNTS : _COUNTS + MARGIN], sums[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
-    n = np.maximum(count, 1.0)
-    middle = (parts.shape[2] - 1) / 2
-    x = np.arange(parts.shape[2]) - middle  # about the chunk's middle: few and small, so squares do not cancel
-    index, square = np.einsum("st,kt->ks", finite[ENTROPY], np.array((x, x * x)))
-    means = np.empty((3, len(state)))
-    np.divide(sums[:MARGIN], n, out=means[:2])
-    np.divide(index, n[ENTROPY], out=means[2])
-    y = (parts[:MARGIN] - means[:2, :, None]) * finite
-    moments = np.empty((4, len(state)))
-    np.einsum("kst,kst->ks", y, y, out=moments[:2])
-    np.subtract(square, index * means[2], out=moments[2])
-    np.einsum("st,t->s", y[ENTROPY], x, out=moments[3])
-    means[2] += first + middle
+    some = np.flatnonzero(sums[_HIGH] + sums[_SAME] + state["runs"].sum(axis=1))
+    if not len(some):
+        return
+    steps = np.empty((2, len(some), parts.shape[2]))
+    np.subtract(parts[_HIGH, some] * (1.0 + _HIGH_LEAK), parts[_COUNTS + ENTROPY, some] * _HIGH_LEAK, out=steps[0])
+    np.subtract(parts[_SAME, some] * (1.0 + _ENDS), parts[_TOKENS, some] * _ENDS, out=steps[1])
+    walk = steps.cumsum(axis=2)
+    walk -= np.minimum(np.minimum.accumulate(walk, axis=2), -state["runs"][some].T[:, :, None])
+    state["longest"][some] = np.maximum(state["longest"][some], walk.max(axis=2).T)
+    state["runs"][some] = walk[:, :, -1].T
 
-    before = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T
-    share = count / np.maximum(before + count, 1.0)
-    weight = (before * share)[[0, 1, 0]]
-    means -= state["means"].T
-    moments[:3] += means * means * weight
-    moments[3] += means[0] * means[2] * weight[0]
-    np.add(state["moments"], moments.T, out=state["moments"])
-    np.add(state["means"], (means * share[[0, 1, 0]]).T, out=state["means"])
+
+def _square(state: Array, first: Array, parts: Array) -> None:
+    """Squares and products into ``parts``, for spread and slope.
+
+    Of values above the sequence's first one: that is never further from their mean than the square root of their number
+    times their spread, so what is subtracted in the end does not cancel (Chan, Golub, LeVeque 1983, on shifted data).
+    """
+    finite = parts[_COUNTS : _COUNTS + MARGIN]  # of entropy and surprisal
+    none = state["sums"][:, _COUNTS : _COUNTS + MARGIN].T == 0
+    if none.any():
+        at = finite.argmax(axis=2)
+        found = np.take_along_axis(parts[:MARGIN], at[:, :, None], axis=2)[:, :, 0]
+        state["first"] = np.where(none, found, state["first"].T).T
+    above = (parts[:MARGIN] - state["first"].T[:, :, None]) * finite
+    np.multiply(above, above, out=parts[_SQUARES:_X])
+    index = first[:, None] + np.arange(parts.shape[2])
+    np.multiply(index, finite[ENTROPY], out=parts[_X])
+    np.multiply(index, parts[_X], out=parts[_XX])
+    np.multiply(index, above[ENTROPY], out=parts[_XY])
 
 
 def _add_early(state: Array, first: Array, parts: Array) -> None:
@@ -316,26 +328,20 @@ def _add_early(state: Array, first: Array, parts: Array) -> None:
         state["early"][young] += np.einsum("kst,st->sk", some, early)
 
 
-def _slide_groups(state: Array, first: Array, parts: Array, lengths: Array | None) -> Array:
+def _slide_groups(state: Array, first: Array, recent: Array, lengths: Array | None) -> Array:
     """Means over groups of :data:`GROUP` successive tokens (arXiv:2508.15260, eq. 4 and 6).
 
     Returns:
         ``[3, S, T]``, of the group that ends at each token: minus its mean confidence, its mean entropy, and how far
         that is above the lowest one so far. -inf where there is no whole group.
     """
-    tokens = parts.shape[2]
-    sums = np.empty((4, len(state), GROUP + tokens))
-    sums[:, :, :GROUP] = state["group"].swapaxes(0, 1)
-    sums[0, :, GROUP:] = parts[ENTROPY]
-    sums[1, :, GROUP:] = parts[_COUNTS + ENTROPY]
-    np.negative(parts[CONFIDENCE], out=sums[2, :, GROUP:])
-    sums[3, :, GROUP:] = parts[_COUNTS + CONFIDENCE]
+    tokens = recent.shape[2] - GROUP
     if lengths is None:
-        state["group"] = sums[:, :, tokens:].swapaxes(0, 1)
+        state["group"] = recent[:, :, tokens:].swapaxes(0, 1)
     else:
         last = lengths[:, None] + np.arange(GROUP)
-        state["group"] = np.take_along_axis(sums, last[None], axis=2).swapaxes(0, 1)
-    sums = sums[:, :, 1:]
+        state["group"] = recent[:, np.arange(len(state))[:, None], last].swapaxes(0, 1)
+    sums = recent[:, :, 1:]
     span = 1
     while span < GROUP:  # sums over 2, 4, 8, 16 tokens
         sums = sums[:, :, span:] + sums[:, :, :-span]
@@ -369,7 +375,7 @@ def _alarm(state: Array, first: Array, values: Array, groups: Array, watch: Watc
 
 def summaries(state: Array) -> list[Features]:
     """Features of each of the states ``[S]``."""
-    names = ("sums", "early", "peaks", "moments", "longest")
+    names = ("sums", "early", "peaks", "first", "longest")
     columns = (*(state[name].tolist() for name in names), state["group"].sum(axis=2).tolist())
     return [_summary(*values) for values in zip(*columns, strict=True)]
 
@@ -378,7 +384,7 @@ def _summary(
     sums: list[float],
     early: list[float],
     peaks: list[float],
-    moments: list[float],
+    first: list[float],
     longest: list[float],
     group: list[float],
 ) -> Features:
@@ -393,8 +399,8 @@ def _summary(
         tokens=int(sums[_TOKENS]),
         entropy_mean=entropy,
         entropy_max=peaks[ENTROPY] if entropies else None,
-        entropy_std=math.sqrt(max(moments[0], 0.0) / entropies) if entropies else None,
-        entropy_slope=moments[3] / moments[2] if entropies > 1 and moments[2] > 0.0 else None,
+        entropy_std=_std(sums, ENTROPY, first[ENTROPY]) if entropies else None,
+        entropy_slope=_slope(sums, first[ENTROPY]),
         entropy_sum=sums[ENTROPY] if entropies else None,
         entropy_early=begun[ENTROPY],
         entropy_change=_difference(entropy_tail, begun[ENTROPY]),
@@ -403,7 +409,7 @@ def _summary(
         entropy_bursts=int(sums[_BURSTS]),
         surprisal_mean=surprisal,
         surprisal_max=peaks[SURPRISAL] if surprisals else None,
-        surprisal_std=math.sqrt(max(moments[1], 0.0) / surprisals) if surprisals else None,
+        surprisal_std=_std(sums, SURPRISAL, first[SURPRISAL]) if surprisals else None,
         surprisal_sum=sums[SURPRISAL] if surprisals else None,
         surprisal_early=begun[SURPRISAL],
         perplexity=None if surprisal is None else 2.0 ** min(surprisal, _MAX_EXPONENT),
@@ -421,6 +427,18 @@ def _summary(
         frozen_run=int(longest[1]),
         surprisal_estimated=int(sums[_ESTIMATED]),
     )
+
+
+def _std(sums: list[float], column: int, first: float) -> float:
+    count = sums[_COUNTS + column]
+    above = sums[column] / count - first
+    return math.sqrt(max(sums[_SQUARES + column] / count - above * above, 0.0))
+
+
+def _slope(sums: list[float], first: float) -> float | None:
+    count = sums[_COUNTS + ENTROPY]
+    spread = sums[_XX] - sums[_X] * sums[_X] / count if count > 1 else 0.0
+    return (sums[_XY] - sums[_X] * (sums[ENTROPY] / count - first)) / spread if spread > 0.0 else None
 
 
 def short_peak(found: Features, peak: int) -> float:

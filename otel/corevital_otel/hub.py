@@ -83,6 +83,7 @@ class Hub:
         where: Destination | None = None,
         engine_traces: bool = False,
     ) -> None:
+        profile = profile_of(settings)  # first of all: nothing is open yet where it is wrong
         self._settings = settings
         self.counters = Counters()
         self._receiver = FrameReceiver()
@@ -98,7 +99,6 @@ class Hub:
         )
         self._sampler = Sampler(settings.sample_rate)
         self._http = HttpSpans(self._spans, settings.sample_rate, propagate_inwards=engine_traces)
-        profile = profile_of(settings)
         self._risk = risk_model(settings, profile, self._store.learn)
         self._assembler = Assembler(
             on_report=self._reported,

@@ -1,4 +1,4 @@
-"""`corevital calibrate` and `evaluate`, as a user meets them: any table, any label, one clear line where it does not go."""
+"""`corevital calibrate` and `evaluate`: any table, any label, and one clear line where it does not go."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def columns(n: int = 200, seed: int = 0) -> dict[str, list[Any]]:
         "entropy_max": (5 * level * np.exp(rng.normal(0, 0.2, n))).tolist(),
         "bad": [int(value) for value in bad],
         "correct": [str(not value) for value in bad],
-        "verdict": [("fine", "broken")[value] for value in bad],
+        "verdict": [("fine", "broken")[int(value)] for value in bad],
     }
 
 
@@ -108,7 +108,7 @@ def test_rows_without_label_or_features_are_left_out_and_said(tmp_path: Path) ->
 
 
 def test_a_store_is_joined_with_its_labels(cli: Any, tmp_path: Path, report: Any) -> None:
-    writer = StoreWriter(tmp_path / "corevital.db", 30, 100, Counters())
+    writer = StoreWriter(tmp_path / "corevital.db", 36500, 100, Counters())
     for i in range(60):
         writer.put(report(request_id=f"r{i}", tokens=3 + i % 5), SpanIds(f"{i:032x}", f"{i:016x}"))
     writer.put(report(request_id="r0", sequence=1), SpanIds("f" * 32, "f" * 16))

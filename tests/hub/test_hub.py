@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from corevital.frames.record import ROW, SAMPLED, Frame
 from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver, FrameSender
 from corevital_otel.hub import Hub
-from corevital_otel.settings import Settings
+from corevital_otel.settings import Settings, SettingsError
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 
@@ -195,3 +197,37 @@ def test_a_closed_hub_measures_nothing_and_leaves_no_thread(hub: Callable[..., H
     running.close()
     assert running.admit(admitted()) is None
     assert not [thread.name for thread in threading.enumerate() if thread.name in ("corevital-hub", "corevital-store")]
+
+
+def test_the_baseline_is_kept_over_a_restart(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corevital_otel.risk.baseline.SEEN", 60)
+    monkeypatch.setattr("corevital_otel.risk.baseline.RECENT", 20)
+    monkeypatch.setattr("corevital_otel.risk.baseline._EVERY", 50)
+
+    def serve(first: int, count: int, **settings: Any) -> Counter[str]:
+        running = hub(**settings)
+        for number in range(first, first + count):
+            stamp = running.admit(admitted(number, temperature=0.7))
+            assert stamp is not None
+            send_tokens(worker, stamp, range(number % 7 + 1))
+            running.finish(stamp.key, finished(number % 7 + 1))
+        running.close()
+        found = rows(tmp_path)
+        return Counter(found[f"r{n}"].risk_basis for n in range(first, first + count) if f"r{n}" in found)
+
+    assert serve(0, 40) == {"prior": 40}
+    assert serve(40, 30) == {"prior": 20, "baseline": 10}, "the twenty still wanting, and those after them"
+    assert serve(70, 10, risk_basis="prior") == {"prior": 10}
+    assert serve(80, 10) == {"baseline": 10}
+    # what is not kept is learned from all the same
+    assert not serve(90, 20, sample_rate=0.0)
+    with contextlib.closing(sqlite3.connect(tmp_path / "corevital.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM baseline").fetchone()[0] == 100
+
+
+def test_a_wrong_profile_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"COREVITAL_PROFILE: .*p\.json is no profile"):
+        Hub(Settings(db=None, profile=tmp_path / "p.json"))

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -28,7 +27,7 @@ SEEN: Final = 300
 RECENT: Final = 100
 """The last requests, which show whether the traffic has shifted."""
 
-_EVERY: Final = 50
+_EVERY: Final = 100
 """Requests between two looks: sorting the window at each would cost more than all else."""
 _BUCKETS: Final = 256
 """Models and temperature buckets followed at most; adapters can be loaded under ever new names."""
@@ -92,8 +91,11 @@ class Reference:
 
     def score(self, features: Features) -> float | None:
         """Where the mean of the percentiles stands among those of the traffic."""
-        found = self.percentiles(features) if features.tokens else {}
-        return _share(self._means, sum(found.values()) / len(found)) if found else None
+        return self.place(self.percentiles(features)) if features.tokens else None
+
+    def place(self, percentiles: Mapping[str, float]) -> float | None:
+        """Where the mean of percentiles stands among those of the traffic."""
+        return _share(self._means, sum(percentiles.values()) / len(percentiles)) if percentiles else None
 
 
 def _share(line: list[float], value: float) -> float:
@@ -121,25 +123,27 @@ class Traffic:
     def __init__(self) -> None:
         self.reference: Reference | None = None
         self.shifted = False
-        self._rows: deque[Sequence[float]] = deque(maxlen=WINDOW)
-        self._compared = np.empty((0, len(SIGNALS)))
-        self._new = self._shifted_for = 0
+        self._rows = np.empty((WINDOW, len(SIGNALS)))  # a ring
+        self._compared = self._rows[:0]
+        self._held = self._at = self._new = self._shifted_for = 0
 
     def add(self, row: Sequence[float]) -> None:
         """Take a request's :func:`signals` in."""
-        self._rows.append(row)
+        self._rows[self._at] = row
+        self._at = (self._at + 1) % WINDOW
+        self._held = min(self._held + 1, WINDOW)
         self._new += 1
-        if self._new >= _EVERY and len(self._rows) >= SEEN:
+        if self._new >= _EVERY and self._held >= SEEN:
             self._look()
             self._new = 0
 
     def _look(self) -> None:
-        rows = np.array(self._rows, np.float64)
+        rows = np.roll(self._rows, -self._at, axis=0)[-self._held :]
         self.shifted = self.reference is not None and differ(self._compared, rows[-RECENT:])
         self._shifted_for = self._shifted_for + self._new if self.shifted else 0
         if self._shifted_for >= SEEN:
             rows = rows[-SEEN:]
-            self._rows = deque(rows.tolist(), maxlen=WINDOW)
+            self._held = SEEN
             self.shifted, self._shifted_for = False, 0
         if not self.shifted:
             self._compared, self.reference = rows, Reference(rows)
@@ -206,11 +210,12 @@ class BaselineRisk:
         if traffic is None or traffic.reference is None:
             nothing = Risk(score=None, level="unknown", basis="baseline")
             return nothing if self._until is None else self._until.assess(features, health, admitted)
-        place = traffic.reference.score(features)
+        percentiles = traffic.reference.percentiles(features) if features.tokens else {}
+        place = traffic.reference.place(percentiles)
         if place is None:
             return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
         score = float(np.interp(place, self._places, self._scores))
-        raised = sorted(traffic.reference.percentiles(features).items(), key=lambda one: -one[1])
+        raised = sorted(percentiles.items(), key=lambda one: -one[1])
         factors = tuple(
             f"{describe(name, getattr(features, name))} ({'above' if SIGNALS[name] > 0 else 'below'} "
             f"{min(share, 0.99):.0%} of this model's requests)"
