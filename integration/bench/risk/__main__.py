@@ -66,7 +66,7 @@ def served(seeds: list[int], cache: Path) -> tuple[dict[int, Table], list[Path]]
 
     tables, models = {}, []
     for seed in seeds:
-        say(f"seed {seed}: training, some five minutes")
+        say(f"seed {seed}: training, some five minutes unless it is there")
         models.append(model(seed, cache))
         say(f"seed {seed}: weights {weights(models[-1])}; asking it")
         path = cache / f"table-{seed}.csv"

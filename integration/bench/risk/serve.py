@@ -55,7 +55,13 @@ def serve(
     Raises:
         RuntimeError: vLLM ended with an error, or a request is not in the store.
     """
-    job = {"model": str(model), "processors": processors, "requests": requests, "halve": halve, "engine": engine}
+    job = {
+        "model": str(model.resolve()),
+        "processors": processors,
+        "requests": requests,
+        "halve": halve,
+        "engine": engine,
+    }
     (folder / "job.json").write_text(json.dumps(job))
     database = folder / "corevital.db"
     settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", "PYTHONPATH": str(ROOT)}
