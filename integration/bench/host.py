@@ -5,9 +5,9 @@ whole of the API server's half, its store and its spans.
 
 The columns, in microseconds a token:
 
-- ``V1 engine thread``, ``V2 engine thread``: the adapters, from a step's logits to the tables they post and from its
+- ``V1 engine thread``, ``V2 engine thread``: the adapters, from a step's logits to the table they post and from its
   tokens to theirs; the kernel's own time, measured beside it on the same logits, is taken off. On a CPU.
-- ``courier``: turning tables into frames, without the socket.
+- ``courier``: turning tables into frames, without the socket, a step a frame.
 - ``API server``: every thread of the process but the one that makes the frames: receiving, assembling, risk, a row in
   the store and a span to a collector for each sequence of about ``--tokens`` tokens; capture ``on_risk``.
 """
@@ -31,7 +31,8 @@ from integration.bench.assembler import ADMITTED, Server
 from integration.bench.machine import processor, spread, versions
 from integration.harness.processes import Group, environment, free_port
 
-from corevital.engines.courier import Table, deliver
+from corevital.engines.courier import deliver
+from corevital.engines.steps import Step
 from corevital.engines.vllm_v1 import V1Adapter
 from corevital.engines.vllm_v2 import V2Adapter
 from corevital.frames.lifecycle import Finished
@@ -53,7 +54,7 @@ def params(key: int) -> Any:
     return SimpleNamespace(extra_args={EXTRA_ARG: str(Stamp("0" * 32, key))}, **plain)
 
 
-def v1_step(running: int, post: Callable[[Table], None]) -> Callable[[torch.Tensor], None]:
+def v1_step(running: int, post: Callable[[Step], None]) -> Callable[[torch.Tensor], None]:
     outputs: list[list[int]] = [[] for _ in range(running)]
     adapter = V1Adapter(post)
     added = [(i, params(i + 1), None, output) for i, output in enumerate(outputs)]
@@ -68,7 +69,7 @@ def v1_step(running: int, post: Callable[[Table], None]) -> Callable[[torch.Tens
     return step
 
 
-def v2_step(running: int, post: Callable[[Table], None], steps: int) -> Callable[[torch.Tensor], None]:
+def v2_step(running: int, post: Callable[[Step], None], steps: int) -> Callable[[torch.Tensor], None]:
     def tokens(value: int) -> Any:
         column = torch.full((running,), value, dtype=torch.int32)
         return SimpleNamespace(gpu=column, np=column.numpy())
@@ -110,23 +111,23 @@ _EMPTY = decode(encode(Frame(np.empty(0, "u1"), np.empty(0, "u1"))))
 def worker(running: int, steps: int) -> tuple[list[float], list[float], list[float]]:
     """Microseconds a token of the V1 and V2 adapters, and of the courier."""
     logits = torch.randn(running, VOCAB)
-    tables: list[Table] = []
-    make = {"v1": v1_step(running, tables.append), "v2": v2_step(running, tables.append, steps)}
+    posted: list[Step] = []
+    make = {"v1": v1_step(running, posted.append), "v2": v2_step(running, posted.append, steps)}
     calls = {**make, "kernel": token_stats}
     costs: dict[str, list[float]] = {name: [] for name in (*calls, "courier")}
     for call in calls.values():
         call(logits)
     for _ in range(steps // BLOCK):
         for name, call in calls.items():
-            tables.clear()
+            posted.clear()
             begun = time.thread_time()
             for _ in range(BLOCK):
                 call(logits)
             costs[name].append((time.thread_time() - begun) / (BLOCK * running) * 1e6)
             if name == "v2":
                 begun = time.thread_time()
-                for table in tables:
-                    deliver(table, Encoding())
+                for done in dict.fromkeys(posted):  # each was posted twice
+                    deliver([done.take()], done.occupants, Encoding())
                 costs["courier"].append((time.thread_time() - begun) / (BLOCK * running) * 1e6)
     return (
         [own - kernel for own, kernel in zip(costs["v1"], costs["kernel"], strict=True)],

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corevital.engines.courier import Table, deliver
+from corevital.engines.courier import deliver
+from corevital.engines.steps import Step
 from corevital.frames.record import REJECTED
 
 SERVER = "0" * 32
@@ -18,10 +19,12 @@ class Recorder:
 
     rows: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
     tokens: dict[tuple[int, int], tuple[int, float]] = field(default_factory=dict)
+    sent: dict[tuple[int, int], float] = field(default_factory=dict)  # log-probabilities that came with the tokens
     rejected: int = 0
+    _tables: dict[tuple[int, int], dict[int, float]] = field(default_factory=dict)
 
-    def post(self, table: Table) -> None:
-        deliver(table, self)
+    def post(self, step: Step) -> None:
+        deliver([step.take()], step.occupants, self)
 
     def drop(self, server: str, records: int) -> None:
         raise AssertionError("nothing is dropped here")
@@ -33,11 +36,15 @@ class Recorder:
         assert server == SERVER
         for row in rows:
             values = {name: float(row[name]) for name in ("entropy", "max_logit", "logsumexp")}
-            self.rows[int(row["key"]), int(row["index"])] = values
+            at = int(row["key"]), int(row["index"])
+            self.rows[at] = values
+            self._tables[at] = dict(zip(row["topk_ids"].tolist(), row["topk_logprobs"].tolist(), strict=True))
         for record in sampled:
             at = int(record["key"]), int(record["index"])
             if record["token"] == REJECTED:
                 self.rejected += 1
                 del self.rows[at]
             else:
-                self.tokens[at] = (int(record["token"]), float(record["logprob"]))
+                token, logprob = int(record["token"]), float(record["logprob"])
+                self.sent[at] = logprob
+                self.tokens[at] = token, self._tables[at].get(token, logprob)

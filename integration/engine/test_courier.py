@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from corevital.engines.courier import Courier, Table
+from corevital.engines.courier import Courier
 from corevital.engines.occupants import Occupants
+from corevital.engines.steps import Step, Table
 from corevital.frames.record import ROW
 from corevital.frames.stamp import Stamp
 
@@ -22,12 +22,16 @@ class Slow:
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds, self.dropped, self.closed = seconds, 0, False
         self.sent: list[int] = []
+        self.tokens: list[int] = []
+        self.frames = 0
         self.threads: set[int] = set()
 
     def send(self, server: str, rows: Any = (), sampled: Any = ()) -> None:
         time.sleep(self.seconds)
         self.threads.add(threading.get_ident())
-        self.sent += rows["index"].tolist()
+        self.frames += 1
+        self.sent += rows["index"].tolist() if len(rows) else []
+        self.tokens += sampled["token"].tolist() if len(sampled) else []
 
     def drop(self, server: str, records: int) -> None:
         self.dropped += records
@@ -46,10 +50,18 @@ class Event:
         return self.set
 
 
-def table(index: int, done: Any = None) -> Table:
+OCCUPANTS = Occupants.of([Stamp("0" * 32, 7)], [1.0])
+
+
+def step(index: int, done: Any = None) -> Step:
     row = np.zeros(1, ROW)
     row["index"] = index
-    return Table(torch.from_numpy(row.view("<i4").reshape(1, -1)), Occupants.of([Stamp("0" * 32, 7)], [1.0]), done)
+    return Step(Table(row.view("<i4").reshape(1, -1), done), ([0], [index]), OCCUPANTS)
+
+
+def settle(courier: Courier, step: Step, token: int) -> None:
+    step.tokens = Table(np.array([[token, 0, 0]], np.int32))
+    courier.post(step)
 
 
 def wait_for(sender: Slow, count: int) -> None:
@@ -63,9 +75,12 @@ def test_what_is_posted_is_sent_in_order_and_not_by_the_poster() -> None:
     sender = Slow()
     courier = Courier(sender)
     for index in range(50):
-        courier.post(table(index))
+        courier.post(made := step(index))
+        settle(courier, made, 100 + index)
     wait_for(sender, 50)
     assert sender.sent == list(range(50))
+    assert sender.tokens == list(range(100, 150))
+    assert sender.frames == 2  # 32 rows at most in one
     assert threading.get_ident() not in sender.threads
     courier.close()
     assert sender.closed
@@ -74,8 +89,8 @@ def test_what_is_posted_is_sent_in_order_and_not_by_the_poster() -> None:
 def test_a_copy_under_way_is_waited_for_without_a_next_step_and_nothing_overtakes_it() -> None:
     sender, event = Slow(), Event()
     courier = Courier(sender)
-    courier.post(table(1, event))
-    courier.post(table(2))
+    courier.post(step(1, event))
+    courier.post(step(2))
     time.sleep(0.05)
     assert sender.sent == []
     event.set = True
@@ -84,12 +99,29 @@ def test_a_copy_under_way_is_waited_for_without_a_next_step_and_nothing_overtake
     courier.close()
 
 
+def test_rows_whose_tokens_are_long_in_coming_go_before_them() -> None:
+    sender = Slow()
+    courier = Courier(sender)
+    courier.post(early := step(1))
+    courier.post(late := step(2))
+    settle(courier, early, 101)
+    wait_for(sender, 2)
+    assert (sender.sent, sender.tokens) == ([1, 2], [101])
+    settle(courier, late, 102)
+    deadline = time.monotonic() + 5
+    while sender.tokens != [101, 102]:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert sender.sent == [1, 2]  # once
+    courier.close()
+
+
 def test_a_full_queue_drops_and_counts_and_never_blocks() -> None:
     sender, event = Slow(), Event()
     courier = Courier(sender)
     start = time.monotonic()
     for index in range(1000):
-        courier.post(table(index, event))
+        courier.post(step(index, event))
     assert time.monotonic() - start < 1
     assert sender.dropped >= 700
     event.set = True
@@ -105,8 +137,8 @@ def test_a_table_that_fails_holds_up_none_behind_it(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("COREVITAL_RAISE", "0")
     sender = Slow()
     courier = Courier(sender)
-    courier.post(table(1, Broken()))
-    courier.post(table(2))
+    courier.post(step(1, Broken()))
+    courier.post(step(2))
     wait_for(sender, 1)
     assert sender.sent == [2]
     courier.close()
@@ -114,7 +146,7 @@ def test_a_table_that_fails_holds_up_none_behind_it(monkeypatch: pytest.MonkeyPa
 
 def test_a_copy_that_never_ends_does_not_hold_up_the_end_of_the_process() -> None:
     courier = Courier(Slow())
-    courier.post(table(1, Event()))
+    courier.post(step(1, Event()))
     start = time.monotonic()
     courier.close()
     assert time.monotonic() - start < 2

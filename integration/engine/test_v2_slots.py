@@ -28,6 +28,8 @@ from vllm.v1.worker.gpu.states import RequestState
 from corevital.engines.vllm_v2 import V2Adapter
 from corevital.frames.stamp import EXTRA_ARG, Stamp
 
+pytestmark = pytest.mark.usefixtures("tables")
+
 VOCAB = 64
 MAX_LEN = 96
 CPU = torch.device("cpu")

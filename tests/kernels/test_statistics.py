@@ -9,6 +9,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from corevital.kernels import token_stats
+
 from .conftest import Check
 
 NAN, INF = math.nan, math.inf
@@ -143,6 +145,22 @@ def test_logits_of_a_model_in_training_or_inference_mode(check: Check) -> None:
     assert not stats.entropy.requires_grad
     with torch.inference_mode():
         check(normal(2, 100))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 40])
+def test_results_go_where_they_are_asked_to_and_nowhere_else(check: Check, rows: int) -> None:
+    backend, device = check.backend, check.device  # type: ignore[attr-defined]
+    logits = normal(rows, 1100).to(device)
+    wide = torch.full((rows, 60), -7, dtype=torch.int32, device=device)
+    stats = token_stats(logits, top_k=20, backend=backend, out=wide[:, 3:54])
+    assert torch.equal(wide[:, 3:54], check(logits).words)
+    assert rows == 0 or stats.entropy.data_ptr() == wide[:, 7:].data_ptr()
+    assert (wide[:, :3] == -7).all()
+    assert (wide[:, 54:] == -7).all()
+    for other in (wide, wide[:, 3:54].long(), wide.repeat(1, 2)[:, ::2][:, :51], wide.repeat(2, 1)[:, :51]):
+        if rows:
+            with pytest.raises(ValueError, match="out must be int32"):
+                token_stats(logits, backend=backend, out=other)
 
 
 def test_float16_is_taken_as_it_is(check: Check) -> None:

@@ -23,6 +23,7 @@ from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 from corevital.kernels import triton as backend
+from corevital.kernels.stats import HEAD_WORDS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -82,6 +83,9 @@ def test_no_batch_needs_a_kernel_that_warm_up_does_not_compile(variants: set[str
         for logits in batches(dtype):
             for top_k in (1, 2, 16, 20, 32):
                 backend.token_stats(logits, top_k)
+                for before in (0, 1, 3):  # where the results go is no variant either
+                    table = torch.empty(len(logits), before + HEAD_WORDS + 2 * top_k, dtype=torch.int32)
+                    backend.token_stats(logits, top_k, table[:, before:])
     assert variants == warm
 
 

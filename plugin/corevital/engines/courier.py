@@ -9,36 +9,34 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from corevital.engines.occupants import Occupants
+from corevital.engines.steps import POSITION, SLOT, UNKNOWN, Part, Step
 from corevital.frames.record import REJECTED, ROW, SAMPLED
 from corevital.guard import guarded
-
-if TYPE_CHECKING:
-    import torch
-
-UNKNOWN: Final = -2
-"""Stands for a token that nothing will ever be known of: no record is sent for it."""
 
 _TOLERANCE: Final = 1e-4
 """Relative difference between a kept maximum and the one we saw, from which on the kept row is not trusted."""
 
 _MAX_WAITING: Final = 256
-"""Tables that may wait; past that a new one is dropped and counted."""
+"""Steps that may wait; past that a new one is dropped and counted."""
 
 _POLL_S: Final = 0.0005
 """Between two looks at a copy that is under way."""
 
-_GATHER_S: Final = 0.05
+_GATHER_S: Final = 0.1
 """What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
-costs that one more than a few tables."""
+costs that one more than a few steps. A step that still lacks its tokens then waits for them as long again."""
+
+_TOGETHER: Final = 32
+"""Rows of several steps that are sent in one frame at most. All of a frame's rows come before its tokens, and the
+telemetry half keeps this many indices of a sequence open for what comes out of order."""
 
 _STOP_S: Final = 0.5
 """How long a process that ends waits for the last frames."""
@@ -59,28 +57,8 @@ class Sender(Protocol):
         """Deliver what is queued within a bound."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """Rows of one step: of statistics, as wide as :data:`ROW`, or of sampled tokens.
-
-    Attributes:
-        words: ``[rows, words]`` int32 on the host; not to be read before ``done``.
-        occupants: who was in the slots.
-        done: when the copy from the device is, None if there was none.
-    """
-
-    words: torch.Tensor
-    occupants: Occupants
-    done: torch.cuda.Event | None
-
-    @property
-    def arrived(self) -> bool:
-        """Whether ``words`` may be read. Does not wait."""
-        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
-
-
 class Courier:
-    """Takes tables from the engine's thread and sends them, in order, from its own. Create it after any fork.
+    """Takes steps from the engine's thread and sends them, in order, from its own. Create it after any fork.
 
     Args:
         sender: where frames leave.
@@ -88,21 +66,28 @@ class Courier:
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
-        self._waiting: deque[Table] = deque()
+        self._waiting: deque[Step] = deque()
+        self._lock = threading.Lock()  # over whether a step's tokens leave with its rows
         self._woken = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="corevital-courier", daemon=True)
         self._thread.start()
         atexit.register(self.close)
 
-    def post(self, table: Table) -> None:
-        """Take a table on, or drop and count it. Never blocks."""
+    def post(self, step: Step) -> None:
+        """Take a step on, or drop and count it: when it is observed, and again when it is settled. Never blocks."""
+        if step.tokens is not None:
+            with self._lock:
+                if not step.awaited:
+                    return  # it is here still
         if len(self._waiting) >= _MAX_WAITING:
-            for server in set(table.occupants.servers.tolist()) - {None}:
-                self._sender.drop(server, len(table.words))
+            for server in set(step.occupants.servers.tolist()) - {None}:
+                self._sender.drop(server, len(step.rows.words))
+            step.awaited = True
             return
-        self._waiting.append(table)
-        self._woken.set()
+        self._waiting.append(step)
+        if not self._woken.is_set():
+            self._woken.set()
 
     def close(self) -> None:
         """Send what has arrived, within a bound. Idempotent."""
@@ -111,63 +96,87 @@ class Courier:
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
+        late = 0  # steps that have been here for a turn without their tokens
         while not self._stopping:
-            self._woken.wait()
+            if not late:
+                self._woken.wait()
             time.sleep(_GATHER_S)
             self._woken.clear()
-            while self._waiting:
-                self._send(self._waiting.popleft())
+            while self._waiting and (late > 0 or self._waiting[0].tokens is not None):
+                steps = self._next()
+                late -= len(steps)
+                self._send(steps)
+            late = len(self._waiting)
+        while self._waiting:
+            self._send(self._next())
         self._sender.close()
 
+    def _next(self) -> list[Step]:
+        """The oldest step, and those after it that fit into its frame."""
+        steps = [self._waiting.popleft()]
+        rows = len(steps[0].rows.words)
+        while self._waiting and self._waiting[0].occupants is steps[0].occupants:
+            rows += len(self._waiting[0].rows.words)
+            if rows > _TOGETHER or self._waiting[0].tokens is None:
+                break
+            steps.append(self._waiting.popleft())
+        return steps
+
     @guarded("the courier")
-    def _send(self, table: Table) -> None:
-        while not table.arrived:
+    def _send(self, steps: list[Step]) -> None:
+        with self._lock:
+            parts = [step.take() for step in steps]
+        while not all(part.arrived for part in parts):
             if self._stopping:
                 return
             time.sleep(_POLL_S)
-        deliver(table, self._sender)
+        deliver(parts, steps[0].occupants, self._sender)
 
 
-def deliver(table: Table, sender: Sender) -> None:
-    """Send a table that has arrived: a frame to each API server that wants rows of it."""
-    words, occupants = table.words.numpy(), table.occupants
-    if words.shape[1] == ROW.itemsize // 4:
-        for server, rows in _by_server(words, words[:, 2], occupants):
-            sender.send(server, rows=_rows(rows, occupants))
-    else:
-        words = words[words[:, 2] != UNKNOWN]
-        for server, rows in _by_server(words, words[:, 1], occupants):
-            sender.send(server, sampled=_sampled(rows, occupants))
+def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None:
+    """Send parts of steps with the same occupants, all arrived: a frame to each API server that wants rows of them."""
+    frames: defaultdict[str, dict[str, Array]] = defaultdict(dict)
+    if fresh := [part.rows() for part in parts if part.fresh]:
+        words = np.concatenate(fresh)
+        for server, mine in _by_server(words, occupants):
+            frames[server]["rows"] = _rows(words[mine], occupants)
+    if told := [(rows := part.rows(), part.tokens.read(rows)) for part in parts if part.tokens is not None]:
+        words, tokens = (np.concatenate(tables) for tables in zip(*told, strict=True))
+        words, tokens = words[(known := tokens[:, 0] != UNKNOWN)], tokens[known]
+        for server, mine in _by_server(words, occupants):
+            frames[server]["sampled"] = _sampled(words[mine], tokens[mine], occupants)
+    for server, tables in frames.items():
+        sender.send(server, **tables)
 
 
-def _by_server(words: Array, positions: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
-    """Rows that count, by the server that wants them. Nearly always there is one server."""
-    slots = words[:, 0]
+def _by_server(words: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
+    """Which rows count, by the server that wants them. Nearly always there is one server."""
+    slots = words[:, SLOT]
     servers = occupants.servers[slots]
-    servers[(slots < 0) | (positions < occupants.firsts[slots])] = None
+    servers[(slots < 0) | (words[:, POSITION] < occupants.firsts[slots])] = None
     for server in set(servers.tolist()) - {None}:
-        yield server, words[servers == server]
+        yield server, servers == server
 
 
 def _rows(words: Array, occupants: Occupants) -> Array:
-    slots = words[:, 0].copy()  # the keys are about to be written over them
-    table = np.ascontiguousarray(words).view(ROW)[:, 0]
+    slots = words[:, SLOT].copy()  # the keys are about to be written over them
+    table = words.view(ROW)[:, 0]
     table["key"] = occupants.keys[slots]
     table["index"] += occupants.bases[slots].astype(np.uint32)  # modulo 2^32, as a negative base needs it
     return table
 
 
-def _sampled(words: Array, occupants: Occupants) -> Array:
-    slots = words[:, 0]
-    kept, kept_max, logsumexp, seen_max = np.ascontiguousarray(words[:, 3:]).view(np.float32).T
+def _sampled(words: Array, tokens: Array, occupants: Occupants) -> Array:
+    slots, rows = words[:, SLOT], words.view(ROW)[:, 0]
+    _, kept, kept_max = tokens.view(np.float32).T
     table = np.zeros(len(words), SAMPLED)
     table["key"] = occupants.keys[slots]
-    table["index"] = words[:, 1] + occupants.bases[slots]
-    table["token"] = words[:, 2]
+    table["index"] = words[:, POSITION] + occupants.bases[slots]
+    table["token"] = tokens[:, 0]
     with np.errstate(invalid="ignore", over="ignore"):
         scale = occupants.scales[slots]
-        untouched = np.abs(kept_max * scale - seen_max) <= _TOLERANCE * (1 + np.abs(seen_max))
-        logprob = kept * scale - logsumexp
+        untouched = np.abs(kept_max * scale - rows["max_logit"]) <= _TOLERANCE * (1 + np.abs(rows["max_logit"]))
+        logprob = kept * scale - rows["logsumexp"]
         # a positive one is no log-probability: another processor has changed that very entry
-        table["logprob"] = np.where(untouched & (logprob < _TOLERANCE) & (words[:, 2] != REJECTED), logprob, np.nan)
+        table["logprob"] = np.where(untouched & (logprob < _TOLERANCE) & (tokens[:, 0] != REJECTED), logprob, np.nan)
     return table

@@ -1,40 +1,45 @@
-"""From one step's logits to a table on its way to the host. What the adapters share.
+"""From one step's logits to tables on their way to the host. What the adapters share.
 
 An adapter calls :meth:`Emitter.observe` with the logits that tokens are about to be sampled from, and
-:meth:`Emitter.settle` once those tokens are known, which is a step later. In between, the logits are kept: the sampler
-scales them in place by the temperature and may mask them, never at the sampled token, so they give its exact
-log-probability, ``temperature * kept[token] - logsumexp``. This is checked on each row against its own maximum, which
-nothing masks: had another processor copied or changed the row, the value is withheld, and the telemetry half takes
-the row's table instead.
+:meth:`Emitter.settle` once those tokens are known, which is a step later. The logits are kept: the sampler scales them
+in place by the temperature and may mask them, never at the sampled token, so they give its exact log-probability,
+``temperature * kept[token] - logsumexp``. This is checked on each row against its own maximum, which nothing masks:
+had another processor copied or changed the row, the value is withheld, and the telemetry half takes the row's table
+instead.
 
 Nothing here waits for the device. From a GPU the tables are copied to pinned memory on a stream of their own, behind
-an event that :mod:`corevital.engines.courier` polls.
+an event that :mod:`corevital.engines.courier` polls. On a CPU whatever can wait is left to the courier: after a forward
+pass the caches hold weights and nothing else, and any operation takes several times as long as it does alone.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
-from corevital.engines.courier import Table
 from corevital.engines.occupants import Occupants
+from corevital.engines.steps import POSITION, SLOT, STATISTICS, Kept, Step, Table, Unread
 from corevital.frames.record import ROW, TOP_K
 from corevital.kernels import token_stats
 
 _MOST_KEPT_BYTES: Final = 256 << 20
-"""Logits kept from one step to the next: 440 rows of 151936. The engine's account of its memory does not know of them.
-Beyond this the table of the 20 likeliest tokens has to do."""
+"""Logits kept at once: 440 rows of 151936. The engine's account of its memory does not know of them. Beyond this the
+table of the 20 likeliest tokens has to do."""
 
-_LOGSUMEXP, _MAX, _LIKELIEST = (
-    ROW.fields[name][1] // 4  # type: ignore[index]
-    for name in ("logsumexp", "max_logit", "topk_ids")
-)
+_WORDS: Final = ROW.itemsize // 4
+_LIKELIEST: Final = ROW.fields["topk_ids"][1] // 4  # type: ignore[index]
 
-Post = Callable[[Table], None]
-"""What takes a table on: :meth:`corevital.engines.courier.Courier.post`."""
+Post = Callable[[Step], None]
+"""What takes a step on, when it has been observed and again when it is settled:
+:meth:`corevital.engines.courier.Courier.post`."""
+
+Numbers = torch.Tensor | list[int]
+"""``[rows]`` int, where the logits are, or on the host."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,94 +47,120 @@ class Observed:
     """Rows whose sampled tokens are not known yet.
 
     Attributes:
-        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None where keeping it
-            would have cost too much memory.
-        at: ``[rows]`` int64, which of its rows; None for all of them.
-        table: ``[rows, words]`` int32, the words of a :data:`ROW`; see :meth:`Emitter.observe`.
-        occupants: who was in the slots.
+        kept: their logits.
+        table: ``[rows, words]`` int32 on the device, the words of a :data:`ROW`; None on the host.
+        step: what of them is on its way.
     """
 
-    logits: torch.Tensor | None
-    at: torch.Tensor | None
-    table: torch.Tensor
-    occupants: Occupants
+    kept: Kept
+    table: torch.Tensor | None
+    step: Step
 
 
 class Emitter:
     """Turns what adapters observe into tables, and posts them.
 
     Args:
-        post: takes a table on; returns at once.
+        post: takes a step on; returns at once.
     """
 
     def __init__(self, post: Post) -> None:
         self._post = post
         self._stream: torch.cuda.Stream | None = None
-        self._kept_bytes = 0
+        self._kept: deque[Kept] = deque()
 
     def observe(
-        self,
-        logits: torch.Tensor,
-        at: torch.Tensor | None,
-        slots: torch.Tensor,
-        positions: torch.Tensor,
-        occupants: Occupants,
+        self, logits: torch.Tensor, at: torch.Tensor | None, slots: Numbers, positions: Numbers, occupants: Occupants
     ) -> Observed:
         """Emit the statistics of rows that tokens are about to be sampled from.
 
         Args:
-            logits: as for :class:`Observed`, and so are ``at`` and ``occupants``.
+            logits: as for :class:`Kept`, and so is ``at``.
             at: likewise.
-            slots: ``[rows]`` int32, the slot whose request a row belongs to; negative: nobody's.
-            positions: ``[rows]`` int32, where in its sequence a row stands; see :class:`Occupants`.
-            occupants: likewise.
+            slots: the slot whose request a row belongs to; negative: nobody's.
+            positions: where in its sequence a row stands; see :class:`Occupants`.
+            occupants: who is in the slots.
 
         Returns:
-            What :meth:`settle` will need. It holds on to ``logits``: let go of it as soon as it is settled.
+            What :meth:`settle` will need.
         """
-        stats = token_stats(logits if at is None else logits[at], top_k=TOP_K)
-        # In the place of a row's key, two words, the slot stands as yet.
-        table = torch.cat((slots[:, None], slots[:, None], positions[:, None], stats.words), dim=1)
-        self._copy(table, occupants)
-        affordable = self._kept_bytes + logits.nbytes <= _MOST_KEPT_BYTES
-        self._kept_bytes += logits.nbytes if affordable else 0
-        return Observed(logits if affordable else None, at, table, occupants)
+        read = logits if at is None else logits[at]
+        table = None
+        where = (slots, positions) if isinstance(slots, list) and isinstance(positions, list) else None
+        if on_host(logits):
+            words = np.empty((len(read), _WORDS), np.int32)
+            token_stats(read, top_k=TOP_K, out=torch.from_numpy(words[:, STATISTICS:]))
+            rows, where = Table(words), where or (_list(slots), _list(positions))
+        else:
+            table = torch.empty((len(read), _WORDS), dtype=torch.int32, device=logits.device)
+            token_stats(read, top_k=TOP_K, out=table[:, STATISTICS:])
+            if where is None:
+                table[:, SLOT], table[:, POSITION] = _on(slots, table), _on(positions, table)
+            rows = self._to_host(table)
+        step = Step(rows, where, occupants)
+        self._post(step)
+        return Observed(self._keep(logits, at), table, step)
 
-    def settle(self, observed: Observed, tokens: torch.Tensor) -> None:
+    def settle(self, observed: Observed, tokens: Numbers) -> None:
         """Emit the tokens that were sampled from observed rows.
 
         Args:
             observed: the rows.
-            tokens: ``[rows]`` int32 on their device; ``REJECTED`` where the row turned out not to count,
-                ``UNKNOWN`` where its token will never be known.
+            tokens: ``REJECTED`` where the row turned out not to count, ``UNKNOWN`` where its token will never be known.
         """
-        if observed.logits is not None:
-            self._kept_bytes -= observed.logits.nbytes
-        self._copy(_token_table(observed, tokens), observed.occupants)
+        if observed.table is None:
+            observed.step.tokens = Unread(_list(tokens), observed.kept)
+        else:
+            table = _token_table(observed.kept, observed.table, _on(tokens, observed.table))
+            observed.step.tokens = self._to_host(table)
+            observed.kept.logits = None
+        self._post(observed.step)
 
-    def _copy(self, table: torch.Tensor, occupants: Occupants) -> None:
-        done = None
-        if table.is_cuda:
-            if self._stream is None:
-                self._stream = torch.cuda.Stream(table.device)  # type: ignore[no-untyped-call]
-            # PyTorch keeps pinned blocks and hands one out again when its copy is done: no allocation a step
-            host = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
-            self._stream.wait_stream(torch.cuda.current_stream(table.device))
-            with torch.cuda.stream(self._stream):
-                host.copy_(table, non_blocking=True)
-                done = self._stream.record_event()
-            table.record_stream(self._stream)
-            table = host
-        self._post(Table(table, occupants, done))
+    def _keep(self, logits: torch.Tensor, at: torch.Tensor | None) -> Kept:
+        kept = Kept(logits, at)
+        self._kept.append(kept)
+        while len(self._kept) * logits.nbytes > _MOST_KEPT_BYTES:
+            self._kept.popleft().logits = None
+        return kept
+
+    def _to_host(self, table: torch.Tensor) -> Table:
+        if not table.is_cuda:
+            return Table(table.cpu().numpy())
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(table.device)  # type: ignore[no-untyped-call]
+        # PyTorch keeps pinned blocks and hands one out again when its copy is done: no allocation a step
+        host = torch.empty(table.shape, dtype=table.dtype, pin_memory=True)
+        self._stream.wait_stream(torch.cuda.current_stream(table.device))
+        with torch.cuda.stream(self._stream):
+            host.copy_(table, non_blocking=True)
+            done = self._stream.record_event()
+        table.record_stream(self._stream)
+        return Table(host.numpy(), done)
 
 
-def _token_table(observed: Observed, tokens: torch.Tensor) -> torch.Tensor:
-    """``[rows, 7]`` int32: slot, position, token, and the bits of four floats its log-probability follows from."""
-    logits, at, table = observed.logits, observed.at, observed.table
-    wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
-    if logits is None:
-        kept = torch.full(wanted.shape, torch.nan, dtype=torch.float32, device=tokens.device)
+def on_host(tensor: torch.Tensor) -> bool:
+    """Whether a tensor can be read without a copy."""
+    return tensor.device.type == "cpu"
+
+
+def to_device(values: list[int], device: torch.device) -> torch.Tensor:
+    """``[values]`` int32, without waiting for the device."""
+    return torch.tensor(values, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+
+
+def _list(numbers: Numbers) -> list[int]:
+    return numbers if isinstance(numbers, list) else numbers.tolist()
+
+
+def _on(numbers: Numbers, table: torch.Tensor) -> torch.Tensor:
+    return to_device(numbers, table.device) if isinstance(numbers, list) else numbers
+
+
+def _token_table(kept: Kept, table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """The tokens of :class:`Step`, ``[rows, 3]``, on the device."""
+    if kept.logits is None:
+        values = torch.full((len(tokens), 2), torch.nan, dtype=torch.float32, device=tokens.device)
     else:
-        kept = (logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]).float()
-    parts = (table[:, 1:3], tokens[:, None], kept.view(torch.int32), table[:, _LOGSUMEXP, None], table[:, _MAX, None])
-    return torch.cat(parts, dim=1)
+        wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
+        values = kept.logits.gather(1, wanted) if kept.at is None else kept.logits[kept.at[:, None], wanted]
+    return torch.cat((tokens[:, None], values.float().view(torch.int32)), dim=1)

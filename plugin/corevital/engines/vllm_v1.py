@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from corevital.engines.courier import UNKNOWN
-from corevital.engines.emitter import Emitter, Observed, Post
+from corevital.engines.emitter import Emitter, Observed, Post, to_device
 from corevital.engines.occupants import Occupants, scale
+from corevital.engines.steps import UNKNOWN
 from corevital.frames.stamp import EXTRA_ARG, Stamp, parse
 from corevital.guard import guarded
 
@@ -38,7 +37,7 @@ class _Measured:
 
     requests: list[_Request]
     occupants: Occupants  # of slots, one after the other
-    slots: torch.Tensor
+    slots: list[int]
     at: torch.Tensor | None  # their rows among the logits, None for all of them
 
 
@@ -107,8 +106,7 @@ class V1Adapter:
         if measured is None:
             return
         indices = [len(request.output) for request in measured.requests]
-        positions = _to_device(indices, logits.device)
-        observed = self._emitter.observe(logits, measured.at, measured.slots, positions, measured.occupants)
+        observed = self._emitter.observe(logits, measured.at, measured.slots, indices, measured.occupants)
         self._pending = _Pending(observed, measured.requests, indices)
 
     def _who(self, size: int, device: torch.device) -> _Measured | None:
@@ -117,8 +115,8 @@ class V1Adapter:
             return None
         requests = [self._batch[index] for index in rows]
         occupants = Occupants.of([request.stamp for request in requests], [request.scale for request in requests])
-        at = None if len(rows) == size else _to_device(rows, device).long()
-        return _Measured(requests, occupants, _to_device(list(range(len(rows))), device), at)
+        at = None if len(rows) == size else to_device(rows, device).long()
+        return _Measured(requests, occupants, list(range(len(rows))), at)
 
     def _put(self, index: int, request: _Request | None) -> None:
         if request is None:
@@ -142,8 +140,7 @@ class V1Adapter:
         if -1 in tokens and not last_chance:
             self._pending = pending
             return
-        known = [token if token >= 0 else UNKNOWN for token in tokens]
-        self._emitter.settle(pending.observed, _to_device(known, pending.observed.table.device))
+        self._emitter.settle(pending.observed, [token if token >= 0 else UNKNOWN for token in tokens])
 
 
 def _request(params: Any, output: list[int]) -> _Request | None:
@@ -152,10 +149,3 @@ def _request(params: Any, output: list[int]) -> _Request | None:
         return None
     penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
     return _Request(stamp, output, float("nan") if penalised else scale(params.temperature))
-
-
-def _to_device(values: list[int], device: torch.device) -> torch.Tensor:
-    """``[values]`` int32, without waiting for the device."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.array(values, np.int32))  # in half the time
-    return torch.tensor(values, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)

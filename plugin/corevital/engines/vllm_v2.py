@@ -43,7 +43,7 @@ class V2Adapter:
         self._states = states
         self._reports = reports
         self._slots = Slots(states.max_num_reqs)
-        self._pending: list[Observed] = []
+        self._pending: list[tuple[Observed, torch.Tensor, torch.Tensor]] = []  # rows, their slots and lengths
 
     def add_request(self, slot: int, params: SamplingParams) -> bool:
         """A request enters ``slot``. True asks to be shown its logits: on every rank, so that all take one path."""
@@ -67,8 +67,7 @@ class V2Adapter:
         """
         pending, self._pending = self._pending, []
         known = self._states.all_token_ids.gpu
-        for observed in pending:
-            slots, length = observed.table[:, 0].long(), observed.table[:, 2] + 1
+        for observed, slots, length in pending:
             tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
             accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
             self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
@@ -83,5 +82,7 @@ class V2Adapter:
         occupants = self._slots.snapshot()
         if all(server is None for server in occupants.servers[context.idx_mapping_np]):
             return
-        slots, positions = context.expanded_idx_mapping.to(torch.int32), context.pos.to(torch.int32)
-        self._pending.append(self._emitter.observe(logits, None, slots, positions, occupants))
+        slots, positions = context.expanded_idx_mapping.long(), context.pos
+        observed = self._emitter.observe(logits, None, slots, positions, occupants)
+        # the engine's own tensors are written over; these are not
+        self._pending.append((observed, slots, positions + 1))

@@ -15,7 +15,7 @@ import functools
 import importlib
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
-from corevital.kernels.stats import BackendUnavailableError, TokenStats
+from corevital.kernels.stats import HEAD_WORDS, BackendUnavailableError, TokenStats
 from corevital.log import warn_once
 
 # By `from`, not `import torch`: that name belongs to the submodule.
@@ -47,14 +47,14 @@ class _BackendModule(Protocol):
     def supports(self, device: device) -> bool:
         """Whether logits on this device can be read."""
 
-    def token_stats(self, logits: Tensor, top_k: int) -> TokenStats:
-        """The statistics; logits are checked, detached, float32 or bfloat16, of any strides."""
+    def token_stats(self, logits: Tensor, top_k: int, out: Tensor | None = None) -> TokenStats:
+        """The statistics; logits are checked, detached, float32 or bfloat16, of any strides; ``out`` is checked."""
 
     def warm_up(self, vocab_size: int, device: device) -> None:
         """Compile and load whatever a call of ``token_stats`` would."""
 
 
-def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto") -> TokenStats:
+def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto", out: Tensor | None = None) -> TokenStats:
     """Compute entropy, margin, top k and the like for each row of logits.
 
     On CUDA nothing waits for the device: the results are queued like those of any torch operation.
@@ -64,6 +64,8 @@ def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto") -
         top_k: how many of the likeliest tokens to return, at least 1. May exceed ``vocab``.
         backend: ``auto`` takes triton on CUDA where it is available, numba on CPU where it is installed, and torch
             anywhere else.
+        out: where the results go, ``[rows, 11 + 2 * top_k]`` int32 on the logits' device, each row contiguous; see
+            ``words`` of :class:`TokenStats`. None: into a table of their own.
 
     Returns:
         One entry a row; see :class:`TokenStats` for the conventions on NaN, infinities and ties.
@@ -71,11 +73,13 @@ def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto") -
     Raises:
         BackendUnavailableError: the backend asked for by name is not installed, or cannot read this device.
         TypeError: ``logits`` is no tensor of those dtypes, or ``top_k`` is no int.
-        ValueError: ``logits`` is not two-dimensional or has an empty vocabulary, ``top_k`` is below 1, or there is no
-            backend of that name.
+        ValueError: ``logits`` is not two-dimensional or has an empty vocabulary, ``top_k`` is below 1, ``out`` is not
+            as said, or there is no backend of that name.
     """
     logits = _checked(logits, top_k)
-    return _choose(backend, logits.device)[1].token_stats(logits, top_k)
+    if out is not None:
+        _check_out(out, logits, top_k)
+    return _choose(backend, logits.device)[1].token_stats(logits, top_k, out)
 
 
 def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend = "auto") -> str:
@@ -145,6 +149,17 @@ def _checked(logits: Tensor, top_k: int) -> Tensor:
     if logits.requires_grad:
         logits = logits.detach()
     return logits.float() if logits.dtype == torch.float16 else logits
+
+
+def _check_out(out: Tensor, logits: Tensor, top_k: int) -> None:
+    import torch
+
+    shape, device = (len(logits), HEAD_WORDS + 2 * top_k), logits.device
+    if out.dtype != torch.int32 or out.shape != shape or out.stride(1) != 1 or out.device != device:
+        raise ValueError(
+            f"out must be int32 {list(shape)} on {device}, each row contiguous, "
+            f"got {out.dtype} {list(out.shape)} on {out.device}"
+        )
 
 
 @functools.cache  # beside a single row, a microsecond counts

@@ -35,27 +35,29 @@ def warm_up(vocab_size: int, device: torch.device) -> None:
     token_stats(torch.zeros(1, vocab_size, device=device), MASS_TOKENS)
 
 
-def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
+def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = None) -> TokenStats:
     """Statistics of each row; see :func:`corevital.kernels.token_stats`.
 
     Args:
         logits: ``[rows, vocab]``, float32 or bfloat16, on the CPU, without gradient.
         top_k: at least 1.
+        out: where the words go, or None.
     """
     rows, vocab = logits.shape
     # numpy allocates and torch wraps: half the time of torch doing both, and it counts beside a single row
-    words = torch.from_numpy(np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32))
+    words = torch.from_numpy(np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32)) if out is None else out
     if rows > 0:
         if vocab > 1 and logits.stride(1) != 1:
             logits = logits.contiguous()  # rows may lie apart, as those of a slice of padded logits do
         is_half = logits.dtype == torch.bfloat16
-        task = _Task(0, rows, vocab, logits.stride(0), top_k, is_half, logits.data_ptr(), words.data_ptr())
+        source, target = (logits.data_ptr(), logits.stride(0)), (words.data_ptr(), words.stride(0))
+        task = _Task(0, rows, vocab, top_k, is_half, *source, *target)
         run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
         run(ctypes.byref(task))
     return TokenStats(words)
 
 
-_Task = ctypes.c_int64 * 8
+_Task = ctypes.c_int64 * 9
 _Runner = Callable[[Any], object]
 
 

@@ -320,10 +320,11 @@ def _rows(turn: _Array, flat: _Array, stride: int, vocab: int, top_k: int, words
 
 
 def _task(address: Any) -> None:
-    task = numba.carray(address, 8, np.int64)
-    rows, vocab, stride, top_k, is_half, logits, output = task[1], task[2], task[3], task[4], task[5], task[6], task[7]
-    words = numba.carray(_pointer(output), (rows, HEAD_WORDS + 2 * top_k), np.int32)
-    floats = numba.carray(_pointer(output), (rows, HEAD_WORDS + 2 * top_k), np.float32)
+    task = numba.carray(address, 9, np.int64)
+    rows, vocab, top_k, is_half = task[1], task[2], task[3], task[4]
+    logits, stride, output, width = task[5], task[6], task[7], task[8]
+    words = numba.carray(_pointer(output), (rows, width), np.int32)
+    floats = numba.carray(_pointer(output), (rows, width), np.float32)
     entries = (rows - 1) * stride + vocab
     if is_half:
         _rows(task, numba.carray(_pointer(logits), entries, np.int16), stride, vocab, top_k, words, floats)
@@ -336,16 +337,17 @@ def compiled_task() -> Any:
     """A C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
 
     It is at ``.address`` for as long as the object lives. Any number of threads may run one task together, each
-    returning when no row is left to take. A task is eight int64:
+    returning when no row is left to take. A task is nine int64:
 
     0. the row to take next, 0 at first;
     1. rows, at least 1;
     2. vocab, at least 1;
-    3. entries from one row to the next;
-    4. top_k, at least 1;
-    5. 1 where the logits are bfloat16, 0 where they are float32;
-    6. the address of the logits, each row contiguous;
-    7. the address of the output, the words of :class:`corevital.kernels.stats.TokenStats`.
+    3. top_k, at least 1;
+    4. 1 where the logits are bfloat16, 0 where they are float32;
+    5. the address of the logits, each row contiguous;
+    6. entries from one of its rows to the next;
+    7. the address of the output, the words of :class:`corevital.kernels.stats.TokenStats`;
+    8. words from one of its rows to the next.
     """
     signature = numba.types.void(numba.types.voidptr)
     try:

@@ -40,18 +40,18 @@ def warm_up(vocab_size: int, device: torch.device) -> None:
         token_stats(torch.zeros(1, vocab_size, dtype=dtype, device=device), MASS_TOKENS)
 
 
-def token_stats(logits: Tensor, top_k: int) -> TokenStats:
+def token_stats(logits: Tensor, top_k: int, out: Tensor | None = None) -> TokenStats:
     """Statistics of each row; see :func:`corevital.kernels.token_stats`.
 
     Args:
         logits: ``[rows, vocab]``, float32 or bfloat16, without gradient.
         top_k: at least 1.
+        out: where the words go, or None.
     """
-    rows, vocab = logits.shape
-    step = max(1, (_SLICE_LOGITS_CPU if logits.device.type == "cpu" else _SLICE_LOGITS) // vocab)
-    if rows <= step:
-        return TokenStats(_words(logits, top_k))
-    return TokenStats(torch.cat([_words(part, top_k) for part in torch.split(logits, step)]))
+    step = max(1, (_SLICE_LOGITS_CPU if logits.device.type == "cpu" else _SLICE_LOGITS) // logits.shape[1])
+    parts = [_words(part, top_k) for part in torch.split(logits, step)]
+    words = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return TokenStats(words if out is None else out.copy_(words))
 
 
 def _words(logits: Tensor, top_k: int) -> Tensor:

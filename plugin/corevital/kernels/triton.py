@@ -1,8 +1,8 @@
 """Statistics of logits on a GPU: two Triton kernels, one read of the logits, and nothing that waits for the device.
 
-A step allocates its results and nothing else: a table of its own, so that they stay valid for as long as the caller
-keeps them, however many steps later the device gets to them. PyTorch's allocator hands out such a
-table without asking the device. What the kernels leave for each other is kept from step to step.
+A step allocates its results and nothing else, where the caller gives no ``out``: a table of its own, so that they stay
+valid for as long as the caller keeps them, however many steps later the device gets to them. PyTorch's allocator hands
+out such a table without asking the device. What the kernels leave for each other is kept from step to step.
 
 No variant of a kernel depends on the number of rows or on where in memory they are, but for one argument, whether
 rows are aligned, of which :func:`warm_up` compiles both values. So an engine that forbids compilation while it serves
@@ -70,7 +70,7 @@ def warm_up(vocab_size: int, device: torch.device) -> None:
         token_stats(logits[:, 1:], MASS_TOKENS)
 
 
-def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
+def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = None) -> TokenStats:
     """Statistics of each row; see :func:`corevital.kernels.token_stats`.
 
     Logits whose rows are not contiguous each are copied first. A ``top_k`` above 256 or a vocabulary above 1048576 is
@@ -79,6 +79,7 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
     Args:
         logits: ``[rows, vocab]``, float32 or bfloat16, without gradient.
         top_k: at least 1.
+        out: where the words go, or None.
     """
     rows, vocab = logits.shape
     chunks = triton.cdiv(vocab, _CHUNK)
@@ -86,13 +87,15 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
     places = max(_PLACES, triton.next_power_of_2(top_k))
     keys = max(padded_chunks * (_CHUNK // _GROUP), places * _GROUP)
     if keys > _MOST_KEYS:
-        return plain.token_stats(logits, top_k)
+        return plain.token_stats(logits, top_k, out)
     row_threads = max(_THREADS, keys // _THREAD_KEYS)
     if (vocab > 1 and logits.stride(1) != 1) or logits.stride(0) >= 1 << 31:  # a larger stride is another variant
         logits = logits.contiguous()
     stride = logits.stride(0) if rows > 1 else 0
     aligned = logits.data_ptr() % 16 == 0 and stride * logits.element_size() % 16 == 0
-    table = torch.empty((rows, HEAD_WORDS + 2 * top_k), dtype=torch.int32, device=logits.device)
+    words = out
+    if words is None:
+        words = torch.empty((rows, HEAD_WORDS + 2 * top_k), dtype=torch.int32, device=logits.device)
     if rows > 0:
         with _turn, _current(logits.device):
             partials, ranks = _workspace(logits.device, rows * chunks)
@@ -100,10 +103,11 @@ def token_stats(logits: torch.Tensor, top_k: int) -> TokenStats:
             chunk_kernel[(rows * chunks,)](
                 *inputs, ALIGNED=aligned, FUSED=not _INTERPRETED, num_warps=_THREADS // _LANES, **_OPTIONS
             )
+            outputs = (words, words.stride(0), top_k)
             row_kernel[(rows,)](
-                *inputs, table, top_k, CHUNKS=padded_chunks, PLACES=places, num_warps=row_threads // _LANES, **_OPTIONS
+                *inputs, *outputs, CHUNKS=padded_chunks, PLACES=places, num_warps=row_threads // _LANES, **_OPTIONS
             )
-    return TokenStats(table)
+    return TokenStats(words)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

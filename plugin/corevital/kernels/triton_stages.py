@@ -256,7 +256,7 @@ def _best_entries(
     return tl.where(found, _position(keys), -1), tl.where(found, _value(keys), -_INF)
 
 
-@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "top_k")
+@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "width", "top_k")
 def row_kernel(
     logits: tl.tensor,
     stride: tl.tensor,
@@ -265,6 +265,7 @@ def row_kernel(
     partials: tl.tensor,
     ranks: tl.tensor,
     table: tl.tensor,
+    width: tl.tensor,
     top_k: tl.tensor,
     CHUNKS: tl.constexpr,
     PLACES: tl.constexpr,
@@ -279,6 +280,7 @@ def row_kernel(
         partials: read.
         ranks: read.
         table: written, the words of :class:`corevital.kernels.stats.TokenStats`.
+        width: words from one of its rows to the next.
         top_k: at least 1.
         CHUNKS: a power of two, at least ``chunks``.
         PLACES: a power of two, at least ``top_k`` and ``MASS_TOKENS``.
@@ -311,7 +313,7 @@ def row_kernel(
 
     # Stored as float32, of which the table then holds the bits.
     undefined = empty | (posinfs > 0)
-    words = table + row * (_HEAD + 2 * top_k)
+    words = table + row * width
     floats = words.to(tl.pointer_type(tl.float32))
     tl.store(words, nans)
     tl.store(words + 1, posinfs)

@@ -1,0 +1,34 @@
+"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares."""
+
+import sys
+import warnings
+from pathlib import Path
+
+with warnings.catch_warnings():
+    # The SDK would rather make Grafana's next format, which Grafana 11 does not read.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="grafana_foundation_sdk")
+    from dashboards.source import fleet, frame, itself, model, requests, runbooks
+
+FOLDER = Path(__file__).parents[1] / "grafana"
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check; the number of files that differ is the exit status."""
+    made = {
+        part.__name__.rsplit(".", 1)[1]: frame.as_json(part.dashboard())
+        for part in (fleet, model, requests, itself, runbooks)
+    }
+    paths = {FOLDER / f"corevital-{name}.json": text for name, text in made.items()}
+    if arguments == ["--check"]:
+        stale = [path for path, text in paths.items() if not path.exists() or path.read_text() != text]
+        stale += sorted(set(FOLDER.glob("*.json")) - set(paths))
+        for path in stale:
+            sys.stderr.write(f"{path.name} is not what dashboards/source makes: run python -m dashboards.source\n")
+        return len(stale)
+    for path, text in paths.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

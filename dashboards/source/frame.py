@@ -1,0 +1,89 @@
+"""What the dashboards have in common: variables, links, time, and how one becomes JSON."""
+
+import json
+from typing import Any, Final
+
+from dashboards.source.panels import PROMETHEUS
+from grafana_foundation_sdk.builders import dashboard as builders
+from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import (
+    DashboardCursorSync,
+    DashboardLinkType,
+    Panel,
+    VariableOption,
+    VariableRefresh,
+    VariableSort,
+)
+
+TAG: Final = "corevital"
+FLEET: Final = "corevital-fleet"
+MODEL: Final = "corevital-model"
+REQUESTS: Final = "corevital-requests"
+ITSELF: Final = "corevital-itself"
+RUNBOOKS: Final = "corevital-runbooks"
+_ALL: Final = VariableOption(text="All", value="$__all", selected=True)
+
+
+def frame(uid: str, title: str, description: str, *, start: str = "now-3h") -> builders.Dashboard:
+    """An empty dashboard with its links to the others; they keep the time and the variables."""
+    made = builders.Dashboard(title).uid(uid).description(description).tags([TAG]).time(start, "now").refresh("30s")
+    made = made.timezone("browser").tooltip(DashboardCursorSync.CROSSHAIR).editable()
+    others = builders.DashboardLink("corevital").type(DashboardLinkType.DASHBOARDS).tags([TAG]).icon("external link")
+    return made.link(others.keep_time(True).include_vars(True).as_dropdown(False))
+
+
+def row(made: builders.Dashboard, title: str, *panels: Builder[Panel]) -> builders.Dashboard:
+    """The dashboard with one row more, of these panels."""
+    made = made.with_row(builders.Row(title))
+    for panel in panels:
+        made = made.with_panel(panel)
+    return made
+
+
+def datasource(name: str, kind: str, label: str) -> builders.DatasourceVariable:
+    """Which data source of a kind."""
+    return builders.DatasourceVariable(name).label(label).type(kind)
+
+
+def model(*, several: bool = True) -> builders.QueryVariable:
+    """Which models."""
+    return _values("model", "Model", "corevital_requests_total", "gen_ai_request_model", several=several)
+
+
+def instance() -> builders.QueryVariable:
+    """Which servers."""
+    return _values("instance", "Server", 'up{job="vllm"}', "instance", several=True)
+
+
+def restarts() -> builders.AnnotationQuery:
+    """A mark where a server was started again: a deploy, or a crash."""
+    expr = 'resets(corevital_telemetry_cpu_time_seconds_total{instance=~"$instance"}[2m]) > 0'
+    query = prometheus.Dataquery().ref_id("A").datasource(PROMETHEUS).expr(expr).legend_format("{{instance}}")
+    mark = (
+        builders.AnnotationQuery().name("Server started again").datasource(PROMETHEUS).enable(True).icon_color("orange")
+    )
+    return mark.expr(expr).target(query).title_format("{{instance}} started again").step("2m")
+
+
+def as_json(made: builders.Dashboard) -> str:
+    """The dashboard's file: panels numbered in order, for the schema of Grafana 12, which Grafana 11 reads as well."""
+    built: dict[str, Any] = json.loads(json.dumps(made.build(), cls=JSONEncoder))
+    for number, panel in enumerate(built["panels"], start=1):
+        panel["id"] = number
+    # Defaults of the SDK's that Grafana 11 does not know; the placement would hide links and marks in a menu.
+    for part in (*built["links"], *built.get("annotations", {}).get("list", ())):
+        part.pop("placement", None)
+    for variable in built.get("templating", {}).get("list", ()):
+        for name in ("auto", "auto_count", "auto_min", "definition"):
+            variable.pop(name, None)
+    return json.dumps(built, indent=2, sort_keys=True) + "\n"
+
+
+def _values(name: str, label: str, metric: str, of: str, *, several: bool) -> builders.QueryVariable:
+    query = f"label_values({metric}, {of})"
+    made = builders.QueryVariable(name).label(label).datasource(PROMETHEUS)
+    made = made.query({"query": query, "refId": name}).refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+    made = made.sort(VariableSort.ALPHABETICAL_ASC).multi(several)
+    return made.include_all(True).all_value(".*").current(_ALL) if several else made

@@ -1,0 +1,153 @@
+"""Every PromQL and TraceQL of the dashboards. ``$model``, ``$instance`` and the like are variables of theirs.
+
+A share is a sum over a sum that is above zero: where nothing ended there is no value, and the panel says "no traffic".
+What an alert looks at is read from the rules' recordings, so that panel and alert cannot differ.
+"""
+
+from typing import Final
+
+MODEL: Final = 'gen_ai_request_model=~"$model"'
+INSTANCE: Final = 'instance=~"$instance"'
+REQUESTS: Final = f"{MODEL}, {INSTANCE}"
+"""Selects what is about requests; what is about a process has no model."""
+
+
+def rate(metric: str, selector: str = REQUESTS, by: str = "") -> str:
+    """A second's worth of a counter, summed; by the labels ``by`` or over everything."""
+    return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def quantile(q: float, histogram: str, selector: str = REQUESTS, by: str = "") -> str:
+    """What a share ``q`` of a histogram's observations stays below. Without observations nothing, instead of NaN."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({q}, {rate(f'{histogram}_bucket', selector, labels)}) >= 0"
+
+
+def mean(histogram: str, selector: str = REQUESTS, by: str = "") -> str:
+    """Mean of a histogram's observations."""
+    return f"{rate(f'{histogram}_sum', selector, by)} / ({rate(f'{histogram}_count', selector, by)} > 0)"
+
+
+def of_requests(numerator: str, selector: str = REQUESTS, by: str = "") -> str:
+    """A rate as a share of all sequences that ended."""
+    return f"{numerator} / ({rate('corevital_requests_total', selector, by)} > 0)"
+
+
+def before(query: str) -> str:
+    """The same, as it was ``$compare`` ago."""
+    return query.replace("[$__rate_interval]", "[$__rate_interval] offset $compare").replace(
+        "[$__range]", "[$__range] offset $compare"
+    )
+
+
+def buckets(histogram: str) -> str:
+    """Observations by bucket, for a heatmap."""
+    return f"sum by (le) (increase({histogram}_bucket{{{REQUESTS}}}[$__rate_interval]))"
+
+
+def mean_of_range(histogram: str) -> str:
+    """Mean of a histogram's observations over all the time that the dashboard shows."""
+    total = f"sum(increase({histogram}_sum{{{REQUESTS}}}[$__range]))"
+    return f"{total} / (sum(increase({histogram}_count{{{REQUESTS}}}[$__range])) > 0)"
+
+
+# Requests
+
+SERVERS_UP: Final = f'sum(up{{job="vllm", {INSTANCE}}})'
+SERVERS_DOWN: Final = f'count(up{{job="vllm", {INSTANCE}}} == 0) or vector(0)'
+ENDED: Final = rate("corevital_requests_total")
+ENDED_BY_REASON: Final = rate("corevital_requests_total", by="finish_reason")
+ENDED_BY_MODEL: Final = rate("corevital_requests_total", by="gen_ai_request_model")
+ENDED_BY_LEVEL: Final = rate("corevital_requests_total", by="risk_level")
+ENDED_BY_INSTANCE: Final = rate("corevital_requests_total", by="instance")
+TOKENS: Final = rate("corevital_tokens_total")
+TOKENS_BY_MODEL: Final = rate("corevital_tokens_total", by="gen_ai_request_model")
+TOKENS_EACH: Final = of_requests(rate("corevital_tokens_total"))
+RUNNING: Final = f"sum(corevital_sequences_running{{{REQUESTS}}})"
+LOOPING: Final = f"sum(corevital_sequences_looping{{{REQUESTS}}})"
+
+# Health and risk
+
+_HIGH: Final = f'risk_level="high", {REQUESTS}'
+_FAULTY: Final = f'flag=~"nan_detected|inf_detected|repetition_loop_detected", {REQUESTS}'
+HIGH_RISK_SHARE: Final = of_requests(rate("corevital_requests_total", _HIGH))
+HIGH_RISK_SHARE_BY_MODEL: Final = of_requests(
+    rate("corevital_requests_total", _HIGH, "gen_ai_request_model"), by="gen_ai_request_model"
+)
+FAULT_SHARE_BY_MODEL: Final = of_requests(
+    rate("corevital_health_flags_total", _FAULTY, "gen_ai_request_model"), by="gen_ai_request_model"
+)
+FAULTS_IN_RANGE: Final = f"sum(increase(corevital_health_flags_total{{{_FAULTY}}}[$__range]))"
+FLAG_SHARES: Final = (
+    f"{rate('corevital_health_flags_total', by='flag')} / on () group_left () ({rate('corevital_requests_total')} > 0)"
+)
+FIRING: Final = 'count(ALERTS{alertname=~"Corevital.*", alertstate="firing"}) or vector(0)'
+ALERTS: Final = (
+    "max by (alertname, severity, gen_ai_request_model, instance) "
+    '(ALERTS{alertname=~"Corevital.*", alertstate="firing"})'
+)
+
+# What the alerts look at
+
+FAULT_BURN: Final = f"model:corevital_faults:ratio_increase1h{{{MODEL}}} / 0.01"
+FAULT_BURN_LONG: Final = f"model:corevital_faults:ratio_increase6h{{{MODEL}}} / 0.01"
+LATENCY_BURN: Final = f"model:corevital_slow_first_tokens:ratio_increase1h{{{MODEL}}} / 0.05"
+LATENCY_BURN_LONG: Final = f"model:corevital_slow_first_tokens:ratio_increase6h{{{MODEL}}} / 0.05"
+ENTROPY_HOUR: Final = f"model:corevital_entropy_bits:mean1h{{{MODEL}}}"
+ENTROPY_WEEK: Final = f"model:corevital_entropy_bits:mean_1w{{{MODEL}}}"
+ENTROPY_WEEK_HIGH: Final = f"{ENTROPY_WEEK} + 4 * model:corevital_entropy_bits:stddev_1w{{{MODEL}}}"
+ENTROPY_WEEK_LOW: Final = f"clamp_min({ENTROPY_WEEK} - 4 * model:corevital_entropy_bits:stddev_1w{{{MODEL}}}, 0)"
+HIGH_RISK_HOUR: Final = f"model:corevital_high_risk_requests:ratio_increase1h{{{MODEL}}}"
+HIGH_RISK_WEEK: Final = f"model:corevital_high_risk_requests:ratio_1w{{{MODEL}}}"
+TRUNCATED_HOUR: Final = f"model:corevital_truncated_requests:ratio_increase1h{{{MODEL}}}"
+TRUNCATED_WEEK: Final = f"model:corevital_truncated_requests:ratio_1w{{{MODEL}}}"
+
+# corevital itself
+
+PLUGIN_ABSENT: Final = (
+    f'count(up{{job="vllm", {INSTANCE}}} == 1 unless on (job, instance) corevital_telemetry_faults_total) or vector(0)'
+)
+LOST: Final = f"sum by (what) (increase(corevital_telemetry_dropped_total{{{INSTANCE}}}[$__range])) > 0"
+LOST_SHARE: Final = f"instance:corevital_telemetry_lost:ratio_increase15m{{{INSTANCE}}}"
+DROPPED: Final = rate("corevital_telemetry_dropped_total", INSTANCE, "what, why")
+EXPORTED: Final = rate("corevital_telemetry_exported_total", INSTANCE, "signal")
+VLLM_ENDED: Final = rate("vllm:request_success_total", INSTANCE)
+OURS_ENDED: Final = rate("corevital_requests_total", INSTANCE)
+QUEUED: Final = f"sum by (what) (corevital_telemetry_queue{{{INSTANCE}}})"
+FAULTS: Final = f"sum(increase(corevital_telemetry_faults_total{{{INSTANCE}}}[$__range]))"
+CPU: Final = rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE, "instance")
+CPU_A_SEQUENCE: Final = of_requests(rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE), INSTANCE)
+SERIES: Final = f'count({{__name__=~"corevital_.*|gen_ai_server_.*", {INSTANCE}}})'
+SCRAPE_SECONDS: Final = f'max by (instance) (scrape_duration_seconds{{job="vllm", {INSTANCE}}})'
+SPAN_SECONDS: Final = (
+    "histogram_quantile(0.95, sum by (le, corevital_risk_level) "
+    f'(rate(traces_span_metrics_duration_seconds_bucket{{{MODEL}, corevital_risk_level!=""}}[$__rate_interval]))) >= 0'
+)
+STACK_UP: Final = 'min by (job) (up{job=~"alertmanager|collector|grafana|prometheus|tempo"})'
+
+MAY_BE_EMPTY: Final = frozenset(
+    {
+        ALERTS,  # nothing fires
+        LOST,  # nothing was lost
+        # a week is compared without its last hour
+        ENTROPY_WEEK, ENTROPY_WEEK_HIGH, ENTROPY_WEEK_LOW, HIGH_RISK_WEEK, TRUNCATED_WEEK,
+        SPAN_SECONDS, STACK_UP,  # without docker-compose.otel.yml
+    }
+)  # fmt: skip
+"""What is rightly empty on a server under traffic, beside everything that is compared with :func:`before`."""
+
+# Traces, in TraceQL
+
+_OF_MODEL: Final = 'span.gen_ai.request.model =~ "$model"'
+_COLUMNS: Final = (
+    "| select(span.corevital.risk_score, span.corevital.risk.level, span.gen_ai.request.model, "
+    "span.gen_ai.response.id, span.gen_ai.usage.output_tokens, span.corevital.entropy.mean)"
+)
+HIGH_RISK_TRACES: Final = f"{{ span.corevital.risk_score >= $risk && {_OF_MODEL} }} {_COLUMNS}"
+NAN_TRACES: Final = (
+    f"{{ (span.corevital.health.nan_detected = true || span.corevital.health.inf_detected = true) && {_OF_MODEL} }} "
+    f"{_COLUMNS}"
+)
+LOOP_TRACES: Final = f"{{ span.corevital.health.repetition_loop_detected = true && {_OF_MODEL} }} {_COLUMNS}"
+TRUNCATED_TRACES: Final = f"{{ span.corevital.health.truncated = true && {_OF_MODEL} }} {_COLUMNS}"
+LATE_TRACES: Final = f"{{ span.gen_ai.response.time_to_first_chunk > 2.5 && {_OF_MODEL} }} {_COLUMNS}"

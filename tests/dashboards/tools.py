@@ -1,0 +1,62 @@
+"""What the tests of the dashboards share: their files, promtool and amtool, and the series that there are."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from corevital_otel.metrics.instruments import INSTRUMENTS
+
+ROOT = Path(__file__).resolve().parents[2]
+DASHBOARDS = ROOT / "dashboards"
+RULES = sorted((DASHBOARDS / "prometheus").glob("*.rules.yml"))
+FILES = {path.stem: json.loads(path.read_text()) for path in sorted((DASHBOARDS / "grafana").glob("*.json"))}
+"""The dashboards, by uid."""
+RULE_TESTS = sorted((DASHBOARDS / "prometheus/tests").glob("*.test.yml"))
+
+SERIES_OF_OTHERS = {
+    "up",
+    "ALERTS",
+    "scrape_duration_seconds",
+    "vllm:num_requests_waiting",
+    "vllm:request_success_total",
+    "traces_span_metrics_duration_seconds_bucket",
+}
+
+
+def run(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a tool of Debian's packages as ``make`` unpacks them, or the one on PATH."""
+    unpacked = ROOT / ".venv/debian/usr/bin" / tool
+    binary = unpacked if unpacked.exists() else shutil.which(tool)
+    if binary is None:
+        pytest.skip(f"no {tool}: `make check-dashboards` unpacks Debian's where apt is; elsewhere install it")
+    command = [str(binary), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def unparsable(queries: list[str], folder: Path) -> str:
+    """What promtool says of PromQL that does not parse; empty if all does."""
+    rules = [{"record": f"query:number:{at}", "expr": query} for at, query in enumerate(queries)]
+    path = folder / "queries.yml"
+    path.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))  # JSON is YAML
+    done = run("promtool", "check", "rules", path)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def known_series() -> set[str]:
+    """Series that exist: ours by the table of instruments, what the rules record, and a few of others."""
+    names = set(SERIES_OF_OTHERS)
+    for found in INSTRUMENTS.values():
+        suffixes = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}[found.kind]
+        names |= {found.prometheus + suffix for suffix in suffixes}
+    return names | set(re.findall(r"- record: (\S+)", "".join(path.read_text() for path in RULES)))
+
+
+def series_in(query: str) -> set[str]:
+    """Names of the series in a PromQL query: what stands before a selector or a range, or alone."""
+    bare = re.sub(r'"[^"]*"|\b(by|on|group_left) \([^)]*\)', "", query)
+    prefix = "corevital|gen_ai|model:|instance:|vllm:|up|ALERTS|scrape|traces"
+    return set(re.findall(rf"\b((?:{prefix})[\w:]*)(?=[\s{{\[),]|$)", bare))
