@@ -39,7 +39,7 @@ class Table:
         return Table({name: column[of] for name, column in self.columns.items()})
 
     def thinned(self, every: int) -> Table:
-        """With every so manieth planted error; 0: without."""
+        """With each n-th planted error only, n being ``every``; 0: without any."""
         kept = (self.columns["planted"].astype(int) % every == 0) if every else False
         of = ~self.planted | kept
         return Table({name: column[of] for name, column in self.columns.items()})
