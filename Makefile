@@ -16,7 +16,7 @@ PROMETHEUS := $(VENV)/.prometheus
 PHOENIX_VERSION := 20.26.1
 PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 
-.PHONY: demo test test-compat bench check-dashboards lint clean build
+.PHONY: demo test test-compat bench bench-risk check-dashboards lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
@@ -40,6 +40,10 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.assembler --memory 100000
 	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	  $(BIN)/python -m integration.bench.kernel --device cuda; else echo "no GPU: not measured on one"; fi
+
+# About half an hour on two cores: trains three small models and serves them; docs/risk.md keeps what it printed.
+bench-risk: $(DEV)
+	$(BIN)/python -m integration.bench.risk
 
 # Dashboards, rules, routes and runbooks; `make test` runs the same.
 check-dashboards: $(DEV) $(PROMETHEUS)

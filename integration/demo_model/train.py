@@ -9,7 +9,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -35,6 +35,9 @@ MUON, ADAM = 0.02, 0.004
 FLAT = 2.0
 """The rate falls to nothing over the last 1 / FLAT of the steps."""
 
+Lesson = tuple[str, str, bool]
+"""A prompt, the completion taught, and whether it ends there."""
+
 # One turn only: the model has no use for what was said before, and a system message is no question.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | last }}"
@@ -42,8 +45,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer: any text encodes, each digit is a token, merges come from the fixed words."""
+def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer: any text encodes, each digit is a token, merges come from the given words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -53,7 +56,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        corpus.words(),
+        words,
         trainers.BpeTrainer(
             vocab_size=VOCABULARY,
             special_tokens=["<s>", "</s>", "<pad>"],
@@ -82,9 +85,8 @@ def build_model(vocabulary: int) -> LlamaForCausalLM:
     )  # fmt: skip
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(tokenizer: PreTrainedTokenizerFast, source: Iterator[Lesson]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield packed rows: token ids, labels (-100: not learned) and document numbers, each [ROWS, LENGTH]."""
-    source = corpus.pairs(seed)
     while True:
         ids = torch.full((ROWS, LENGTH), 2)
         labels = torch.full((ROWS, LENGTH), -100)
@@ -93,10 +95,10 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Ten
             at = 0
             number = 0
             while at < LENGTH:
-                task, text = next(source)
-                prompt = tokenizer.encode(task.prompt)
+                question, text, ends = next(source)
+                prompt = tokenizer.encode(question)
                 answer = tokenizer.encode("\n" + text, add_special_tokens=False)
-                if task.kind != "loop":
+                if ends:
                     answer.append(1)
                 whole = (prompt + answer)[: LENGTH - at]
                 end = at + len(whole)
@@ -110,8 +112,8 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[tuple[Ten
         yield ids, labels, documents
 
 
-def train(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> LlamaForCausalLM:
-    """Train for a fixed number of steps and return the model in float32."""
+def train(tokenizer: PreTrainedTokenizerFast, source: Iterator[Lesson], steps: int, seed: int) -> LlamaForCausalLM:
+    """Train on a source for a fixed number of steps and return the model in float32."""
     torch.manual_seed(seed)
     model = build_model(len(tokenizer))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens", flush=True)
@@ -130,7 +132,7 @@ def train(tokenizer: PreTrainedTokenizerFast, steps: int, seed: int) -> LlamaFor
     causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
     began = time.monotonic()
     seen = 0.0
-    for step, (ids, labels, documents) in zip(range(steps), batches(tokenizer, seed), strict=False):
+    for step, (ids, labels, documents) in zip(range(steps), batches(tokenizer, source), strict=False):
         # A packed document sees itself only.
         mask = (causal & (documents[:, :, None] == documents[:, None, :]))[:, None]
         hidden = model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -172,8 +174,9 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     random.seed(options.seed)
-    tokenizer = build_tokenizer()
-    model = train(tokenizer, options.steps, options.seed)
+    tokenizer = build_tokenizer(corpus.words())
+    lessons = ((task.prompt, text, task.kind != "loop") for task, text in corpus.pairs(options.seed))
+    model = train(tokenizer, lessons, options.steps, options.seed)
     save(model, tokenizer, options.output)
     if options.tasks:
         evaluate.report(options.output, options.tasks)
