@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.record import REJECTED, ROW
-from corevital_otel import features, loops
+from corevital_otel import features, loops, token_values
 from corevital_otel.report import Features, Series
 from corevital_otel.thresholds import Thresholds
 
@@ -42,7 +42,7 @@ _FIRST_CAPACITY: Final = 64
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
 _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
-_SERIES: Final = (features.ENTROPY, features.SURPRISAL, features.MARGIN, features.TOPK_MASS)
+_SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +95,7 @@ class Tails(NamedTuple):
 
     first: list[int]
     last: list[int]
-    chunk: features.Chunk
+    chunk: token_values.Chunk
     tokens: Array
     features: list[Features]
     nan: list[bool]
@@ -293,7 +293,7 @@ class Windows:
             if owner.capture != "summary" and first[i] < self._max_series_tokens:
                 owner.chunks.append(series[:, i].copy())
 
-    def _read(self, slots: Array, first: Array, last: Array) -> tuple[features.Chunk, Array, Array]:
+    def _read(self, slots: Array, first: Array, last: Array) -> tuple[token_values.Chunk, Array, Array]:
         """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
 
         Returns:
@@ -309,7 +309,7 @@ class Windows:
             self._take_client_tokens(slots, first, tokens, named)
         logprobs = np.where(named, self._logprob.reshape(-1)[at], np.nan)
         rows = self._row.reshape(-1)[at].view(ROW)
-        return features.measure(rows, observed, tokens, logprobs), tokens, named
+        return token_values.measure(rows, observed, tokens, logprobs), tokens, named
 
     def _take_client_tokens(self, slots: Array, first: Array, tokens: Array, named: Array) -> None:
         """Once a sequence's end is known, the client's tokens are what counts."""
@@ -374,8 +374,8 @@ class Windows:
             known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
             values[:, : known.shape[1]] = known
         return Series(
-            entropy=values[features.ENTROPY],
-            surprisal=values[features.SURPRISAL],
-            margin=values[features.MARGIN],
-            topk_mass=values[features.TOPK_MASS],
+            entropy=values[token_values.ENTROPY],
+            surprisal=values[token_values.SURPRISAL],
+            margin=values[token_values.MARGIN],
+            topk_mass=values[token_values.TOPK_MASS],
         )

@@ -10,26 +10,26 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from corevital.frames.record import ROW
-from corevital_otel import features
+from corevital_otel import features, token_values
 from corevital_otel.report import Features, Series
 
 VALUES = hnp.arrays(
     np.float64,
-    st.tuples(st.just(features.COLUMNS), st.integers(1, 80)),
+    st.tuples(st.just(token_values.COLUMNS), st.integers(1, 80)),
     elements=st.one_of(st.floats(0, 40, allow_subnormal=False), st.just(math.nan)),
 )
 
 
-def chunk(values: np.ndarray) -> features.Chunk:
+def chunk(values: np.ndarray) -> token_values.Chunk:
     """One sequence's values, all observed."""
     n = values.shape[1]
     no = np.zeros(1, bool)
-    return features.Chunk(values[:, None], np.ones((1, n), bool), np.zeros((1, n), bool), no, no, top(values)[None])
+    return token_values.Chunk(values[:, None], np.ones((1, n), bool), np.zeros((1, n), bool), no, no, top(values)[None])
 
 
 def top(values: np.ndarray) -> np.ndarray:
     """Likeliest tokens: mostly the same."""
-    return np.where(np.isnan(values[features.MARGIN]), 1, 0)
+    return np.where(np.isnan(values[token_values.MARGIN]), 1, 0)
 
 
 def streamed(values: np.ndarray, cuts: list[int]) -> Features:
@@ -94,12 +94,15 @@ def test_whole_is_what_the_definitions_say(values):
     else:
         assert found.entropy_rebound is None
     first, last = values[:, : features.GROUP], values[:, -features.GROUP :]
-    assert found.entropy_early == mean(first[features.ENTROPY])
-    assert found.surprisal_early == mean(first[features.SURPRISAL])
-    assert found.margin_early == mean(first[features.MARGIN])
-    assert found.confidence_early == mean(first[features.CONFIDENCE])
-    assert found.confidence_tail == mean(last[features.CONFIDENCE])
-    for change, column in ((found.entropy_change, features.ENTROPY), (found.confidence_change, features.CONFIDENCE)):
+    assert found.entropy_early == mean(first[token_values.ENTROPY])
+    assert found.surprisal_early == mean(first[token_values.SURPRISAL])
+    assert found.margin_early == mean(first[token_values.MARGIN])
+    assert found.confidence_early == mean(first[token_values.CONFIDENCE])
+    assert found.confidence_tail == mean(last[token_values.CONFIDENCE])
+    for change, column in (
+        (found.entropy_change, token_values.ENTROPY),
+        (found.confidence_change, token_values.CONFIDENCE),
+    ):
         early, late = mean(first[column]), mean(last[column])
         assert change == (
             None if early is None or late is None else pytest.approx(late.expected - early.expected, abs=1e-7)
@@ -132,10 +135,12 @@ def runs(entropy: list[float], top: list[int]) -> tuple[int, int]:
 
 def test_a_long_flat_series_keeps_its_small_spread():
     rng = np.random.default_rng(0)
-    values = np.full((features.COLUMNS, 100_000), 0.5)
-    values[features.ENTROPY] = 17.0 + 1e-6 * rng.standard_normal(values.shape[1]) + 1e-9 * np.arange(values.shape[1])
+    values = np.full((token_values.COLUMNS, 100_000), 0.5)
+    values[token_values.ENTROPY] = (
+        17.0 + 1e-6 * rng.standard_normal(values.shape[1]) + 1e-9 * np.arange(values.shape[1])
+    )
     found = streamed(values, list(range(32, 100_000, 32)))
-    assert found.entropy_std == pytest.approx(values[features.ENTROPY].std(), rel=1e-6)
+    assert found.entropy_std == pytest.approx(values[token_values.ENTROPY].std(), rel=1e-6)
     assert found.entropy_slope == pytest.approx(np.polyfit(np.arange(100_000), values[0] - 17.0, 1)[0], rel=1e-4)
 
 
@@ -144,7 +149,7 @@ def test_nothing_seen():
 
 
 def test_an_absurd_surprisal_has_a_finite_perplexity():
-    values = np.full((features.COLUMNS, 3), 1e6)
+    values = np.full((token_values.COLUMNS, 3), 1e6)
     assert math.isfinite(streamed(values, []).perplexity)
 
 
@@ -160,10 +165,10 @@ def row() -> np.ndarray:
 
 
 def surprisal(row: np.ndarray, token: int, logprob: float = math.nan) -> tuple[float, bool]:
-    found = features.measure(
+    found = token_values.measure(
         row, np.ones((1, 1), bool), np.array([[token]], np.int32), np.array([[logprob]], np.float32)
     )
-    return found.values[features.SURPRISAL, 0, 0] * math.log(2), bool(found.estimated[0, 0])
+    return found.values[token_values.SURPRISAL, 0, 0] * math.log(2), bool(found.estimated[0, 0])
 
 
 def test_surprisal_in_order_of_trust(row):
@@ -188,7 +193,7 @@ def test_a_sure_token_has_no_negative_surprisal(row):
 @pytest.mark.parametrize("fault", [math.nan, math.inf])
 def test_a_row_without_entropy_gives_no_values(row, fault):
     row["entropy"] = fault
-    found = features.measure(row, np.ones((1, 1), bool), np.array([[55]], np.int32), np.array([[-1.0]], np.float32))
+    found = token_values.measure(row, np.ones((1, 1), bool), np.array([[55]], np.int32), np.array([[-1.0]], np.float32))
     assert np.isnan(found.values).all()
     assert found.observed.all()
     assert not found.estimated.any()
@@ -196,8 +201,8 @@ def test_a_row_without_entropy_gives_no_values(row, fault):
 
 def test_confidence_leaves_masked_tokens_out(row):
     row["topk_logprobs"][0, 0, 4:] = -math.inf
-    found = features.measure(row, np.ones((1, 1), bool), np.array([[-1]], np.int32), np.array([[-1.0]], np.float32))
-    assert found.values[features.CONFIDENCE, 0, 0] == pytest.approx(-math.log(0.04) + 1.5e-3)
+    found = token_values.measure(row, np.ones((1, 1), bool), np.array([[-1]], np.int32), np.array([[-1.0]], np.float32))
+    assert found.values[token_values.CONFIDENCE, 0, 0] == pytest.approx(-math.log(0.04) + 1.5e-3)
 
 
 SERIES = {"entropy": 0, "surprisal": 1, "margin": 2, "topk_mass": 3}
@@ -216,12 +221,12 @@ def test_a_stored_series_gives_the_same_as_live(values):
 
 
 def test_a_distribution_that_stands_still_is_seen_and_a_sure_one_that_moves_on_is_not():
-    values = np.zeros((features.COLUMNS, 100))
+    values = np.zeros((token_values.COLUMNS, 100))
     no = np.zeros(1, bool)
     for tops, wanted in ((np.zeros(100, int), 99), (np.arange(100), 0), (np.arange(100) // 10, 9)):
         state = features.initial(1)
         whole = np.ones((1, 100), bool)
-        features.fold(state, np.array([0]), features.Chunk(values[:, None], whole, ~whole, no, no, tops[None]))
+        features.fold(state, np.array([0]), token_values.Chunk(values[:, None], whole, ~whole, no, no, tops[None]))
         assert features.summaries(state)[0].frozen_run == wanted
 
 
