@@ -338,7 +338,9 @@ class Windows:
                 self.open(sequence)
         slots = np.array([sequence.slot for sequence in sequences], np.int64)
         first, length = self._folded[slots], self._length[slots]
-        last = np.maximum(np.minimum(self._row_index[slots].max(axis=1) + 1, length), first)
+        held = self._row_index[slots]
+        held[held >= length[:, None]] = _UNKNOWN  # what the client did not get is no end of it
+        last = np.maximum(held.max(axis=1) + 1, first)
         chunk, tokens, named = self._read(slots, first, last)
         state = self._features[slots]
         features.fold(state, first, chunk, self._high_entropy_bits, last - first, self._watch)

@@ -24,7 +24,7 @@ _STRENGTHS: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Inverse strengths of the L2 penalty that are tried."""
 _KNOTS: Final = 21
 _ISOTONIC_FROM: Final = 2000
-"""Runs from which on an isotonic curve is better than Platt's two numbers; with fewer it overfits (Niculescu-Mizil and
+"""Runs from which on an isotonic curve is better than a smooth one; with fewer it overfits (Niculescu-Mizil and
 Caruana 2005 put that at about a thousand, scikit-learn's guide too)."""
 _KEPT_MAXIMA: Final = 1000
 
@@ -149,12 +149,21 @@ def _calibrated(profile: Profile, logits: FloatArray, bad: Bools) -> Profile:
         curve = IsotonicRegression(y_min=0.5 / len(bad), y_max=1 - 0.5 / len(bad)).fit(logits, bad)
         x, first = np.unique(curve.X_thresholds_, return_index=True)
         return replace(profile, isotonic=Curve(tuple(x.tolist()), tuple(curve.y_thresholds_[first].tolist())))
-    platt = _regression(1e6).fit(logits[:, None], bad)
-    slope = float(platt.coef_[0, 0])
-    if slope <= 0:  # the features say nothing of this label: the base rate is all there is to say
-        rate = bad.mean()
-        return replace(profile, slope=0.0, offset=float(np.log(rate / (1 - rate))))
-    return replace(profile, slope=slope, offset=float(platt.intercept_[0]))
+    return replace(profile, beta=_beta(logits, bad))
+
+
+def _beta(logits: FloatArray, bad: Bools) -> tuple[float, float, float]:
+    """Beta calibration: a logistic regression on ln p and -ln(1 - p). It has to rise in both, or does without one."""
+    sides = np.column_stack([-np.logaddexp(0.0, -logits), np.logaddexp(0.0, logits)])
+    used = [0, 1]
+    while used:
+        found = _regression(1e6).fit(sides[:, used], bad)
+        if (found.coef_[0] > 0).all():
+            slopes = dict(zip(used, found.coef_[0].tolist(), strict=True))
+            return slopes.get(0, 0.0), slopes.get(1, 0.0), float(found.intercept_[0])
+        used.pop(int(found.coef_[0].argmin()))
+    rate = bad.mean()  # the features say nothing of this label: the base rate is all there is to say
+    return 0.0, 0.0, float(np.log(rate / (1 - rate)))
 
 
 def _alarm(runs: Runs, bad: Bools, seed: int) -> alarms.Alarm | None:

@@ -87,7 +87,8 @@ class Profile:
     Attributes:
         terms: its features.
         intercept: log-odds of a run without deviation.
-        slope, offset: Platt's scaling of the log-odds.
+        beta: a, b and c of beta calibration (Kull, Silva Filho and Flach 2017): with p the probability before it, the
+            log-odds are a ln p - b ln(1 - p) + c.
         isotonic: or else the curve from log-odds to probability.
         alarm: what is watched while a run goes on, where good runs allowed it.
         label, runs, bad: what it was fitted on: the label's column, how many runs, how many of them bad.
@@ -96,8 +97,7 @@ class Profile:
 
     terms: tuple[Term, ...]
     intercept: float
-    slope: float = 1.0
-    offset: float = 0.0
+    beta: tuple[float, float, float] = (1.0, 1.0, 0.0)
     isotonic: Curve | None = None
     alarm: alarms.Alarm | None = None
     label: str = ""
@@ -124,7 +124,9 @@ class Profile:
         """Calibrated probability of a run with these log-odds being bad."""
         if self.isotonic is not None:
             return self.isotonic(logit)
-        return 1.0 / (1.0 + math.exp(-min(max(self.slope * logit + self.offset, -40.0), 40.0)))
+        a, b, c = self.beta
+        log_p, log_q = -_softplus(-logit), -_softplus(logit)
+        return math.exp(-_softplus(-(a * log_p - b * log_q + c)))
 
     def score(self, features: Features) -> float | None:
         """See :meth:`corevital_otel.risk.model.Scorer.score`."""
@@ -139,6 +141,11 @@ class Profile:
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def _softplus(x: float) -> float:
+    """ln(1 + e^x)."""
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def load(path: Path) -> Profile:
@@ -176,13 +183,15 @@ def _parse(found: dict[str, Any]) -> Profile:
         **{
             **found,
             "terms": terms,
+            "beta": tuple(map(float, found["beta"])),
             "isotonic": _curve(found["isotonic"]),
             "alarm": alarm and alarms.Alarm(alarm["signal"], tuple(map(float, alarm["good"]))),
         }
     )
-    numbers = [profile.intercept, profile.slope, profile.offset]
+    numbers = [profile.intercept, *profile.beta]
     numbers += [part for term in terms for part in (term.typical, term.coefficient, term.center, term.scale)]
-    if not all(map(math.isfinite, numbers)) or not all(term.scale > 0 for term in terms) or not terms:
+    numbers_fit = all(map(math.isfinite, numbers)) and len(profile.beta) == 3
+    if not numbers_fit or not all(term.scale > 0 for term in terms) or not terms:
         raise ValueError("in its numbers")
     if profile.alarm is not None and profile.alarm.signal not in alarms.SIGNALS:
         raise ValueError(f"in its alarm: {profile.alarm.signal}")
