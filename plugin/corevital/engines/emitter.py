@@ -119,7 +119,7 @@ class Emitter:
     def _keep(self, logits: torch.Tensor, at: torch.Tensor | None) -> Kept:
         kept = Kept(logits, at)
         self._kept.append(kept)
-        while len(self._kept) * logits.nbytes > _MOST_KEPT_BYTES:
+        while self._kept and (self._kept[0].logits is None or len(self._kept) * logits.nbytes > _MOST_KEPT_BYTES):
             self._kept.popleft().logits = None
         return kept
 
