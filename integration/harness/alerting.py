@@ -149,7 +149,7 @@ def _beside_its_templates() -> list[str]:
     command = [*_BESIDE_ITS_TEMPLATES, str(UNPACKED.parents[1] / "share")]
     tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        pytest.skip(f"Debian's alertmanager needs a mount of its own, which is not allowed here: {tried.stderr.strip()}")
+        pytest.skip(f"Debian's alertmanager needs a mount of its own, not allowed here: {tried.stderr.strip()}")
     return command
 
 
