@@ -1,6 +1,6 @@
 """What measuring costs in the engine: throughput with it over throughput without, in pairs, in one process.
 
-    python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 96] [--layers 12] [--width 768] [--modes plain on_risk]
+    python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 96] [--layers 12] [--modes plain on_risk]
 
 A Llama with random weights, about 100 million at the default size, on vLLM's CPU build. Each round generates the same
 prompts once in each mode, in random order; a mode's ratio is its throughput over that of ``plain`` in the same round.
