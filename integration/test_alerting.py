@@ -28,6 +28,8 @@ MUST_FIRE = {
     "CorevitalFaultBudgetBurn": "critical",
     "CorevitalStuckInLoops": "critical",
 }
+MAY_FIRE = {"CorevitalTrafficShifted"}
+"""What goes wrong is other traffic too; whether for long enough depends on how long the alerts take."""
 LASTING = {"CorevitalFaultBudgetBurn"}
 """Its longest windows are days; they would keep the test waiting for minutes."""
 
@@ -71,7 +73,7 @@ def test_plain_traffic_raises_no_alert(story: Story) -> None:
 
 @pytest.mark.engine
 def test_what_went_wrong_is_told_and_nothing_else(story: Story) -> None:
-    assert story.watched.alertmanager.told("firing") == MUST_FIRE.keys()
+    assert story.watched.alertmanager.told("firing") - MAY_FIRE == MUST_FIRE.keys()
 
 
 @pytest.mark.engine
@@ -95,10 +97,10 @@ def test_alerts_go_to_the_receiver_of_their_severity(story: Story) -> None:
     routes = yaml.safe_load(ROUTES.read_text())["route"]["routes"]
     receivers = {
         severity: {route["receiver"] for route in routes if f'severity="{severity}"' in str(route).replace(" ", "")}
-        for severity in ("critical", "warning")
+        for severity in ("critical", "warning", "info")
     }
     assert all(receivers.values())
-    assert not receivers["critical"] & receivers["warning"]
+    assert len(set.union(*receivers.values())) == sum(map(len, receivers.values())), "one shared by two severities"
     for notice in story.watched.alertmanager.notices:
         assert notice.receiver in receivers[notice.labels["severity"]], notice
 

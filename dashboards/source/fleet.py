@@ -91,12 +91,21 @@ def dashboard() -> builders.Dashboard:
             "Share of sequences with each flag. Truncation is up to the callers' max_tokens; the rest should be zero.",
             SHARE,
             {"{{flag}}": q.FLAG_SHARES},
+            span=8,
+        ),
+        graph(
+            "Warnings",
+            "Share of sequences with each warning. That traffic has shifted says nothing of the sequence itself.",
+            SHARE,
+            {"{{warning}}": q.WARNING_SHARES},
+            span=8,
         ),
         graph(
             "Risk levels",
             "How the sequences divide into risk levels.",
             "short",
             {"{{risk_level}}": q.ENDED_BY_LEVEL},
+            span=8,
             stacked=StackingMode.PERCENT,
         ),
         graph(
@@ -134,9 +143,9 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "In flight",
-            "Sequences in the engine, waiting ones included, and those in a loop now.",
+            "Sequences in the engine, waiting ones included; of those, the ones in a loop and with an alarm now.",
             "short",
-            {"running": q.RUNNING, "looping": q.LOOPING},
+            {"running": q.RUNNING, "looping": q.LOOPING, "alarmed": q.ALARMED},
         ),
         graph("Tokens a second", "Output tokens whose logits were observed.", "short", {"tokens": q.TOKENS}),
         graph(

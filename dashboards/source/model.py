@@ -84,12 +84,20 @@ def dashboard() -> builders.Dashboard:
     return frame.row(
         made,
         "Health, traffic and latency",
-        graph("Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}),
+        graph("Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}, span=8),
+        graph(
+            "Warnings",
+            "Share of sequences with each warning. That traffic has shifted says nothing of the sequence itself.",
+            SHARE,
+            {"{{warning}}": q.WARNING_SHARES},
+            span=8,
+        ),
         graph(
             "How sequences end",
             "By finish reason.",
             units.RequestsPerSecond,
             {"{{finish_reason}}": q.ENDED_BY_REASON},
+            span=8,
             stacked=StackingMode.NORMAL,
         ),
         graph(
@@ -100,9 +108,9 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "In flight",
-            "Sequences in the engine, and those in a loop now.",
+            "Sequences in the engine; of those, the ones in a loop and with an alarm now.",
             "short",
-            {"running": q.RUNNING, "looping": q.LOOPING},
+            {"running": q.RUNNING, "looping": q.LOOPING, "alarmed": q.ALARMED},
         ),
         _quantiles("Time to first token, p50 and p95", "gen_ai_server_time_to_first_token_seconds", units.Seconds),
         _quantiles("Time per output token, p50 and p95", _EACH_TOKEN, units.Seconds),

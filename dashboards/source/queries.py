@@ -65,6 +65,7 @@ TOKENS_BY_MODEL: Final = rate("corevital_tokens_total", by="gen_ai_request_model
 TOKENS_EACH: Final = of_requests(rate("corevital_tokens_total"))
 RUNNING: Final = f"sum(corevital_sequences_running{{{REQUESTS}}})"
 LOOPING: Final = f"sum(corevital_sequences_looping{{{REQUESTS}}})"
+ALARMED: Final = f"sum(corevital_sequences_alarmed{{{REQUESTS}}})"
 
 # Health and risk
 
@@ -80,6 +81,10 @@ FAULT_SHARE_BY_MODEL: Final = of_requests(
 FAULTS_IN_RANGE: Final = f"sum(increase(corevital_health_flags_total{{{_FAULTY}}}[$__range]))"
 FLAG_SHARES: Final = (
     f"{rate('corevital_health_flags_total', by='flag')} / on () group_left () ({rate('corevital_requests_total')} > 0)"
+)
+WARNING_SHARES: Final = (
+    f"{rate('corevital_health_warnings_total', by='warning')} "
+    f"/ on () group_left () ({rate('corevital_requests_total')} > 0)"
 )
 FIRING: Final = 'count(ALERTS{alertname=~"Corevital.*", alertstate="firing"}) or vector(0)'
 ALERTS: Final = (
@@ -149,5 +154,9 @@ NAN_TRACES: Final = (
     f"{_COLUMNS}"
 )
 LOOP_TRACES: Final = f"{{ span.corevital.health.repetition_loop_detected = true && {_OF_MODEL} }} {_COLUMNS}"
+WARNING_TRACES: Final = (
+    "{ (span.corevital.health.sustained_high_entropy = true || span.corevital.health.distribution_collapsed = true "
+    f"|| span.corevital.alarm.raised = true) && {_OF_MODEL} }} {_COLUMNS}"
+)
 TRUNCATED_TRACES: Final = f"{{ span.corevital.health.truncated = true && {_OF_MODEL} }} {_COLUMNS}"
 LATE_TRACES: Final = f"{{ span.gen_ai.response.time_to_first_chunk > 2.5 && {_OF_MODEL} }} {_COLUMNS}"

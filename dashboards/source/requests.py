@@ -52,6 +52,11 @@ def dashboard() -> builders.Dashboard:
         _traces("High risk", "Spans whose risk score is at or above the value chosen above.", q.HIGH_RISK_TRACES),
         _traces("NaN or Inf", "Spans with NaN or Inf among their logits. What they say is arbitrary.", q.NAN_TRACES),
         _traces("Repetition loops", "Spans that fell into a repetition loop.", q.LOOP_TRACES),
+        _traces(
+            "Warnings",
+            "Spans with sustained high entropy, a collapsed distribution or an alarm.",
+            q.WARNING_TRACES,
+        ),
         _traces("Truncated", "Spans that ended at their length limit.", q.TRUNCATED_TRACES),
         _traces("Late", "Spans whose first token came after more than 2.5 s.", q.LATE_TRACES),
     )

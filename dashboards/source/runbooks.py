@@ -27,6 +27,7 @@ ORDER: Final = (
     "CorevitalTelemetryLagging",
     "CorevitalInternalFaults",
     "CorevitalCostHigh",
+    "CorevitalTrafficShifted",
 )
 """An alert's place is its panel's number, which stands in its ``runbook_url``: append new ones at the end."""
 

@@ -21,6 +21,11 @@ PROFILES: Final = get_args(Profile)
 
 _LANGFUSE_PATH: Final = "/api/public/otel"
 _PHOENIX_PORT: Final = 6006
+_OWN_FLAGS: Final = {
+    name: names.ALARM_RAISED if name == "alarm_raised" else names.HEALTH + name
+    for name in (*names.FLAGS, *names.CONDITIONS)
+    if name != "traffic_shifted"  # which is not this request's
+}
 
 
 def parse(setting: str) -> tuple[Profile, ...] | None:
@@ -64,8 +69,7 @@ def attributes_for(profiles: Sequence[Profile], span: Mapping[str, Any]) -> dict
 
 
 def _flags(span: Mapping[str, Any]) -> list[str]:
-    flags = (name for name in (*names.FLAGS, *names.CONDITIONS) if span.get(names.HEALTH + name))
-    return [name for name in flags if name != "traffic_shifted"]  # which is not this request's
+    return [name for name, attribute in _OWN_FLAGS.items() if span.get(attribute)]
 
 
 def _langfuse(span: Mapping[str, Any]) -> dict[str, Value]:
@@ -80,13 +84,14 @@ def _langfuse(span: Mapping[str, Any]) -> dict[str, Value]:
         found[names.LANGFUSE_METADATA + "risk_score"] = f"{score:.2f}"
     if names.TAGS in span:
         found[names.LANGFUSE_TAGS] = tuple(span[names.TAGS])
-    broken = [flag for flag in flags if flag not in names.HARMLESS]
-    if names.ERROR_TYPE in span or broken:
+    bad = [flag for flag in flags if flag not in names.HARMLESS]
+    if names.ERROR_TYPE in span or any(flag in names.FLAGS for flag in bad):
         found[names.LANGFUSE_LEVEL] = "ERROR"
-        found[names.LANGFUSE_STATUS] = ", ".join(broken) or "the engine reported an error"
-    elif level == "high":
+        found[names.LANGFUSE_STATUS] = ", ".join(bad) or "the engine reported an error"
+    elif level == "high" or bad:
+        factors = span.get(names.RISK_FACTORS, ()) if level == "high" else ()
         found[names.LANGFUSE_LEVEL] = "WARNING"
-        found[names.LANGFUSE_STATUS] = "; ".join(span.get(names.RISK_FACTORS, ())) or "high risk"
+        found[names.LANGFUSE_STATUS] = "; ".join((*bad, *factors)) or "high risk"
     return found
 
 

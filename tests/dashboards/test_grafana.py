@@ -171,7 +171,7 @@ def test_traceql_names_attributes_that_the_spans_have() -> None:
     from corevital_otel import conventions
 
     known = {value for value in vars(conventions).values() if isinstance(value, str)}
-    known |= {conventions.HEALTH + flag for flag in conventions.FLAGS} | {
+    known |= {conventions.HEALTH + flag for flag in (*conventions.FLAGS, *conventions.CONDITIONS[:2])} | {
         f"corevital.entropy.{kind}" for kind in ("mean",)
     }
     for each in expressions():

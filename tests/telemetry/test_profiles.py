@@ -57,6 +57,11 @@ def test_langfuse_gets_what_it_can_filter_by(report: Make) -> None:
     )
     assert broken["langfuse.observation.level"] == "ERROR"
     assert broken["langfuse.observation.metadata.flags"] == "nan_detected,truncated"
+    alarmed = added(("langfuse",), report(health=Health(alarm_raised=True, alarm_signal="entropy_max")))
+    assert alarmed["langfuse.observation.metadata.flags"] == "alarm_raised"
+    assert alarmed["langfuse.observation.level"] == "WARNING", "one good answer in twenty raises it"
+    shifted = added(("langfuse", "openlit"), report(health=Health(traffic_shifted=True)))
+    assert (shifted["langfuse.observation.metadata.flags"], shifted["corevital.at_risk"]) == ("none", "no")
     unknown = added(("langfuse",), (report(risk=Risk(score=None, level="unknown"))))
     assert "langfuse.observation.metadata.risk_score" not in unknown
 
