@@ -9,8 +9,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -277,3 +279,21 @@ def test_a_store_of_an_older_schema_is_migrated_when_asked_and_then_written(
     writer.close(5)
     assert {row.request_id for row in StoreReader(path).list_reports()} == {"chatcmpl-1", "new"}
     assert counters.get("corevital.telemetry.dropped") == 0
+
+
+def test_servers_that_start_together_make_one_store(tmp_path: Path) -> None:
+    def open_it(path: Path, all_there: threading.Barrier) -> None:
+        connection = sqlite3.connect(path, timeout=20.0, isolation_level=None)
+        all_there.wait()
+        for _ in range(20):  # also while another one creates it
+            schema.check(connection)
+        schema.create(connection)
+        assert schema.check(connection)
+        connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(40):
+            all_there = threading.Barrier(4)
+            opened = [pool.submit(open_it, tmp_path / f"{number}.db", all_there) for _ in range(4)]
+            for one in opened:
+                one.result()

@@ -77,14 +77,16 @@ def check(connection: sqlite3.Connection) -> bool:
     Raises:
         SchemaError: the file has an older or newer schema, or belongs to another program.
     """
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    # in one statement: another server may be creating them, and one look before its commit and one after make no sense
+    both = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
+    version, tables = connection.execute(both).fetchone()
     if version == VERSION:
         return True
     if version > VERSION:
         raise SchemaError(f"its schema {version} is newer than ours ({VERSION}): upgrade corevital or use another file")
     if version > 0:
         raise SchemaError(f"its schema {version} is older than ours ({VERSION}): run `corevital db migrate`")
-    if version < 0 or connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if version < 0 or tables:
         raise SchemaError("it holds tables of another program: use another file")
     return False
 
