@@ -71,3 +71,13 @@ def test_runs_tied_at_the_last_place_count_in_parts_and_their_order_does_not():
     for order in (slice(None), slice(None, None, -1)):
         found = evaluate(scores[order], bad[order], alert_rate=0.5).overall
         assert (found.precision, found.recall, found.alert_rate) == pytest.approx((2 / 3, 2 / 3, 0.5))
+
+
+def test_resampling_in_parts_gives_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    score, bad = rng.random(400), rng.random(400) < 0.5
+    whole = evaluate(score, bad).overall
+    monkeypatch.setattr("corevital_otel.risk.evaluation._CELLS", 30_000)
+    parts = evaluate(score, bad).overall
+    assert parts.auroc_low == pytest.approx(whole.auroc_low, abs=0.01)
+    assert parts.auroc_high == pytest.approx(whole.auroc_high, abs=0.01)

@@ -20,6 +20,8 @@ Bools = npt.NDArray[np.bool_]
 
 RESAMPLES: Final = 1000
 BINS: Final = 10
+_CELLS: Final = 1_000_000
+"""Resampled runs held at a time: some 50 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,8 +148,14 @@ def _pairs(scores: FloatArray, bad: Bools, groups: list[npt.NDArray[Any]]) -> tu
 def _resampled(
     scores: FloatArray, bad: Bools, resamples: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    at = rng.integers(0, len(scores), (resamples, len(scores)))
-    return _wins(scores[at], bad[at])
+    found = []
+    while resamples > 0:
+        rows = min(resamples, max(_CELLS // len(scores), 1))
+        at = rng.integers(0, len(scores), (rows, len(scores)))
+        found.append(_wins(scores[at], bad[at]))
+        resamples -= rows
+    wins, pairs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return wins, pairs
 
 
 def _wins(scores: FloatArray, bad: Bools) -> tuple[FloatArray, FloatArray]:
