@@ -43,6 +43,15 @@ def write(path: Path, table: dict[str, list[Any]]) -> Path:
     return path
 
 
+def parquet_of(table: dict[str, list[Any]]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table(table), sink)
+    return sink.getvalue().to_pybytes()
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     return write(tmp_path / "runs.csv", columns())
@@ -55,6 +64,7 @@ def test_from_table_to_profile_to_figures(cli: Any, table: Path, tmp_path: Path)
     assert "bad = 1 (true) is bad" in done.stdout
     assert "no column of: " in done.stdout
     assert "margin_min" in done.stdout
+    assert "not used, mostly unknown or always the same: tokens" in done.stdout
     new = write(tmp_path / "new.csv", columns(seed=1))
     done = cli("evaluate", "p.json", str(new), "--label", "correct", "--group", "task", "--json")
     assert done.returncode == 0, done.stderr
@@ -87,10 +97,7 @@ def test_the_label_is_read_in_every_way_that_people_write_it(table: Path) -> Non
 
 
 def test_parquet_and_csv_are_the_same(table: Path, tmp_path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    parquet.write_table(pa.table(columns()), tmp_path / "runs.parquet")
+    (tmp_path / "runs.parquet").write_bytes(parquet_of(columns()))
     ours, theirs = labelled(tmp_path / "runs.parquet", "bad"), labelled(table, "bad")
     assert (ours.bad == theirs.bad).all()
     assert all(np.allclose(ours.runs.columns[name], theirs.runs.columns[name]) for name in theirs.runs.columns)
@@ -127,6 +134,21 @@ def test_a_store_is_joined_with_its_labels(cli: Any, tmp_path: Path, report: Any
         labelled(
             tmp_path / "corevital.db", "bad", labels=write(tmp_path / "other.csv", {"request_id": ["x"], "bad": [1]})
         )
+
+
+def test_labels_that_contradict_each_other_or_fit_nothing_are_said(table: Path, tmp_path: Path) -> None:
+    given = {"request_id": ["chatcmpl-1", "chatcmpl-2", "gone"], "worse": [1, 0, 1]}
+    found = labelled(table, "worse", labels=write(tmp_path / "l.csv", given))
+    assert found.bad.tolist() == [True, False]
+    assert found.left_out == {
+        f"of {tmp_path / 'l.csv'}: their requests are not in {table}": 1,
+        "without a label": 198,
+    }
+    twice = {name: column * 2 for name, column in given.items()}
+    assert labelled(table, "worse", labels=write(tmp_path / "l.csv", twice)).bad.tolist() == [True, False]
+    twice["worse"][-2] = 1
+    with pytest.raises(CommandError, match="has both 0 and 1 as worse of chatcmpl-2: leave one of them"):
+        labelled(table, "worse", labels=write(tmp_path / "l.csv", twice))
 
 
 def one_kind(found: dict[str, list[Any]]) -> None:
@@ -188,6 +210,10 @@ def test_bad_tables_are_one_clear_line_and_nothing_is_written(cli: Any, tmp_path
             "--bad '2' is no value of 'bad'",
         ),
         (["calibrate", "runs.csv", "--label", "bad", "--leave-out", "x", "--out", "p.json"], "no column 'x'"),
+        (["calibrate", "runs.csv", "--label", "bad", "--out", "runs.csv"], "--out runs.csv would replace your table"),
+        (["calibrate", "runs.csv", "--label", "bad", "--out", "folder"], "written to folder (Is a directory): name an"),
+        (["calibrate", "latin.csv", "--label", "bad", "--out", "p.json"], "save it as CSV in UTF-8"),
+        (["calibrate", "twice.csv", "--label", "bad", "--out", "p.json"], "has more than one column 'bad'"),
         (["evaluate", "none.json", "runs.csv", "--label", "bad"], "the profile none.json cannot be read"),
         (["evaluate", "runs.csv", "runs.csv", "--label", "bad"], "the profile runs.csv is no JSON"),
         (["evaluate", "prior", "runs.csv", "--label", "bad", "--group", "x"], "no column 'x'"),
@@ -200,7 +226,12 @@ def test_bad_tables_are_one_clear_line_and_nothing_is_written(cli: Any, tmp_path
 )
 def test_wrong_calls_are_one_clear_line(cli: Any, table: Path, arguments: list[str], said: str) -> None:
     (table.parent / "empty.csv").write_text("bad\n")
+    (table.parent / "latin.csv").write_bytes(b"bad,gr\xfc\xdfe\n1,2\n")
+    (table.parent / "twice.csv").write_text("bad,bad,entropy_mean\n1,0,2\n")
+    (table.parent / "folder").mkdir()
+    before = sorted(table.parent.iterdir()), table.read_text()
     done = cli(*arguments)
+    assert (sorted(table.parent.iterdir()), table.read_text()) == before
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
@@ -210,6 +241,9 @@ def test_a_damaged_parquet_and_a_foreign_database(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(CommandError, match="is damaged"):
         read(tmp_path / "t.parquet")
+    (tmp_path / "none.parquet").write_bytes(parquet_of({name: [] for name in columns()}))
+    with pytest.raises(CommandError, match="has no rows"):
+        read(tmp_path / "none.parquet")
     with sqlite3.connect(tmp_path / "t.db") as connection:
         connection.execute("CREATE TABLE x (y)")
     with pytest.raises(CommandError):

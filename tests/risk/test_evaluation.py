@@ -33,9 +33,10 @@ def test_measures_are_their_definitions():
     assert found.ece == pytest.approx(sum(gaps))
     base = bad.mean()
     assert found.brier_skill == pytest.approx(1 - ((score - bad) ** 2).mean() / (base * (1 - base)))
-    top = np.argsort(-score, kind="stable")[:100]
-    assert found.precision == bad[top].mean()
-    assert found.recall == bad[top].sum() / bad.sum()
+    orders = (rng.permutation(500) for _ in range(2000))  # ties are broken by chance
+    top = np.mean([bad[order[np.argsort(-score[order], kind="stable")[:100]]].mean() for order in orders])
+    assert found.precision == pytest.approx(top, abs=0.002)
+    assert found.recall == pytest.approx(found.precision * 100 / bad.sum())
 
 
 def test_the_interval_covers():
@@ -62,3 +63,21 @@ def test_the_same_seed_gives_the_same_twice():
     rng = np.random.default_rng(4)
     score, bad = rng.random(100), rng.random(100) < 0.5
     assert evaluate(score, bad) == evaluate(score, bad)
+
+
+def test_runs_tied_at_the_last_place_count_in_parts_and_their_order_does_not():
+    scores = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1])
+    bad = np.array([True, True, True, False, False, False])
+    for order in (slice(None), slice(None, None, -1)):
+        found = evaluate(scores[order], bad[order], alert_rate=0.5).overall
+        assert (found.precision, found.recall, found.alert_rate) == pytest.approx((2 / 3, 2 / 3, 0.5))
+
+
+def test_resampling_in_parts_gives_the_same(monkeypatch):
+    rng = np.random.default_rng(5)
+    score, bad = rng.random(400), rng.random(400) < 0.5
+    whole = evaluate(score, bad).overall
+    monkeypatch.setattr("corevital_otel.risk.evaluation._CELLS", 30_000)
+    parts = evaluate(score, bad).overall
+    assert parts.auroc_low == pytest.approx(whole.auroc_low, abs=0.01)
+    assert parts.auroc_high == pytest.approx(whole.auroc_high, abs=0.01)

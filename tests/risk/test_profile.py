@@ -123,6 +123,18 @@ def test_features_that_teach_nothing():
         (lambda found: found.update(intercept=float("nan")), "damaged"),
         (lambda found: found.update(more=1), "damaged"),
         (lambda found: found["alarm"].update(signal="mood"), "damaged"),
+        (lambda found: found["alarm"].update(good=[2.0, 1.0]), "damaged"),
+        (lambda found: found["alarm"].update(good=[1.0, float("nan")]), "damaged"),
+        (lambda found: found.update(alarm={}), "damaged"),
+        (lambda found: found.update(alarm=0), "damaged"),
+        (lambda found: found.update(intercept=10**400), "damaged"),
+        (lambda found: found.update(beta=[-1.0, 1.0, 0.0]), "damaged"),
+        (lambda found: found.update(isotonic={"x": [0, 1], "y": [-3, 9]}), "damaged"),
+        (lambda found: found.update(isotonic={"x": [0, 1], "y": [0.5]}), "damaged"),
+        (lambda found: found.update(isotonic={"x": [0, 1], "y": [0.5, float("nan")]}), "damaged"),
+        (lambda found: found["terms"][0].update(quantiles={"x": [0, 0], "y": [0, 1]}), "damaged"),
+        (lambda found: found["terms"][0].update(name=None), "other features"),
+        (lambda found: found["terms"][0].update(name=["entropy_mean"]), "other features"),
     ],
 )
 def test_a_wrong_profile_is_refused_in_one_line(fitted, tmp_path, change, said):
@@ -137,7 +149,7 @@ def test_a_wrong_profile_is_refused_in_one_line(fitted, tmp_path, change, said):
     assert "corevital calibrate" in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", pytest.param("[" * 100_000, id="deep")])
 def test_what_is_no_profile_is_refused(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ProfileError):

@@ -19,6 +19,8 @@ def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | No
     """See :func:`corevital_otel.cli.calibrate`."""
     if not out.parent.is_dir():
         raise CommandError(f"there is no folder {out.parent}: make it, or name another --out")
+    if any(table is not None and table.exists() and out.exists() and out.samefile(table) for table in (file, labels)):
+        raise CommandError(f"--out {out} would replace your table: name another --out")
     found = labelled(file, label, labels=labels, bad=bad, leave_out=leave_out)
     try:
         from corevital_otel.risk.fitting import FitError, fit
@@ -29,11 +31,16 @@ def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | No
         raise CommandError(MISSING_EXTRA) from None
     except FitError as error:
         raise CommandError(str(error)) from None
-    profile.save(out)
+    try:
+        profile.save(out)
+    except OSError as error:
+        raise CommandError(f"no profile can be written to {out} ({error.strerror}): name another --out") from None
     used = [term.name for term in profile.terms]
     typer.echo(f"{profile.runs} labelled runs of {file}, {profile.bad} of them bad: {found.rule}")
     tell_left_out(found)
     typer.echo(f"features used: {', '.join(used)}")
+    if unused := [name for name in found.runs.columns if name not in used]:
+        typer.echo(f"not used, mostly unknown or always the same: {', '.join(unused)}")
     for name in used:
         if unknown := int(np.isnan(found.runs.columns[name]).sum()):
             typer.echo(f"{name} is not known of {unknown} runs: its typical value stands there")

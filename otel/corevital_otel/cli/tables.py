@@ -27,6 +27,7 @@ _FALSE: Final = ("0", "false", "no", "n", "f")
 _GOOD_WORDS: Final = ("correct", "is_correct", "success", "passed", "good", "ok", "right", "accepted", "accurate")
 """Columns of these names say that a run was good: there 0 is bad."""
 _EVERYTHING: Final = 10_000_000
+_NO_ROWS: Final = "it needs a line of column names, and a row for each run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +73,15 @@ def labelled(
         CommandError: anything is wrong with them.
     """
     table = read(file)
+    dropped: Counter[str] = Counter()
     if labels is not None:
-        table = _joined(table, read(labels), label, file, labels)
+        table, foreign = _joined(table, read(labels), label, file, labels)
+        if foreign:
+            dropped[f"of {labels}: their requests are not in {file}"] = foreign
     elif label not in table and _is_store(file):
         raise CommandError(f"a store has no labels: name a table with the columns request_id and {label} with --labels")
     cells = _column(table, label)
     wanted, rule = _rule(label, cells, bad)
-    dropped: Counter[str] = Counter()
     kept, marks = [], []
     excluded = {name: [_text(cell) == "1" for cell in _column(table, name)] for name in leave_out}
     runs = Runs.of(table)
@@ -131,10 +134,16 @@ def read(path: Path) -> Table:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise CommandError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as CSV in UTF-8"
+        ) from None
+    except csv.Error as error:
         raise CommandError(f"{path} is no CSV ({error}): name a CSV or Parquet file, or a store") from None
     if not rows or not reader.fieldnames:
-        raise CommandError(f"{path} has no rows: it needs a line of column names, and a row for each run")
+        raise CommandError(f"{path} has no rows: {_NO_ROWS}")
+    if twice := [name for name, count in Counter(reader.fieldnames).items() if name and count > 1]:
+        raise CommandError(f"{path} has more than one column {twice[0]!r}: leave one of them")
     return {name: [row.get(name) for row in rows] for name in reader.fieldnames}
 
 
@@ -165,32 +174,36 @@ def _parquet(path: Path) -> Table:
         found: Table = parquet.read_table(path).to_pydict()
     except (OSError, ValueError) as error:
         raise CommandError(f"{path} is damaged ({error}): write it anew") from None
+    if not any(found.values()):
+        raise CommandError(f"{path} has no rows: {_NO_ROWS}")
     return found
 
 
-def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Path) -> Table:
-    """The table's rows that have a label, by request id, and by ``sequence`` where both have it."""
-    ours, theirs = _id(table, file), _id(labels, labels_file)
-    keys = [(ours, theirs)] + ([("sequence", "sequence")] if "sequence" in table and "sequence" in labels else [])
-    given = _column(labels, label)
-    found = {
-        tuple(str(cell) for cell in key): value
-        for *key, value in zip(*(labels[name] for _, name in keys), given, strict=True)
-    }
-    cells = [
-        found.get(tuple(str(cell) for cell in key)) for key in zip(*(table[name] for name, _ in keys), strict=True)
-    ]
-    if all(cell is None for cell in cells):
+def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Path) -> tuple[Table, int]:
+    """The table with its rows' labels, by request id, and by ``sequence`` where both have it; how many fit no row."""
+    by = ["sequence"] if "sequence" in table and "sequence" in labels else []
+
+    def keys(of: Table, name: str) -> list[tuple[str, ...]]:
+        return list(zip(map(str, of[name]), *(map(_text, of[more]) for more in by), strict=True))
+
+    given, asked = keys(labels, _id(labels, labels_file)), keys(table, _id(table, file))
+    cells = _column(labels, label)
+    places: dict[tuple[str, ...], int] = {}
+    for i, key in enumerate(given):
+        first = places.setdefault(key, i)
+        if _text(cells[first]) != _text(cells[i]):
+            raise CommandError(
+                f"{labels_file} has both {cells[first]} and {cells[i]} as {label} of {' '.join(key)}: leave one of them"
+            )
+    at = [places.get(key) for key in asked]
+    if all(i is None for i in at):
         raise CommandError(
             f"no request id of {labels_file} is in {file}: they are what the client sees, such as chatcmpl-…"
         )
-    more = {name: column for name, column in labels.items() if name not in table and name != label}
-    places = {
-        tuple(str(cell) for cell in key): i for i, key in enumerate(zip(*(labels[n] for _, n in keys), strict=True))
-    }
-    at = [places.get(tuple(str(cell) for cell in key)) for key in zip(*(table[n] for n, _ in keys), strict=True)]
-    joined = {name: [None if i is None else column[i] for i in at] for name, column in more.items()}
-    return {**table, **joined, label: cells}
+    names = [label, *(name for name in labels if name not in table and name != label)]
+    joined = {name: [None if i is None else labels[name][i] for i in at] for name in names}
+    known = set(asked)
+    return {**table, **joined}, sum(key not in known for key in given)
 
 
 def _id(table: Table, file: Path) -> str:

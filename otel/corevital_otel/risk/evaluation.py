@@ -20,6 +20,8 @@ Bools = npt.NDArray[np.bool_]
 
 RESAMPLES: Final = 1000
 BINS: Final = 10
+_CELLS: Final = 1_000_000
+"""Resampled runs held at a time: some 50 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ class Measures:
         brier_skill: 1 - Brier score / Brier score of the group's base rate; 0 is no better than knowing that.
         precision: share of bad runs among those alerted on.
         recall: share of the bad runs that were.
-        alert_rate: share of each group's runs alerted on, the riskiest.
+        alert_rate: share of each group's runs alerted on, the riskiest; of those tied at the last place a part each.
     """
 
     n: int
@@ -121,7 +123,7 @@ def _measures(
     sampled = wins[pairs > 0] / pairs[pairs > 0]
     auroc = _ratio(*_pairs(scores, bad, groups))
     low, high = np.quantile(sampled, (0.025, 0.975)).tolist() if auroc is not None and len(sampled) else (None, None)
-    alerted = np.concatenate([_riskiest(scores, group, alert_rate) for group in groups])
+    alerted = np.concatenate([_riskiest(scores[group], alert_rate) for group in groups])
     return Measures(
         n=len(at),
         bad=int(bad[at].sum()),
@@ -131,9 +133,9 @@ def _measures(
         auroc_high=high,
         ece=_ece(scores[at], bad[at]),
         brier_skill=_skill(scores[at], bad[at], base[at]),
-        precision=float(bad[alerted].mean()),
-        recall=_ratio(float(bad[alerted].sum()), float(bad[at].sum())),
-        alert_rate=len(alerted) / len(at),
+        precision=float((alerted * bad[at]).sum() / alerted.sum()),
+        recall=_ratio(float((alerted * bad[at]).sum()), float(bad[at].sum())),
+        alert_rate=float(alerted.mean()),
     )
 
 
@@ -146,8 +148,14 @@ def _pairs(scores: FloatArray, bad: Bools, groups: list[npt.NDArray[Any]]) -> tu
 def _resampled(
     scores: FloatArray, bad: Bools, resamples: int, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray]:
-    at = rng.integers(0, len(scores), (resamples, len(scores)))
-    return _wins(scores[at], bad[at])
+    found = []
+    while resamples > 0:
+        rows = min(resamples, max(_CELLS // len(scores), 1))
+        at = rng.integers(0, len(scores), (rows, len(scores)))
+        found.append(_wins(scores[at], bad[at]))
+        resamples -= rows
+    wins, pairs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return wins, pairs
 
 
 def _wins(scores: FloatArray, bad: Bools) -> tuple[FloatArray, FloatArray]:
@@ -174,6 +182,10 @@ def _skill(scores: FloatArray, bad: Bools, base: FloatArray) -> float | None:
     return 1.0 - float(((scores - bad) ** 2).sum()) / reference if reference else None
 
 
-def _riskiest(scores: FloatArray, at: npt.NDArray[Any], share: float) -> npt.NDArray[Any]:
-    count = max(round(share * len(at)), 1)
-    return at[np.argsort(-scores[at], kind="stable")[:count]]
+def _riskiest(scores: FloatArray, share: float) -> FloatArray:
+    """How much of each run is alerted on, ``[n]``: 1 or 0, and equal parts for those tied at the last place."""
+    count = max(round(share * len(scores)), 1)
+    last = np.sort(scores)[-count]
+    above, tied = scores > last, scores == last
+    found: FloatArray = above + tied * (count - above.sum()) / tied.sum()
+    return found

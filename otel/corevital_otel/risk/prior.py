@@ -45,8 +45,8 @@ PRIOR_SIGNALS: Final = (
 )
 """The prior's signals. The first four curves were set on 251 answers of an 8B model to grade-school mathematics (the
 table that CoreVital's commit 818c711 published under Apache-2.0; truncated answers left out), so that in each signal
-about four fifths of them stay under one half: at the median the sums are 157 and 66 bits, the peak 6.6, the spread 0.9.
-It has neither confidences nor minimal margins; those curves are set by reasoning and not by measurement."""
+three quarters of them at least stay under one half: at the median the sums are 157 and 66 bits, the peak 6.6, the
+spread 0.9. It has neither confidences nor minimal margins; those curves are set by reasoning and not by measurement."""
 
 
 class PriorRisk:

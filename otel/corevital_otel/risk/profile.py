@@ -159,7 +159,7 @@ def load(path: Path) -> Profile:
         found = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProfileError(f"the profile {path} cannot be read ({error.strerror}): {again}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProfileError(f"the profile {path} is no JSON ({error}): {again}") from None
     if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
         raise ProfileError(f"{path} is no profile of corevital's: {again}")
@@ -167,9 +167,9 @@ def load(path: Path) -> Profile:
         raise ProfileError(f"the profile {path} has version {version}, this corevital reads {VERSION}: {again}")
     try:
         profile = _parse(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ProfileError(f"the profile {path} is damaged ({type(error).__name__} {error}): {again}") from None
-    if unknown := [term.name for term in profile.terms if term.name not in FEATURES]:
+    if unknown := [str(term.name) for term in profile.terms if str(term.name) not in FEATURES]:
         raise ProfileError(
             f"the profile {path} is for other features than this corevital measures ({', '.join(unknown)}): {again}"
         )
@@ -185,15 +185,17 @@ def _parse(found: dict[str, Any]) -> Profile:
             "terms": terms,
             "beta": tuple(map(float, found["beta"])),
             "isotonic": _curve(found["isotonic"]),
-            "alarm": alarm and alarms.Alarm(alarm["signal"], tuple(map(float, alarm["good"]))),
+            "alarm": None if alarm is None else alarms.Alarm(alarm["signal"], tuple(map(float, alarm["good"]))),
         }
     )
     numbers = [profile.intercept, *profile.beta]
     numbers += [part for term in terms for part in (term.typical, term.coefficient, term.center, term.scale)]
-    numbers_fit = all(map(math.isfinite, numbers)) and len(profile.beta) == 3
+    numbers_fit = all(map(math.isfinite, numbers)) and len(profile.beta) == 3 and min(profile.beta[:2]) >= 0
     if not numbers_fit or not all(term.scale > 0 for term in terms) or not terms:
         raise ValueError("in its numbers")
-    if profile.alarm is not None and profile.alarm.signal not in alarms.SIGNALS:
+    if profile.isotonic is not None and not 0 <= profile.isotonic.y[0] <= profile.isotonic.y[-1] <= 1:
+        raise ValueError("in a curve")
+    if profile.alarm is not None and (profile.alarm.signal not in alarms.SIGNALS or not _rising(profile.alarm.good)):
         raise ValueError(f"in its alarm: {profile.alarm.signal}")
     return profile
 
@@ -202,9 +204,14 @@ def _curve(points: dict[str, Any] | None) -> Curve | None:
     if points is None:
         return None
     curve = Curve(tuple(map(float, points["x"])), tuple(map(float, points["y"])))
-    if not curve.x or len(curve.x) != len(curve.y) or any(b <= a for a, b in zip(curve.x, curve.x[1:], strict=False)):
+    steps = len(set(curve.x)) == len(curve.x) == len(curve.y)
+    if not curve.x or not steps or not _rising(curve.x) or not _rising(curve.y):
         raise ValueError("in a curve")
     return curve
+
+
+def _rising(values: tuple[float, ...]) -> bool:
+    return all(map(math.isfinite, values)) and list(values) == sorted(values)
 
 
 class CalibratedRisk:
