@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,22 @@ def reports(db: Path) -> list[StoredReport]:
 
 
 def bases(db: Path, ids: list[str]) -> Counter[str]:
-    return Counter(report.risk_basis for report in reports(db) if report.request_id in set(ids))
+    """Of a server that runs: vLLM kills its engine as soon as it is told to stop, and the last statistics with it."""
+    deadline = time.monotonic() + 30
+    while len(found := [report for report in reports(db) if report.request_id in set(ids)]) < len(ids):
+        assert time.monotonic() < deadline, f"{len(found)} of {len(ids)} requests reported"
+        time.sleep(0.1)
+    assert not [report.request_id for report in found if "corevital.incomplete" in report.summary]
+    return Counter(report.risk_basis for report in found)
 
 
 def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path) -> None:
     db, labels, profile = tmp_path / "runs/corevital.db", tmp_path / "labels.csv", tmp_path / "profile.json"
     with vllm(tmp_path, env={}) as server:
         answers = asyncio.run(ask(server, [task.prompt for task in TASKS], temperature=0.7))
-    ids = [request_id for request_id, _ in answers]
-    found = bases(db, ids)
+        found = bases(db, [request_id for request_id, _ in answers])
     assert found["prior"] >= SEEN, "and one more for each with a fault, which teaches nothing"
-    assert found["baseline"] >= 10
-    assert found.total() == len(TASKS)
+    assert found["baseline"] >= 10, found
 
     with labels.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -77,13 +82,13 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
 
     with vllm(tmp_path, env={}) as server:
         again = asyncio.run(ask(server, [task.prompt for task in TASKS[:5]], temperature=0.7))
-    assert bases(db, [request_id for request_id, _ in again]) == {"baseline": 5}, "from the first request on"
+        assert bases(db, [request_id for request_id, _ in again]) == {"baseline": 5}, "from the first request on"
 
     with vllm(tmp_path, env={"COREVITAL_PROFILE": str(profile), "COREVITAL_ALARM_RATE": "0.1"}) as server:
         calm = asyncio.run(ask(server, [task.prompt for task in TASKS[:20]], temperature=0.7))
         wild = asyncio.run(ask(server, ["zq xv jj 00 __ ?!" * 3] * 10, temperature=2.0, ignore_eos=True))
+        assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 30}
         metrics = httpx.get(f"{server.url}/metrics").text
-    assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 30}
     of = {report.request_id: report for report in reports(db)}
     alarmed = [of[request_id].summary for request_id, _ in wild if "alarm_raised" in of[request_id].flags]
     assert len(alarmed) >= 8, "gibberish, far from what good runs reach"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from typing import Any
@@ -150,3 +151,21 @@ def test_a_copy_that_never_ends_does_not_hold_up_the_end_of_the_process() -> Non
     start = time.monotonic()
     courier.close()
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_that_ends_sends_what_it_has() -> None:
+    heard, told = multiprocessing.Pipe(duplex=False)
+
+    class Told(Slow):
+        def close(self) -> None:
+            told.send(self.sent)
+
+    def engine() -> None:
+        Courier(Told()).post(step(3))
+
+    process = multiprocessing.get_context("fork").Process(target=engine)
+    process.start()
+    process.join(20)
+    assert heard.poll()
+    assert heard.recv() == [3]

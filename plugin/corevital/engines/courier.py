@@ -6,11 +6,11 @@ another, and an engine without work makes no next step in which the last tables 
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -72,7 +72,7 @@ class Courier:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="corevital-courier", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        Finalize(None, self.close, exitpriority=0)  # an engine's process may be a fork, whose exit skips atexit
 
     def post(self, step: Step) -> None:
         """Take a step on, or drop and count it: when it is observed, and again when it is settled. Never blocks."""
