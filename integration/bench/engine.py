@@ -107,7 +107,7 @@ def main() -> None:
     columns = (
         "mode",
         "tokens/s",
-        "ratio to plain: lowest / median / highest",
+        "ratio to plain: lowest / median (95 % interval) / highest",
         "of logprobs=20",
         "API server, ms a step",
     )
@@ -122,7 +122,10 @@ def main() -> None:
     for mode, own in runs.items():
         ratios = sorted(plain.wall / run.wall for plain, run in zip(runs["plain"], own, strict=True))
         speed = options.batch * options.tokens / statistics.median(run.wall for run in own)
-        spread = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} / {ratios[-1]:.3f}"
+        # the binomial's interval for a median
+        low, high = (round((len(ratios) - 1) / 2 + side * 0.98 * len(ratios) ** 0.5) for side in (-1, 1))
+        likely = f"{ratios[max(low, 0)]:.3f} to {ratios[min(high, len(ratios) - 1)]:.3f}"
+        spread = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} ({likely}) / {ratios[-1]:.3f}"
         most = added("logprobs=20", "wall") if "logprobs=20" in runs else 0
         share = f"{added(mode, 'wall') / most:.0%}" if most > 0 else "nothing to compare with"
         print(f"| {mode} | {speed:.1f} | {spread} | {share} | {added(mode, 'server') * 1e3:+.2f} |")

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from corevital.engines.courier import Courier
 from corevital.engines.occupants import Occupants
-from corevital.engines.steps import Step, Table
+from corevital.engines.steps import Step, Table, Told
 from corevital.frames.record import ROW
 from corevital.frames.stamp import Stamp
 
@@ -54,14 +55,15 @@ class Event:
 OCCUPANTS = Occupants.of([Stamp("0" * 32, 7)], [1.0])
 
 
-def step(index: int, done: Any = None) -> Step:
-    row = np.zeros(1, ROW)
-    row["index"] = index
-    return Step(Table(row.view("<i4").reshape(1, -1), done), ([0], [index]), OCCUPANTS)
+def step(index: int, done: Any = None, rows: int = 1) -> Step:
+    table = np.zeros(rows, ROW)
+    table["index"] = index
+    words = torch.from_numpy(table.view("<i4").reshape(rows, -1))
+    return Step(Table(words, done), ([0] * rows, [index] * rows), OCCUPANTS)
 
 
 def settle(courier: Courier, step: Step, token: int) -> None:
-    step.tokens = Table(np.array([[token, 0, 0]], np.int32))
+    step.tokens = Told([token], [(0.0, 0.0)])
     courier.post(step)
 
 
@@ -85,6 +87,17 @@ def test_what_is_posted_is_sent_in_order_and_not_by_the_poster() -> None:
     assert threading.get_ident() not in sender.threads
     courier.close()
     assert sender.closed
+
+
+def test_no_frame_holds_more_rows_of_a_sequence_than_the_other_end_keeps_open() -> None:
+    sender = Slow()
+    courier = Courier(sender)
+    for index in range(10):
+        courier.post(made := step(index, rows=5))
+        made.tokens = Told([7] * 5, [(0.0, 0.0)] * 5)
+        courier.post(made)
+    wait_for(sender, 50)
+    assert sender.frames == 2  # 6 steps of 5 rows, and 4
 
 
 def test_a_copy_under_way_is_waited_for_without_a_next_step_and_nothing_overtakes_it() -> None:

@@ -34,9 +34,12 @@ _GATHER_S: Final = 0.1
 """What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
 costs that one more than a few steps. A step that still lacks its tokens then waits for them as long again."""
 
-_TOGETHER: Final = 32
-"""Rows of several steps that are sent in one frame at most. All of a frame's rows come before its tokens, and the
+_DEEP: Final = 32
+"""Rows of one sequence that are sent in one frame at most. All of a frame's rows come before its tokens, and the
 telemetry half keeps this many indices of a sequence open for what comes out of order."""
+
+_TOGETHER: Final = 1024
+"""Rows of several steps that are sent in one frame at most."""
 
 _STOP_S: Final = 0.5
 """How long a process that ends waits for the last frames."""
@@ -82,7 +85,7 @@ class Courier:
                     return  # it is here still
         if len(self._waiting) >= _MAX_WAITING:
             for server in set(step.occupants.servers.tolist()) - {None}:
-                self._sender.drop(server, len(step.rows.words))
+                self._sender.drop(server, len(step))
             step.awaited = True
             return
         self._waiting.append(step)
@@ -114,10 +117,10 @@ class Courier:
     def _next(self) -> list[Step]:
         """The oldest step, and those after it that fit into its frame."""
         steps = [self._waiting.popleft()]
-        rows = len(steps[0].rows.words)
-        while self._waiting and self._waiting[0].occupants is steps[0].occupants:
-            rows += len(self._waiting[0].rows.words)
-            if rows > _TOGETHER or self._waiting[0].tokens is None:
+        rows, deep = len(steps[0]), steps[0].deep
+        while self._waiting and (step := self._waiting[0]).occupants is steps[0].occupants and step.tokens is not None:
+            rows, deep = rows + len(step), deep + step.deep
+            if rows > _TOGETHER or deep > _DEEP:
                 break
             steps.append(self._waiting.popleft())
         return steps
@@ -140,7 +143,7 @@ def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None
         words = np.concatenate(fresh)
         for server, mine in _by_server(words, occupants):
             frames[server]["rows"] = _rows(words[mine], occupants)
-    if told := [(rows := part.rows(), part.tokens.read(rows)) for part in parts if part.tokens is not None]:
+    if told := [(part.rows(), part.tokens.words) for part in parts if part.tokens is not None]:
         words, tokens = (np.concatenate(tables) for tables in zip(*told, strict=True))
         words, tokens = words[(known := tokens[:, 0] != UNKNOWN)], tokens[known]
         for server, mine in _by_server(words, occupants):

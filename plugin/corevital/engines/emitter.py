@@ -8,8 +8,9 @@ had another processor copied or changed the row, the value is withheld, and the 
 instead.
 
 Nothing here waits for the device. From a GPU the tables are copied to pinned memory on a stream of their own, behind
-an event that :mod:`corevital.engines.courier` polls. On a CPU whatever can wait is left to the courier: after a forward
-pass the caches hold weights and nothing else, and any operation takes several times as long as it does alone.
+an event that :mod:`corevital.engines.courier` polls. On a CPU the operations are few, and what can wait is left to the
+courier: after a forward pass the caches hold weights and nothing else, and any new code takes ten times as long as it
+does alone. But logits are never kept for longer than a step: the allocator would have to find new pages for the next.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 from typing import Final
 
-import numpy as np
 import torch
 
 from corevital.engines.occupants import Occupants
-from corevital.engines.steps import POSITION, SLOT, STATISTICS, Kept, Step, Table, Unread
+from corevital.engines.steps import POSITION, SLOT, STATISTICS, Step, Table, Told
 from corevital.frames.record import ROW, TOP_K
 from corevital.kernels import token_stats
 
@@ -42,18 +43,31 @@ Numbers = torch.Tensor | list[int]
 """``[rows]`` int, where the logits are, or on the host."""
 
 
+@dataclass(slots=True, eq=False)
+class Kept:
+    """Logits that outlive their step.
+
+    Attributes:
+        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None once let go of.
+        at: ``[rows]`` int64, which of its rows; None for all of them.
+    """
+
+    logits: torch.Tensor | None
+    at: torch.Tensor | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Observed:
     """Rows whose sampled tokens are not known yet.
 
     Attributes:
         kept: their logits.
-        table: ``[rows, words]`` int32 on the device, the words of a :data:`ROW`; None on the host.
+        table: ``[rows, words]`` int32 on the device, the words of a :data:`ROW`.
         step: what of them is on its way.
     """
 
     kept: Kept
-    table: torch.Tensor | None
+    table: torch.Tensor
     step: Step
 
 
@@ -85,18 +99,16 @@ class Emitter:
             What :meth:`settle` will need.
         """
         read = logits if at is None else logits[at]
-        table = None
-        where = (slots, positions) if isinstance(slots, list) and isinstance(positions, list) else None
-        if on_host(logits):
-            words = np.empty((len(read), _WORDS), np.int32)
-            token_stats(read, top_k=TOP_K, out=torch.from_numpy(words[:, STATISTICS:]))
-            rows, where = Table(words), where or (_list(slots), _list(positions))
+        table = torch.empty((len(read), _WORDS), dtype=torch.int32, device=logits.device)
+        token_stats(read, top_k=TOP_K, out=table[:, STATISTICS:])
+        where = None
+        if isinstance(slots, list) and isinstance(positions, list):
+            where = slots, positions
+        elif on_host(table):
+            where = _list(slots), _list(positions)
         else:
-            table = torch.empty((len(read), _WORDS), dtype=torch.int32, device=logits.device)
-            token_stats(read, top_k=TOP_K, out=table[:, STATISTICS:])
-            if where is None:
-                table[:, SLOT], table[:, POSITION] = _on(slots, table), _on(positions, table)
-            rows = self._to_host(table)
+            table[:, SLOT], table[:, POSITION] = _on(slots, table), _on(positions, table)
+        rows = self._to_host(table)
         step = Step(rows, where, occupants)
         self._post(step)
         return Observed(self._keep(logits, at), table, step)
@@ -108,12 +120,12 @@ class Emitter:
             observed: the rows.
             tokens: ``REJECTED`` where the row turned out not to count, ``UNKNOWN`` where its token will never be known.
         """
-        if observed.table is None:
-            observed.step.tokens = Unread(_list(tokens), observed.kept)
+        if on_host(observed.table):
+            observed.step.tokens = _told(observed.kept, observed.table, _list(tokens))
         else:
             table = _token_table(observed.kept, observed.table, _on(tokens, observed.table))
             observed.step.tokens = self._to_host(table)
-            observed.kept.logits = None
+        observed.kept.logits = None
         self._post(observed.step)
 
     def _keep(self, logits: torch.Tensor, at: torch.Tensor | None) -> Kept:
@@ -125,7 +137,7 @@ class Emitter:
 
     def _to_host(self, table: torch.Tensor) -> Table:
         if not table.is_cuda:
-            return Table(table.cpu().numpy())
+            return Table(table.cpu())
         if self._stream is None:
             self._stream = torch.cuda.Stream(table.device)  # type: ignore[no-untyped-call]
         # PyTorch keeps pinned blocks and hands one out again when its copy is done: no allocation a step
@@ -135,7 +147,7 @@ class Emitter:
             host.copy_(table, non_blocking=True)
             done = self._stream.record_event()
         table.record_stream(self._stream)
-        return Table(host.numpy(), done)
+        return Table(host, done)
 
 
 def on_host(tensor: torch.Tensor) -> bool:
@@ -164,3 +176,15 @@ def _token_table(kept: Kept, table: torch.Tensor, tokens: torch.Tensor) -> torch
         wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
         values = kept.logits.gather(1, wanted) if kept.at is None else kept.logits[kept.at[:, None], wanted]
     return torch.cat((tokens[:, None], values.float().view(torch.int32)), dim=1)
+
+
+def _told(kept: Kept, table: torch.Tensor, tokens: list[int]) -> Told:
+    """The same on the host: element by element, which costs less than numpy's way in."""
+    if kept.logits is None:
+        return Told(tokens, [(nan, nan)] * len(tokens))
+    logits, likeliest = kept.logits.numpy(), table.numpy()[:, _LIKELIEST].tolist()
+    at = range(len(tokens)) if kept.at is None else kept.at.tolist()
+    return Told(
+        tokens,
+        [(logits[row, token], logits[row, best]) for row, token, best in zip(at, tokens, likeliest, strict=True)],
+    )

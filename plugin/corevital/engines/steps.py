@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -33,63 +34,43 @@ class Table:
     """A table on its way to the host.
 
     Attributes:
-        words: ``[rows, words]`` int32 on the host; not to be read before ``done``.
+        tensor: ``[rows, words]`` int32 on the host; not to be read before ``done``.
         done: when the copy from the device is, None if there was none.
     """
 
-    words: Array
+    tensor: torch.Tensor
     done: torch.cuda.Event | None = None
+
+    @property
+    def words(self) -> Array:
+        """``[rows, words]`` int32, the tensor's own memory."""
+        return self.tensor.numpy()
 
     @property
     def arrived(self) -> bool:
         """Whether ``words`` may be read. Does not wait."""
         return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
 
-    def read(self, rows: Array) -> Array:
-        """The words, for a table of tokens."""
-        return self.words
-
-
-@dataclass(slots=True, eq=False)
-class Kept:
-    """Logits that outlive their step.
-
-    Attributes:
-        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None once let go of.
-        at: ``[rows]`` int64, which of its rows; None for all of them.
-    """
-
-    logits: torch.Tensor | None
-    at: torch.Tensor | None
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Unread:
+class Told:
     """A table of tokens that is made when it is read.
 
     Attributes:
         tokens: ``[rows]``.
-        kept: the logits they were sampled from, on the host.
+        kept: ``[rows, 2]``, the other columns; see :class:`Step`.
     """
 
     tokens: list[int]
-    kept: Kept
+    kept: list[tuple[float, float]]
 
     arrived: Final = True
 
-    def read(self, rows: Array) -> Array:
-        """See :class:`Step`. Reads the logits of tokens that are not among their rows' likeliest, and lets them go."""
-        words = np.empty((len(rows), 3), np.int32)
-        words[:, 0] = self.tokens
-        floats = words.view(np.float32)
-        floats[:, 1:] = np.nan
-        logits, self.kept.logits = self.kept.logits, None
-        table = rows.view(ROW)[:, 0]["topk_ids"]  # [rows, k]
-        outside = np.flatnonzero((table != words[:, :1]).all(axis=1) & (words[:, 0] >= 0))
-        if logits is not None and len(outside):
-            at = outside if self.kept.at is None else self.kept.at.numpy()[outside]
-            ids = np.stack((words[outside, 0], table[outside, 0]), axis=1)
-            floats[outside, 1:] = logits.numpy()[at[:, None], ids]
+    @property
+    def words(self) -> Array:
+        """``[rows, 3]`` int32."""
+        words = np.empty((len(self.tokens), 3), np.int32)
+        words[:, 0], words.view(np.float32)[:, 1:] = self.tokens, self.kept
         return words
 
 
@@ -104,7 +85,7 @@ class Part(NamedTuple):
 
     step: Step
     fresh: bool
-    tokens: Table | Unread | None
+    tokens: Table | Told | None
 
     @property
     def arrived(self) -> bool:
@@ -128,15 +109,23 @@ class Step:
         where: slots and positions of the rows, where the table has none.
         occupants: who was in the slots.
         tokens: once they are known ``[rows, 3]``: the token; and as the bits of float32 the kept logits of it and of
-            the row's likeliest token, NaN where the row's table says as much.
+            the row's likeliest token, NaN where they were not kept.
         awaited: everything of it has left but its tokens.
     """
 
     rows: Table
     where: tuple[list[int], list[int]] | None
     occupants: Occupants
-    tokens: Table | Unread | None = None
+    tokens: Table | Told | None = None
     awaited: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows.tensor)
+
+    @property
+    def deep(self) -> int:
+        """How many rows a sequence may have in it."""
+        return len(self) if self.where is None else max(Counter(self.where[0]).values(), default=0)
 
     def take(self) -> Part:
         """What of it is to be sent now."""
