@@ -29,12 +29,14 @@ test-compat: $(DEV)
 	$(BIN)/python -m integration.compat
 	$(BIN)/python -m integration.private_names 0.33.0
 
-# About half an hour on two cores that have nothing else to do; docs/performance.md keeps what it printed.
+# About 40 minutes on two cores that have nothing else to do; docs/performance.md keeps what it printed.
 bench: $(DEV)
 	$(BIN)/python -m integration.bench.kernel
 	$(BIN)/python -m integration.bench.kernel --threads 2 --rows 8 64 --vocab 32000 151936
 	$(BIN)/python -m integration.bench.kernel_ptx
-	$(BIN)/python -m integration.bench.engine
+	$(BIN)/python -m integration.bench.engine --batch 16 --rounds 50 --tokens 24
+	$(BIN)/python -m integration.bench.engine --batch 4 --rounds 120 --tokens 24 --modes plain on_risk logprobs=20
+	$(BIN)/python -m integration.bench.engine --batch 64 --rounds 20 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.host
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000

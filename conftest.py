@@ -17,5 +17,6 @@ def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) ->
     logger = logging.getLogger(log.LOGGER_NAME)
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.INFO, log.LOGGER_NAME)  # importing vLLM's server raises the root's
     monkeypatch.setattr(log, "_said", set())
     return lambda: [record for record in caplog.records if record.name.startswith(log.LOGGER_NAME)]
