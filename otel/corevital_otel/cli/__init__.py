@@ -197,6 +197,33 @@ def db_migrate(db: Database = None) -> None:
     migrate(db)
 
 
+@_db.command("prune")
+def db_prune(
+    older_than: Annotated[
+        str | None, typer.Option(help="Delete what is older: 12h, 7d. By default COREVITAL_DB_RETENTION_DAYS.")
+    ] = None,
+    max_mb: Annotated[
+        float | None, typer.Option(min=0, help="Delete the oldest beyond this size. By default COREVITAL_DB_MAX_MB.")
+    ] = None,
+    db: Database = None,
+) -> None:
+    """Delete the oldest requests now. Servers do so themselves, by the settings; they may go on meanwhile."""
+    from corevital_otel.cli.db import prune
+
+    prune(db, older_than, max_mb)
+
+
+@_db.command("backup")
+def db_backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; must not be there yet.")],
+    db: Database = None,
+) -> None:
+    """Copy the store into FILE, whole and checked, while servers go on writing."""
+    from corevital_otel.cli.db import backup
+
+    backup(db, target)
+
+
 @_db.command("export")
 def db_export(
     otlp: Annotated[

@@ -52,7 +52,7 @@ def store(db: Path | None) -> StoreReader:
     return StoreReader(store_path(db))
 
 
-def duration(text: str) -> timedelta:
+def duration(text: str, option: str = "--since") -> timedelta:
     """A span of time such as ``90s``, ``15m``, ``1h`` or ``7d``.
 
     Raises:
@@ -60,13 +60,13 @@ def duration(text: str) -> timedelta:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if not match:
-        raise CommandError(f"--since {text!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
+        raise CommandError(f"{option} {text!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
     try:
         span = timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:
         span = timedelta.max
     if span > _LONGEST:
-        raise CommandError(f"--since {text!r} is too long: use at most {_LONGEST.days}d", 2)
+        raise CommandError(f"{option} {text!r} is too long: use at most {_LONGEST.days}d", 2)
     return span
 
 

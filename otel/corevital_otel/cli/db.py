@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -11,12 +13,13 @@ import typer
 
 from corevital_otel import profiles
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import store_path
+from corevital_otel.cli.common import duration, store_path
 from corevital_otel.otlp import Destination, destination
 from corevital_otel.resend import Resender
 from corevital_otel.settings import load
 from corevital_otel.store import outbox, schema
 from corevital_otel.store.reader import StoreError
+from corevital_otel.store.writer import prune as prune_store
 
 _BATCH: Final = 200
 
@@ -31,6 +34,54 @@ def migrate(db: Path | None) -> None:
         raise CommandError(f"the store {path} cannot be migrated: {error}") from None
     done = "has that schema already" if before == after else f"migrated from schema {before}"
     typer.echo(f"{path}: schema {after}, {done}")
+
+
+def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None:
+    """See :func:`corevital_otel.cli.db_prune`."""
+    settings = load()
+    retention = duration(older_than, "--older-than") if older_than else timedelta(days=settings.db_retention_days)
+    most = settings.db_max_mb if max_mb is None else max_mb
+    path = _existing(db)
+    with _opened(path, "pruned") as connection:
+        gone = prune_store(connection, retention, int(most * 2**20))
+        typer.echo(f"{path}: {gone} requests deleted, {_content(connection)} left")
+
+
+def backup(db: Path | None, target: Path) -> None:
+    """See :func:`corevital_otel.cli.db_backup`."""
+    path = _existing(db)
+    if target.exists():
+        raise CommandError(f"{target} exists: name a file that does not, or move it away")
+    partial = target.with_name(f"{target.name}.partial")  # whoever finds the target finds all of it
+    try:
+        with _opened(path, "backed up") as connection, closing(sqlite3.connect(partial)) as copy:
+            connection.backup(copy)  # in one step: a consistent copy, beside whom servers go on writing
+            copy.execute("PRAGMA journal_mode = DELETE")  # a file alone, without a log beside it
+            if (found := copy.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
+                raise CommandError(f"the store {path} is damaged: {found}; restore an earlier backup")
+            content = _content(copy)
+        partial.rename(target)
+    finally:
+        partial.unlink(missing_ok=True)
+    typer.echo(f"{target}: {content} backed up from {path}")
+
+
+@contextmanager
+def _opened(path: Path, done: str) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
+            if not schema.check(connection):
+                raise CommandError(f"the store {path} is empty: name another with --db")
+            yield connection
+    except (schema.SchemaError, sqlite3.Error) as error:
+        raise CommandError(f"the store {path} cannot be {done}: {error}") from None
+
+
+def _content(connection: sqlite3.Connection) -> str:
+    rows, size = connection.execute(
+        "SELECT (SELECT count(*) FROM reports), page_count * page_size FROM pragma_page_count, pragma_page_size"
+    ).fetchone()
+    return f"{rows} requests ({size / 2**20:.1f} MiB)"
 
 
 def export(db: Path | None, *, dry_run: bool) -> None:

@@ -1,0 +1,96 @@
+"""The store's upkeep by hand: ``corevital db prune`` and ``backup``, beside a server that goes on writing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from corevital_otel.counters import Counters
+from corevital_otel.report import RequestReport
+from corevital_otel.spans import SpanIds
+from corevital_otel.store.reader import StoreReader
+from corevital_otel.store.writer import StoreWriter
+
+Make = Callable[..., RequestReport]
+DAY_NS = 24 * 3600 * 10**9
+
+
+def db(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COREVITAL_")}
+    command = [sys.executable, "-m", "corevital_otel.cli", "db", *map(str, arguments)]
+    return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def write(path: Path, report: Make, ages: list[float]) -> None:
+    writer = StoreWriter(path, 30, 1024, Counters())
+    for days in ages:
+        ids = SpanIds(os.urandom(16).hex(), os.urandom(8).hex())
+        writer.put(report(request_id=f"of-{days}", end_ns=time.time_ns() - int(days * DAY_NS)), ids)
+    writer.close(10)
+
+
+@pytest.fixture
+def store(tmp_path: Path, report: Make) -> Path:
+    path = tmp_path / "corevital.db"
+    write(path, report, [0, 1, 5, 9])
+    return path
+
+
+def ids(path: Path) -> list[str]:
+    return [row.request_id for row in StoreReader(path).list_reports()]
+
+
+def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(store: Path) -> None:
+    done = db("prune", "--older-than", "7d", "--db", store)
+    assert done.stdout.startswith(f"{store}: 1 requests deleted, 3 requests ("), done
+    assert ids(store) == ["of-0", "of-1", "of-5"]
+    assert "1 requests deleted, 2 requests" in db("prune", "--db", store, COREVITAL_DB_RETENTION_DAYS="2").stdout
+    assert "0 requests deleted, 2 requests" in db("prune", "--db", store).stdout
+    assert "2 requests deleted, 0 requests" in db("prune", "--max-mb", 0, "--db", store).stdout
+
+
+def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_place(
+    store: Path, tmp_path: Path, report: Make
+) -> None:
+    writer = StoreWriter(store, 30, 1024, Counters())
+    for number in range(2000):
+        writer.put(
+            report(request_id=f"more-{number}", end_ns=time.time_ns()), SpanIds(f"{number:032x}", f"{number:016x}")
+        )
+    target = tmp_path / "copy.db"
+    done = db("backup", target, "--db", store)
+    writer.close(10)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.glob("copy.db*")) == ["copy.db"], "no log beside it, nothing left over"
+    held = StoreReader(target).count()
+    assert 4 <= held <= 2004
+    assert f"{target}: {held} requests (" in done.stdout
+    assert StoreReader(store).count() == 2004, "the server lost nothing"
+    write(target, report, [2])
+    assert StoreReader(target).count() == held + 1, "a server goes on in it"
+
+
+def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(store: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes(b"not a database, and long enough to be told from an empty one" * 20)
+    held = store.read_bytes()
+    for arguments, says in (
+        (("backup", store, "--db", store), "exists"),
+        (("backup", tmp_path / "none/copy.db", "--db", store), "cannot be backed up: unable to open database file"),
+        (("backup", tmp_path / "copy.db", "--db", other), "not a database"),
+        (("backup", tmp_path / "copy.db", "--db", tmp_path / "none.db"), "there is no store at"),
+        (("prune", "--older-than", "soon", "--db", store), "--older-than 'soon' is no time span"),
+        (("prune", "--db", other), "cannot be pruned: file is not a database"),
+    ):
+        done = db(*arguments)
+        assert done.returncode in (1, 2), arguments
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert says in done.stderr
+    assert store.read_bytes() == held
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corevital.db", "other.db"]
