@@ -18,7 +18,7 @@ names = ["meta-llama/Llama-3.3-70B-Instruct-and-a-long-name", *(f"adapter-{numbe
 recorder = Recorder([Exposition()], Counters(), names)
 start_http_server(port, "127.0.0.1")
 while True:
-    recorder.refresh(dict.fromkeys(names, running), dict.fromkeys(names, 7), {"report": 2})
+    recorder.refresh(dict.fromkeys(names, running), dict.fromkeys(names, 7), {"report": 2}, dict.fromkeys(names, 5))
     for name in names:
         now = time.time_ns()
         recorder.report(
@@ -29,7 +29,7 @@ while True:
                 ),
                 outcome=Finished(reason="length", token_ids=range(50), end_ns=now, first_chunk_s=0.05),
                 features=Features(tokens=50, entropy_mean=0.43, surprisal_mean=0.4),
-                health=Health(truncated=True, repetition_loop_detected=True),
+                health=Health(truncated=True, repetition_loop_detected=True, alarm_raised=True),
                 risk=Risk(score=0.82, level="high"),
             ),
             SpanIds("1" * 32, "1" * 16),

@@ -25,7 +25,7 @@ _MODEL: Final = "gen_ai_request_model"
 _MODELS: Final = 8
 """Rows of models at most; the busiest, and then how many more there are."""
 _NEWEST: Final = 20
-_TOP_LINES: Final = 9
+_TOP_LINES: Final = 10
 """Lines besides rows of models and requests."""
 _PIPE_LINES: Final = 60
 _FLAGS: Final = {
@@ -33,6 +33,12 @@ _FLAGS: Final = {
     "inf_detected": "inf",
     "repetition_loop_detected": "loop",
     "truncated": "truncated",
+}
+_WARNINGS: Final = {
+    "sustained_high_entropy": "guessing",
+    "distribution_collapsed": "collapsed",
+    "alarm_raised": "alarm",
+    "traffic_shifted": "shifted",
 }
 
 
@@ -124,14 +130,21 @@ def _models(screen: Console, window: Window) -> Table:
 
 
 def _lines(window: Window) -> list[Text]:
-    raised = window.increases("corevital_health_flags_total", "flag")
-    flags = Text.assemble("flags      ")
-    for flag, name in _FLAGS.items():
-        count = raised.get(flag, 0)
-        flags.append(f"{name} {count:.0f}   ", "red" if count and flag != "truncated" else "")
+    flags = _counts("flags      ", window.increases("corevital_health_flags_total", "flag"), _FLAGS)
+    warnings = _counts("warnings   ", window.increases("corevital_health_warnings_total", "warning"), _WARNINGS)
+    alarmed = window.now.total("corevital_sequences_alarmed")
+    warnings.append(f"with an alarm now {alarmed:.0f}", "red" if alarmed else "")
     ended = window.increases("corevital_requests_total", "finish_reason")
     finished = "   ".join(f"{reason} {count:.0f}" for reason, count in sorted(ended.items())) or "none"
-    return [flags, Text(f"finished   {finished}"), _telemetry(window)]
+    return [flags, warnings, Text(f"finished   {finished}"), _telemetry(window)]
+
+
+def _counts(line: str, counts: dict[str, float], names: dict[str, str]) -> Text:
+    text = Text.assemble(line)
+    for key, name in names.items():
+        count = counts.get(key, 0)
+        text.append(f"{name} {count:.0f}   ", "red" if count and key != "truncated" else "")
+    return text
 
 
 def _telemetry(window: Window) -> Text:
