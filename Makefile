@@ -37,6 +37,7 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.engine --batch 16 --rounds 50 --tokens 24
 	$(BIN)/python -m integration.bench.engine --batch 4 --rounds 120 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.engine --batch 64 --rounds 20 --tokens 24 --modes plain on_risk logprobs=20
+	$(BIN)/python -m integration.bench.engine --vocab 128256 --width 512 --batch 16 --rounds 40 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.host
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000

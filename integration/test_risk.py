@@ -40,6 +40,18 @@ async def ask(server: Vllm, prompts: list[str], **body: Any) -> list[tuple[str, 
         return await asyncio.gather(*(one(http, prompt) for prompt in prompts))
 
 
+async def watched(server: Vllm, prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
+    """The same, long and wild; and how many at once had an alarm raised while they ran."""
+    asked = asyncio.create_task(ask(server, prompts, temperature=2.0, ignore_eos=True, max_tokens=800))
+    most = 0.0
+    async with httpx.AsyncClient(timeout=60) as http:
+        while not asked.done():
+            text = (await http.get(f"{server.url}/metrics")).text
+            most = max([most, *map(float, re.findall(r"corevital_sequences_alarmed\{.*\} ([\d.]+)", text))])
+            await asyncio.sleep(0.1)
+    return await asked, most
+
+
 def corevital(*arguments: str) -> str:
     command = [sys.executable, "-m", "corevital_otel.cli", *arguments]
     done = subprocess.run(command, env=environment({}), capture_output=True, text=True, timeout=300, check=False)
@@ -86,13 +98,14 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
 
     with vllm(tmp_path, env={"COREVITAL_PROFILE": str(profile), "COREVITAL_ALARM_RATE": "0.1"}) as server:
         calm = asyncio.run(ask(server, [task.prompt for task in TASKS[:20]], temperature=0.7))
-        wild = asyncio.run(ask(server, ["zq xv jj 00 __ ?!" * 3] * 10, temperature=2.0, ignore_eos=True))
+        wild, alarmed_at_once = asyncio.run(watched(server, ["zq xv jj 00 __ ?!" * 3] * 10))
         assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 30}
         metrics = httpx.get(f"{server.url}/metrics").text
     of = {report.request_id: report for report in reports(db)}
+    assert alarmed_at_once >= 8
     alarmed = [of[request_id].summary for request_id, _ in wild if "alarm_raised" in of[request_id].flags]
     assert len(alarmed) >= 8, "gibberish, far from what good runs reach"
-    assert all(0 <= summary["corevital.alarm.onset"] < 80 for summary in alarmed)
+    assert all(0 <= summary["corevital.alarm.onset"] < 800 for summary in alarmed)
     counted = re.search(r'corevital_health_warnings_total\{.*warning="alarm_raised"\} ([\d.]+)', metrics)
     assert counted is not None
     assert float(counted[1]) >= len(alarmed)
