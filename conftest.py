@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from corevital import log
 
 os.environ["COREVITAL_RAISE"] = "1"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job and all it starts would ignore it
 
 
 @pytest.fixture
