@@ -26,7 +26,7 @@ import torch
 from corevital.engines.occupants import Occupants
 from corevital.engines.steps import POSITION, SLOT, STATISTICS, Step, Table, Told
 from corevital.frames.record import ROW, TOP_K
-from corevital.kernels import token_stats
+from corevital.kernels import token_stats_unchecked
 
 _MOST_KEPT_BYTES: Final = 256 << 20
 """Logits kept at once: 440 rows of 151936. The engine's account of its memory does not know of them. Beyond this the
@@ -100,7 +100,7 @@ class Emitter:
         """
         read = logits if at is None else logits[at]
         table = torch.empty((len(read), _WORDS), dtype=torch.int32, device=logits.device)
-        token_stats(read, top_k=TOP_K, out=table[:, STATISTICS:])
+        token_stats_unchecked(read, TOP_K, table[:, STATISTICS:])
         where = None
         if isinstance(slots, list) and isinstance(positions, list):
             where = slots, positions
