@@ -99,7 +99,7 @@ class Emitter:
             What :meth:`settle` will need.
         """
         read = logits if at is None else logits[at]
-        table = torch.empty((len(read), _WORDS), dtype=torch.int32, device=logits.device)
+        table = torch.empty((read.shape[0], _WORDS), dtype=torch.int32, device=logits.device)
         token_stats_unchecked(read, TOP_K, table[:, STATISTICS:])
         where = None
         if isinstance(slots, list) and isinstance(positions, list):

@@ -120,7 +120,7 @@ class Step:
     awaited: bool = False
 
     def __len__(self) -> int:
-        return len(self.rows.tensor)
+        return self.rows.tensor.shape[0]
 
     @property
     def deep(self) -> int:

@@ -100,9 +100,9 @@ class V1Adapter:
     @guarded("the V1 adapter's apply")
     def _observe(self, logits: torch.Tensor) -> None:
         size, measured = self._measured
-        if size != len(logits):
-            measured = self._who(len(logits), logits.device)
-            self._measured = len(logits), measured
+        if size != logits.shape[0]:
+            measured = self._who(logits.shape[0], logits.device)
+            self._measured = logits.shape[0], measured
         if measured is None:
             return
         indices = [len(request.output) for request in measured.requests]

@@ -143,9 +143,10 @@ def _checked(logits: Tensor, top_k: int) -> Tensor:
 
     if not isinstance(logits, torch.Tensor):
         raise TypeError(f"logits must be a torch.Tensor of shape [rows, vocab], got {type(logits).__name__}")
-    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    dtype = logits.dtype
+    if dtype is not torch.float32 and dtype is not torch.bfloat16 and dtype is not torch.float16:
         # float64 too: a narrowing copy can turn finite logits into infinities, so the caller decides on it.
-        raise TypeError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}; convert with logits.float()")
+        raise TypeError(f"logits must be float32, bfloat16 or float16, got {dtype}; convert with logits.float()")
     if logits.ndim != 2:
         raise ValueError(f"logits must have two dimensions, [rows, vocab], got shape {list(logits.shape)}")
     if logits.shape[1] == 0:
@@ -156,14 +157,14 @@ def _checked(logits: Tensor, top_k: int) -> Tensor:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if logits.requires_grad:
         logits = logits.detach()
-    return logits.float() if logits.dtype == torch.float16 else logits
+    return logits.float() if dtype is torch.float16 else logits
 
 
 def _check_out(out: Tensor, logits: Tensor, top_k: int) -> None:
     import torch
 
-    shape, device = (len(logits), HEAD_WORDS + 2 * top_k), logits.device
-    if out.dtype != torch.int32 or out.shape != shape or out.stride(1) != 1 or out.device != device:
+    shape, device = (logits.shape[0], HEAD_WORDS + 2 * top_k), logits.device  # len() of a tensor is slow
+    if out.dtype is not torch.int32 or out.shape != shape or out.stride(1) != 1 or out.device != device:
         raise ValueError(
             f"out must be int32 {list(shape)} on {device}, each row contiguous, "
             f"got {out.dtype} {list(out.shape)} on {out.device}"

@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from array import array
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -47,18 +48,19 @@ def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = Non
     # numpy allocates and torch wraps: half the time of torch doing both, and it counts beside a single row
     words = torch.from_numpy(np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32)) if out is None else out
     if rows > 0:
-        if vocab > 1 and logits.stride(1) != 1:
+        pitch, step = logits.stride()
+        if vocab > 1 and step != 1:
             logits = logits.contiguous()  # rows may lie apart, as those of a slice of padded logits do
-        is_half = logits.dtype == torch.bfloat16
-        source, target = (logits.data_ptr(), logits.stride(0)), (words.data_ptr(), words.stride(0))
-        task = _Task(0, rows, vocab, top_k, is_half, *source, *target)
+            pitch = vocab
+        is_half = logits.dtype is torch.bfloat16
+        task = array("q", (0, rows, vocab, top_k, is_half, logits.data_ptr(), pitch, words.data_ptr(), words.stride(0)))
         run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
-        run(ctypes.byref(task))
+        run(task.buffer_info()[0])
     return TokenStats(words)
 
 
-_Task = ctypes.c_int64 * 9
-_Runner = Callable[[Any], object]
+_Runner = Callable[[int], object]
+"""Takes the address of a task."""
 
 
 @functools.cache
