@@ -52,6 +52,10 @@ def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(store: Path)
     assert ids(store) == ["of-0", "of-1", "of-5"]
     assert "1 requests deleted, 2 requests" in db("prune", "--db", store, COREVITAL_DB_RETENTION_DAYS="2").stdout
     assert "0 requests deleted, 2 requests" in db("prune", "--db", store).stdout
+    old = {"COREVITAL_DB_RETENTION_DAYS": "0.5"}
+    assert "0 requests deleted, 2 requests" in db("prune", "--max-mb", 100, "--db", store, **old).stdout, (
+        "as asked alone"
+    )
     assert "2 requests deleted, 0 requests" in db("prune", "--max-mb", 0, "--db", store).stdout
 
 
@@ -86,6 +90,8 @@ def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(store: Path, tm
         (("backup", tmp_path / "copy.db", "--db", other), "not a database"),
         (("backup", tmp_path / "copy.db", "--db", tmp_path / "none.db"), "there is no store at"),
         (("prune", "--older-than", "soon", "--db", store), "--older-than 'soon' is no time span"),
+        (("prune", "--older-than", "", "--db", store), "--older-than '' is no time span"),
+        (("prune", "--max-mb", "inf", "--db", store), "Invalid value for '--max-mb'"),
         (("prune", "--db", other), "cannot be pruned: file is not a database"),
     ):
         done = db(*arguments)

@@ -199,15 +199,11 @@ def db_migrate(db: Database = None) -> None:
 
 @_db.command("prune")
 def db_prune(
-    older_than: Annotated[
-        str | None, typer.Option(help="Delete what is older: 12h, 7d. By default COREVITAL_DB_RETENTION_DAYS.")
-    ] = None,
-    max_mb: Annotated[
-        float | None, typer.Option(min=0, help="Delete the oldest beyond this size. By default COREVITAL_DB_MAX_MB.")
-    ] = None,
+    older_than: Annotated[str | None, typer.Option(help="Delete what is older: 12h, 7d.")] = None,
+    max_mb: Annotated[float | None, typer.Option(min=0, max=1e9, help="Delete the oldest beyond this size.")] = None,
     db: Database = None,
 ) -> None:
-    """Delete the oldest requests now. Servers do so themselves, by the settings; they may go on meanwhile."""
+    """Delete the oldest requests now, as asked or else by the settings; servers do so themselves, and may go on."""
     from corevital_otel.cli.db import prune
 
     prune(db, older_than, max_mb)

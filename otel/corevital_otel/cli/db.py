@@ -22,6 +22,8 @@ from corevital_otel.store.reader import StoreError
 from corevital_otel.store.writer import prune as prune_store
 
 _BATCH: Final = 200
+_MOST_MB: Final = 1e9
+_LONGEST: Final = timedelta(days=36500)
 
 
 def migrate(db: Path | None) -> None:
@@ -38,12 +40,15 @@ def migrate(db: Path | None) -> None:
 
 def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None:
     """See :func:`corevital_otel.cli.db_prune`."""
-    settings = load()
-    retention = duration(older_than, "--older-than") if older_than else timedelta(days=settings.db_retention_days)
-    most = settings.db_max_mb if max_mb is None else max_mb
+    if older_than is None and max_mb is None:
+        settings = load()
+        retention, most = timedelta(days=settings.db_retention_days), settings.db_max_mb
+    else:  # what was asked for alone
+        retention = timedelta.max if older_than is None else duration(older_than, "--older-than")
+        most = _MOST_MB if max_mb is None else max_mb
     path = _existing(db)
     with _opened(path, "pruned") as connection:
-        gone = prune_store(connection, retention, int(most * 2**20))
+        gone = prune_store(connection, min(retention, _LONGEST), int(most * 2**20))
         typer.echo(f"{path}: {gone} requests deleted, {_content(connection)} left")
 
 

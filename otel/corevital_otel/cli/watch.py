@@ -133,7 +133,7 @@ def _lines(window: Window) -> list[Text]:
     flags = _counts("flags      ", window.increases("corevital_health_flags_total", "flag"), _FLAGS)
     warnings = _counts("warnings   ", window.increases("corevital_health_warnings_total", "warning"), _WARNINGS)
     alarmed = window.now.total("corevital_sequences_alarmed")
-    warnings.append(f"with an alarm now {alarmed:.0f}", "red" if alarmed else "")
+    warnings.append(f"alarmed now {alarmed:.0f}", "red" if alarmed else "")
     ended = window.increases("corevital_requests_total", "finish_reason")
     finished = "   ".join(f"{reason} {count:.0f}" for reason, count in sorted(ended.items())) or "none"
     return [flags, warnings, Text(f"finished   {finished}"), _telemetry(window)]

@@ -120,12 +120,14 @@ class Emitter:
             observed: the rows.
             tokens: ``REJECTED`` where the row turned out not to count, ``UNKNOWN`` where its token will never be known.
         """
-        if on_host(observed.table):
-            observed.step.tokens = _told(observed.kept, observed.table, _list(tokens))
-        else:
-            table = _token_table(observed.kept, observed.table, _on(tokens, observed.table))
-            observed.step.tokens = self._to_host(table)
-        observed.kept.logits = None
+        try:
+            if on_host(observed.table):
+                observed.step.tokens = _told(observed.kept, observed.table, _list(tokens))
+            else:
+                table = _token_table(observed.kept, observed.table, _on(tokens, observed.table))
+                observed.step.tokens = self._to_host(table)
+        finally:
+            observed.kept.logits = None
         self._post(observed.step)
 
     def _keep(self, logits: torch.Tensor, at: torch.Tensor | None) -> Kept:
@@ -169,11 +171,15 @@ def _on(numbers: Numbers, table: torch.Tensor) -> torch.Tensor:
 
 
 def _token_table(kept: Kept, table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The tokens of :class:`Step`, ``[rows, 3]``, on the device."""
+    """The tokens of :class:`Step`, ``[rows, 3]``, on the device.
+
+    A row of a prompt has a prompt's token, which may lie beyond the logits where a model has more embeddings than
+    outputs; nobody will ask for its value.
+    """
     if kept.logits is None:
         values = torch.full((len(tokens), 2), torch.nan, dtype=torch.float32, device=tokens.device)
     else:
-        wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp_min(0).long()  # [rows, 2]
+        wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp(0, kept.logits.shape[1] - 1).long()
         values = kept.logits.gather(1, wanted) if kept.at is None else kept.logits[kept.at[:, None], wanted]
     return torch.cat((tokens[:, None], values.float().view(torch.int32)), dim=1)
 
@@ -182,9 +188,7 @@ def _told(kept: Kept, table: torch.Tensor, tokens: list[int]) -> Told:
     """The same on the host: element by element, which costs less than numpy's way in."""
     if kept.logits is None:
         return Told(tokens, [(nan, nan)] * len(tokens))
-    logits, likeliest = kept.logits.numpy(), table.numpy()[:, _LIKELIEST].tolist()
-    at = range(len(tokens)) if kept.at is None else kept.at.tolist()
-    return Told(
-        tokens,
-        [(logits[row, token], logits[row, best]) for row, token, best in zip(at, tokens, likeliest, strict=True)],
-    )
+    logits, likeliest = kept.logits.float().numpy(), table.numpy()[:, _LIKELIEST].tolist()
+    at, last = range(len(tokens)) if kept.at is None else kept.at.tolist(), logits.shape[1] - 1
+    asked = zip(at, tokens, likeliest, strict=True)
+    return Told(tokens, [(logits[row, min(token, last)], logits[row, best]) for row, token, best in asked])

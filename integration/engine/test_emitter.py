@@ -1,0 +1,48 @@
+"""What the adapters hand over cannot harm the engine, whatever the model or another logits processor made of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from corevital.engines.emitter import Emitter
+from corevital.engines.occupants import Occupants
+from corevital.engines.steps import UNKNOWN, Step
+from corevital.frames.record import ROW
+from corevital.frames.stamp import Stamp
+
+OCCUPANTS = Occupants.of([Stamp("0" * 32, key) for key in range(3)], [1.0] * 3)
+
+
+@pytest.mark.usefixtures("tables")
+def test_tokens_are_read_within_the_logits_and_those_are_let_go() -> None:
+    posted: list[Step] = []
+    emitter, logits = Emitter(posted.append), torch.randn(3, 100)
+    observed = emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS)
+    # the second is a prompt's, of a model with more embeddings than outputs
+    emitter.settle(observed, [7, 102, UNKNOWN])
+    assert posted[-1].tokens is not None
+    words = posted[-1].tokens.words
+    assert words[:, 0].tolist() == [7, 102, UNKNOWN]
+    assert words.view(np.float32)[0, 1] == logits[0, 7]
+    assert words.view(np.float32)[0, 2] == logits[0].max()
+    assert observed.kept.logits is None
+
+
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_another_processors_dtype_is_read_as_what_it_is(dtype: torch.dtype) -> None:
+    posted: list[Step] = []
+    emitter, logits = Emitter(posted.append), torch.randn(3, 100).to(dtype)
+    emitter.settle(emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS), [7, 8, 9])
+    assert posted[-1].tokens is not None
+    rows = posted[0].rows.words.view(ROW)[:, 0]
+    assert rows["entropy"] == pytest.approx(torch.distributions.Categorical(logits=logits.float()).entropy(), abs=1e-4)
+    told = posted[-1].tokens.words.view(np.float32)[:, 1]
+    assert told.tolist() == logits[[0, 1, 2], [7, 8, 9]].float().tolist()
+
+
+def test_a_dtype_that_is_not_read_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"got torch\.float64"):
+        Emitter(lambda step: None).observe(torch.randn(3, 100).double(), None, [0], [0], OCCUPANTS)
