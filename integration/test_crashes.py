@@ -32,7 +32,8 @@ def committed(database: Path) -> set[str]:
     if not database.exists():
         return set()
     with sqlite3.connect(database) as connection:
-        rows = {row[0] for row in connection.execute("SELECT span_id FROM reports")}
+        made = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'reports'").fetchone()  # after the file
+        rows = {row[0] for row in connection.execute("SELECT span_id FROM reports")} if made else set()
     connection.close()
     return rows
 
