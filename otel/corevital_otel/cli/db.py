@@ -22,33 +22,27 @@ from corevital_otel.store.reader import StoreError
 from corevital_otel.store.writer import prune as prune_store
 
 _BATCH: Final = 200
-_MOST_MB: Final = 1e9
-_LONGEST: Final = timedelta(days=36500)
 
 
 def migrate(db: Path | None) -> None:
     """See :func:`corevital_otel.cli.db_migrate`."""
     path = _existing(db)
-    try:
-        with closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
-            before, after = schema.migrate(connection)
-    except (schema.SchemaError, sqlite3.Error) as error:
-        raise CommandError(f"the store {path} cannot be migrated: {error}") from None
+    with _opened(path, "migrated") as connection:
+        before, after = schema.migrate(connection)
     done = "has that schema already" if before == after else f"migrated from schema {before}"
     typer.echo(f"{path}: schema {after}, {done}")
 
 
 def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None:
     """See :func:`corevital_otel.cli.db_prune`."""
-    if older_than is None and max_mb is None:
+    retention = None if older_than is None else duration(older_than, "--older-than")
+    if retention is None and max_mb is None:
         settings = load()
-        retention, most = timedelta(days=settings.db_retention_days), settings.db_max_mb
-    else:  # what was asked for alone
-        retention = timedelta.max if older_than is None else duration(older_than, "--older-than")
-        most = _MOST_MB if max_mb is None else max_mb
+        retention, max_mb = timedelta(days=settings.db_retention_days), settings.db_max_mb
     path = _existing(db)
     with _opened(path, "pruned") as connection:
-        gone = prune_store(connection, min(retention, _LONGEST), int(most * 2**20))
+        _refuse_empty(connection, path)
+        gone = prune_store(connection, retention, None if max_mb is None else int(max_mb * 2**20))
         typer.echo(f"{path}: {gone} requests deleted, {_content(connection)} left")
 
 
@@ -60,6 +54,7 @@ def backup(db: Path | None, target: Path) -> None:
     partial = target.with_name(f"{target.name}.partial")  # whoever finds the target finds all of it
     try:
         with _opened(path, "backed up") as connection, closing(sqlite3.connect(partial)) as copy:
+            _refuse_empty(connection, path)
             connection.backup(copy)  # in one step: a consistent copy, beside whom servers go on writing
             copy.execute("PRAGMA journal_mode = DELETE")  # a file alone, without a log beside it
             if (found := copy.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
@@ -75,11 +70,14 @@ def backup(db: Path | None, target: Path) -> None:
 def _opened(path: Path, done: str) -> Iterator[sqlite3.Connection]:
     try:
         with closing(sqlite3.connect(path, timeout=5.0, isolation_level=None)) as connection:
-            if not schema.check(connection):
-                raise CommandError(f"the store {path} is empty: name another with --db")
             yield connection
     except (schema.SchemaError, sqlite3.Error) as error:
         raise CommandError(f"the store {path} cannot be {done}: {error}") from None
+
+
+def _refuse_empty(connection: sqlite3.Connection, path: Path) -> None:
+    if not schema.check(connection):
+        raise CommandError(f"the store {path} is empty: name another with --db")
 
 
 def _content(connection: sqlite3.Connection) -> str:

@@ -140,7 +140,7 @@ def _lines(window: Window) -> list[Text]:
 
 
 def _counts(line: str, counts: dict[str, float], names: dict[str, str]) -> Text:
-    text = Text.assemble(line)
+    text = Text(line)
     for key, name in names.items():
         count = counts.get(key, 0)
         text.append(f"{name} {count:.0f}   ", "red" if count and key != "truncated" else "")

@@ -337,14 +337,15 @@ class StoreWriter:
         connection.execute(_FORGET, (WINDOW,))
 
 
-def prune(connection: sqlite3.Connection, retention: timedelta, max_bytes: int) -> int:
-    """Delete the oldest rows until the store is within both bounds. Returns how many went."""
-    cutoff = iso(datetime.now(timezone.utc) - retention)
+def prune(connection: sqlite3.Connection, retention: timedelta | None, max_bytes: int | None) -> int:
+    """Delete the oldest rows until the store is within the bounds there are. Returns how many went."""
     oldest = "DELETE FROM reports WHERE id IN (SELECT id FROM reports {} ORDER BY created_at_utc, id LIMIT ?)"
     deleted = 0
-    while (gone := connection.execute(oldest.format("WHERE created_at_utc < ?"), (cutoff, _PRUNE_ROWS)).rowcount) > 0:
-        deleted += gone
-    while _used_bytes(connection) > max_bytes:
+    if retention is not None:
+        values = (iso(datetime.now(timezone.utc) - retention), _PRUNE_ROWS)
+        while (gone := connection.execute(oldest.format("WHERE created_at_utc < ?"), values).rowcount) > 0:
+            deleted += gone
+    while max_bytes is not None and _used_bytes(connection) > max_bytes:
         rows = connection.execute("SELECT count(*) FROM reports").fetchone()[0]
         step = min(max(rows // _PRUNE_SHARE, 1), _PRUNE_ROWS)
         gone = connection.execute(oldest.format(""), (step,)).rowcount

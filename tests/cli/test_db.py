@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,14 +16,9 @@ from corevital_otel.spans import SpanIds
 from corevital_otel.store.reader import StoreReader
 from corevital_otel.store.writer import StoreWriter
 
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 Make = Callable[..., RequestReport]
 DAY_NS = 24 * 3600 * 10**9
-
-
-def db(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("COREVITAL_")}
-    command = [sys.executable, "-m", "corevital_otel.cli", "db", *map(str, arguments)]
-    return subprocess.run(command, env={**clean, **env}, capture_output=True, text=True, timeout=60, check=False)
 
 
 def write(path: Path, report: Make, ages: list[float]) -> None:
@@ -46,21 +40,21 @@ def ids(path: Path) -> list[str]:
     return [row.request_id for row in StoreReader(path).list_reports()]
 
 
-def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(store: Path) -> None:
-    done = db("prune", "--older-than", "7d", "--db", store)
+def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(cli: Cli, store: Path) -> None:
+    done = cli("db", "prune", "--older-than", "7d", "--db", store)
     assert done.stdout.startswith(f"{store}: 1 requests deleted, 3 requests ("), done
     assert ids(store) == ["of-0", "of-1", "of-5"]
-    assert "1 requests deleted, 2 requests" in db("prune", "--db", store, COREVITAL_DB_RETENTION_DAYS="2").stdout
-    assert "0 requests deleted, 2 requests" in db("prune", "--db", store).stdout
+    assert "1 requests deleted, 2 requests" in cli("db", "prune", "--db", store, COREVITAL_DB_RETENTION_DAYS="2").stdout
+    assert "0 requests deleted, 2 requests" in cli("db", "prune", "--db", store).stdout
     old = {"COREVITAL_DB_RETENTION_DAYS": "0.5"}
-    assert "0 requests deleted, 2 requests" in db("prune", "--max-mb", 100, "--db", store, **old).stdout, (
+    assert "0 requests deleted, 2 requests" in cli("db", "prune", "--max-mb", "100", "--db", store, **old).stdout, (
         "as asked alone"
     )
-    assert "2 requests deleted, 0 requests" in db("prune", "--max-mb", 0, "--db", store).stdout
+    assert "2 requests deleted, 0 requests" in cli("db", "prune", "--max-mb", "0", "--db", store).stdout
 
 
 def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_place(
-    store: Path, tmp_path: Path, report: Make
+    cli: Cli, store: Path, tmp_path: Path, report: Make
 ) -> None:
     writer = StoreWriter(store, 30, 1024, Counters())
     for number in range(2000):
@@ -68,7 +62,7 @@ def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_pl
             report(request_id=f"more-{number}", end_ns=time.time_ns()), SpanIds(f"{number:032x}", f"{number:016x}")
         )
     target = tmp_path / "copy.db"
-    done = db("backup", target, "--db", store)
+    done = cli("db", "backup", target, "--db", store)
     writer.close(10)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in tmp_path.glob("copy.db*")) == ["copy.db"], "no log beside it, nothing left over"
@@ -80,9 +74,10 @@ def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_pl
     assert StoreReader(target).count() == held + 1, "a server goes on in it"
 
 
-def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(store: Path, tmp_path: Path) -> None:
+def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(cli: Cli, store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     other.write_bytes(b"not a database, and long enough to be told from an empty one" * 20)
+    (tmp_path / "empty.db").touch()
     held = store.read_bytes()
     for arguments, says in (
         (("backup", store, "--db", store), "exists"),
@@ -92,11 +87,13 @@ def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(store: Path, tm
         (("prune", "--older-than", "soon", "--db", store), "--older-than 'soon' is no time span"),
         (("prune", "--older-than", "", "--db", store), "--older-than '' is no time span"),
         (("prune", "--max-mb", "inf", "--db", store), "Invalid value for '--max-mb'"),
+        (("prune", "--db", tmp_path / "empty.db"), "is empty: name another with --db"),
+        (("backup", tmp_path / "copy.db", "--db", tmp_path / "empty.db"), "is empty: name another with --db"),
         (("prune", "--db", other), "cannot be pruned: file is not a database"),
     ):
-        done = db(*arguments)
+        done = cli("db", *map(str, arguments))
         assert done.returncode in (1, 2), arguments
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert says in done.stderr
     assert store.read_bytes() == held
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["corevital.db", "other.db"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corevital.db", "empty.db", "other.db"]
