@@ -26,6 +26,9 @@ pytestmark = pytest.mark.engine
 TASKS = [task for kind in ("add", "sum", "sort", "fact") for task in make_tasks(kind, 80, 3)]
 """As many as the baseline needs, and some more."""
 
+MOST = 0.8
+"""Of answers to gibberish, far from what good runs reach, at least this share raises the alarm."""
+
 
 async def ask(server: Vllm, prompts: list[str], **body: Any) -> list[tuple[str, str]]:
     """Send prompts, all at once; request id and answer of each."""
@@ -41,15 +44,19 @@ async def ask(server: Vllm, prompts: list[str], **body: Any) -> list[tuple[str, 
 
 
 async def watched(server: Vllm, prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
-    """The same, long and wild; and how many at once had an alarm raised while they ran."""
-    asked = asyncio.create_task(ask(server, prompts, temperature=2.0, ignore_eos=True, max_tokens=800))
-    most = 0.0
+    """The same, long and wild, again until the gauge has told of most of them: of requests that run for seconds, on a
+    machine that may stand still for as long, it tells late. And how many it told of at once.
+    """
+    most, answers, deadline = 0.0, [], time.monotonic() + 120
     async with httpx.AsyncClient(timeout=60) as http:
-        while not asked.done():
-            text = (await http.get(f"{server.url}/metrics")).text
-            most = max([most, *map(float, re.findall(r"corevital_sequences_alarmed\{.*\} ([\d.]+)", text))])
-            await asyncio.sleep(0.1)
-    return await asked, most
+        while most < MOST * len(prompts) and time.monotonic() < deadline:
+            asked = asyncio.create_task(ask(server, prompts, temperature=2.0, ignore_eos=True, max_tokens=1800))
+            while not asked.done():
+                text = (await http.get(f"{server.url}/metrics")).text
+                most = max([most, *map(float, re.findall(r"corevital_sequences_alarmed\{.*\} ([\d.]+)", text))])
+                await asyncio.sleep(0.1)
+            answers += await asked
+    return answers, most
 
 
 def corevital(*arguments: str) -> str:
@@ -99,13 +106,13 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
     with vllm(tmp_path, env={"COREVITAL_PROFILE": str(profile), "COREVITAL_ALARM_RATE": "0.1"}) as server:
         calm = asyncio.run(ask(server, [task.prompt for task in TASKS[:20]], temperature=0.7))
         wild, alarmed_at_once = asyncio.run(watched(server, ["zq xv jj 00 __ ?!" * 3] * 10))
-        assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 30}
+        assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 20 + len(wild)}
         metrics = httpx.get(f"{server.url}/metrics").text
     of = {report.request_id: report for report in reports(db)}
-    assert alarmed_at_once >= 8
+    assert alarmed_at_once >= MOST * 10
     alarmed = [of[request_id].summary for request_id, _ in wild if "alarm_raised" in of[request_id].flags]
-    assert len(alarmed) >= 8, "gibberish, far from what good runs reach"
-    assert all(0 <= summary["corevital.alarm.onset"] < 800 for summary in alarmed)
+    assert len(alarmed) >= MOST * len(wild)
+    assert all(0 <= summary["corevital.alarm.onset"] < 1800 for summary in alarmed)
     counted = re.search(r'corevital_health_warnings_total\{.*warning="alarm_raised"\} ([\d.]+)', metrics)
     assert counted is not None
     assert float(counted[1]) >= len(alarmed)
