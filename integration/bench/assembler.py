@@ -42,8 +42,8 @@ ADMITTED = Admitted(
 )
 
 
-STEPS_A_TURN = 4
-"""Steps whose frames the hub finds together: the courier sends every 100 ms, so this is a server of 25 ms a step."""
+STEPS_A_TURN = 10
+"""Steps whose frames the hub finds together: the courier sends every 250 ms, so this is a server of 25 ms a step."""
 
 
 class NoCounters:

@@ -1,15 +1,16 @@
 """Host CPU a token, beside the kernel: what an engine's own thread spends on measuring, what runs beside it, and the
-whole of the API server's half, its store and its spans.
+API server's half, its store and its spans.
 
     python -m integration.bench.host [--running 1 8 64 256] [--steps 400] [--tokens 100]
 
 The columns, in microseconds a token:
 
 - ``V1 engine thread``, ``V2 engine thread``: the adapters, from a step's logits to the table they post and from its
-  tokens to theirs; the kernel's own time, measured beside it on the same logits, is taken off. On a CPU.
+  tokens to theirs; a whole call of ``token_stats``, measured beside it on the same logits, is taken off. On a CPU.
 - ``courier``: turning tables into frames, without the socket, a step a frame.
 - ``API server``: every thread of the process but the one that makes the frames: receiving, assembling, risk, a row in
-  the store and a span to a collector for each sequence of about ``--tokens`` tokens; capture ``on_risk``.
+  the store and a span to a collector for each sequence of about ``--tokens`` tokens; capture ``on_risk``. Admitting and
+  finishing a request, which its own handler does, is not among it.
 """
 
 from __future__ import annotations

@@ -11,8 +11,10 @@ What is compared takes turns, so that a busy machine slows all alike. The column
 - a backend: everything that ``token_stats`` returns; the last column is the best of them from bfloat16.
 - ``float32 copy``, on a GPU: bfloat16 logits widened, as Model Runner V2 does before it shows logits to a plugin.
 
-On a GPU, times are between CUDA events, over as many copies of the logits as exceed its cache. ``--reference`` adds a
-module's ``stats_seq(logits, bits, tokens, out, out_bits)`` to the columns, and the median ratio of ``numba`` to it.
+On a GPU, times are between CUDA events, over as many copies of the logits as exceed its cache, which all columns take
+turns at; the device is kept busy while calls are queued, so that small ones are not the host's times. ``--reference``
+adds a module's ``stats_seq(logits, bits, tokens, out, out_bits)`` to the columns, and the median ratio of ``numba`` to
+it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import importlib.util
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from corevital.kernels import available_backends, token_stats, warm_up
 ROWS = (1, 8, 64, 256)
 VOCABULARIES = (2048, 32000, 128256, 151936, 262144)
 CACHE_BYTES = 256 << 20  # more than any GPU caches
+QUEUEING_CYCLES = 10_000_000  # milliseconds in which a GPU waits while the host queues ten calls
 BIGGEST = 64 << 20  # logits on a CPU: beyond it a round takes seconds
 
 Call = Callable[[torch.Tensor], object]
@@ -69,9 +72,9 @@ def reference(file: Path) -> Call:
     return call
 
 
-def on_cpu(call: Call, copies: list[torch.Tensor]) -> Callable[[], float]:
+def on_cpu(call: Call, copies: Iterator[torch.Tensor]) -> Callable[[], float]:
     """Milliseconds of a call: the median of a burst, so that nobody pays for what the one before left in the caches."""
-    (logits,) = copies
+    logits = next(copies)
 
     def timed() -> float:
         times: list[float] = []
@@ -84,15 +87,15 @@ def on_cpu(call: Call, copies: list[torch.Tensor]) -> Callable[[], float]:
     return timed
 
 
-def on_gpu(call: Call, copies: list[torch.Tensor], calls: int = 10) -> Callable[[], float]:
+def on_gpu(call: Call, copies: Iterator[torch.Tensor], calls: int = 10) -> Callable[[], float]:
     """Milliseconds of a call on the device, out of several queued one after the other."""
-    turns = itertools.cycle(copies)
 
     def timed() -> float:
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(QUEUEING_CYCLES)
         start.record()
         for _ in range(calls):
-            call(next(turns))
+            call(next(copies))
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / calls
@@ -147,8 +150,8 @@ def main() -> None:
         logits = torch.randn(rows, vocab, generator=torch.Generator().manual_seed(0)).to(device) * 3
         copies = 2 * CACHE_BYTES // logits.nbytes + 1 if device.type == "cuda" else 1
         timer = on_gpu if device.type == "cuda" else on_cpu
-        inputs = [logits.clone() for _ in range(copies)]
-        narrow = [logits.bfloat16() for _ in range(copies)]
+        inputs = itertools.cycle([logits.clone() for _ in range(copies)])
+        narrow = itertools.cycle([logits.bfloat16() for _ in range(copies)])
         timers = {name: timer(call, inputs) for name, call in calls.items()}
         timers |= {name: timer(call, narrow) for name, call in halves.items()}
         times = rounds(timers, options.seconds)

@@ -43,6 +43,23 @@ def test_another_processors_dtype_is_read_as_what_it_is(dtype: torch.dtype) -> N
     assert told.tolist() == logits[[0, 1, 2], [7, 8, 9]].float().tolist()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_nothing_waits_for_the_gpu() -> None:
+    posted: list[Step] = []
+    emitter, logits = Emitter(posted.append), torch.randn(3, 100, device="cuda")
+    for step in range(2):  # the first compiles
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if step else "default")
+        try:
+            emitter.settle(emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS), [7, 8, 9])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert posted[-1].tokens is not None
+    assert posted[-1].tokens.arrived
+    assert posted[-1].tokens.words.view(np.float32)[:, 1].tolist() == logits.cpu()[[0, 1, 2], [7, 8, 9]].tolist()
+
+
 def test_a_dtype_that_is_not_read_is_refused() -> None:
     with pytest.raises(TypeError, match=r"got torch\.float64"):
         Emitter(lambda step: None).observe(torch.randn(3, 100).double(), None, [0], [0], OCCUPANTS)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +203,16 @@ if (child := os.fork()) == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
         assert run(script) == "0"
+
+    def test_what_was_compiled_is_kept_and_a_damaged_file_does_no_harm(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        script = "from corevital.kernels.numba_rows import compiled_task as c; print(bool(c().address), c().cache_hits)"
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        assert [run(script), run(script)] == ["True 0", "True 1"]
+        for file in tmp_path.rglob("*.nb?"):
+            file.write_bytes(b"")
+        assert run(script) == "True 0"
 
     def test_an_installation_that_cannot_be_written_to_works(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from numba.core import caching

@@ -167,6 +167,16 @@ def test_float16_is_taken_as_it_is(check: Check) -> None:
     check(normal(3, 1000).half())
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_more_than_2_to_the_31_entries_apart(check: Check, dtype: torch.dtype) -> None:
+    if check.device != "cpu":
+        pytest.skip("there the whole of it would be memory; here only what is touched is")
+    apart, vocab = 2**31 + 8, 3000
+    rows = torch.empty(apart + vocab, dtype=dtype).as_strided((2, vocab), (apart, 1))
+    rows.copy_(normal(2, vocab))
+    check(rows)
+
+
 def test_many_rows_at_once(check: Check) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # whatever the machine has: more threads than one take part from here on
@@ -174,6 +184,7 @@ def test_many_rows_at_once(check: Check) -> None:
         check(normal(37, 16384))
         interpreted = check.backend == "triton" and check.device == "cpu"  # type: ignore[attr-defined]
         check(normal(60 if interpreted else 600, 8001, scale=0.5).bfloat16())
+        check(normal(100 if interpreted else 1024, 2048))
     finally:
         torch.set_num_threads(threads)
 

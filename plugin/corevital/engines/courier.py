@@ -24,15 +24,16 @@ from corevital.guard import guarded
 _TOLERANCE: Final = 1e-4
 """Relative difference between a kept maximum and the one we saw, from which on the kept row is not trusted."""
 
-_MAX_WAITING: Final = 256
+_MAX_WAITING: Final = 1024
 """Steps that may wait; past that a new one is dropped and counted."""
 
 _POLL_S: Final = 0.0005
 """Between two looks at a copy that is under way."""
 
-_GATHER_S: Final = 0.1
-"""What is posted within this time is sent together: this thread takes turns with the engine's, and each waking of it
-costs that one more than a few steps. A step that still lacks its tokens then waits for them as long again."""
+_GATHER_S: Final = 0.25
+"""What is posted within this time is sent together: this thread takes turns with the engine's, and a turn costs half a
+millisecond, whose code is in no cache by then, and little for each step. A step that still lacks its tokens then waits
+for them as long again."""
 
 _DEEP: Final = 32
 """Rows of one sequence that are sent in one frame at most. All of a frame's rows come before its tokens, and the

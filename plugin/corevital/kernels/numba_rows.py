@@ -352,5 +352,5 @@ def compiled_task() -> Any:
     signature = numba.types.void(numba.types.voidptr)
     try:
         return numba.cfunc(signature, cache=True)(_task)
-    except (RuntimeError, OSError):  # no directory for the cache that can be written to: compile in every process
+    except Exception:  # no directory for the cache that can be written to, or a damaged file in it: compile here
         return numba.cfunc(signature)(_task)
