@@ -40,6 +40,7 @@ ROWS = {
     "falling": [-i / 64 for i in range(2100)],
     "both zeros tie": [-0.0, 0.0, -0.0, 0.0, -1.0, 0.0],
     "both zeros tie at the end of the top k": [*([5.0] * 19), -1.0, -0.0, 0.0, 0.0],
+    "both zeros tie across groups": filled(1408, -1.0, {3: -0.0, **dict.fromkeys(range(64, 1408, 64), 0.0)}),
     "smallest numbers": [1e-45, -1e-45, 0.0, 1e-38, -1e-38],
     "largest numbers": [LARGEST, -LARGEST, LARGEST, 0.0, -LARGEST],
     "largest numbers, all equal": [LARGEST] * 70,

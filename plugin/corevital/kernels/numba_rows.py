@@ -25,7 +25,7 @@ __all__ = ["compiled_task"]
 _Array = npt.NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-_BLOCK: Final = 1024  # logits: 4 KB of float32, so that all passes over a block but the first read the L1 cache
+_BLOCK: Final = 4096  # logits: 16 KB of float32, so that all passes over a block but the first read the L1 cache
 _GROUP: Final = 64  # logits: one comparison tells whether any of them can be among the top k
 
 _F = np.float32
@@ -34,7 +34,6 @@ _INF: Final = _F(math.inf)
 _LN2: Final = math.log(2.0)
 _LOG2E: Final = 1.0 / _LN2
 _LOG2E_F: Final = _F(_LOG2E)
-_BELOW_ONE: Final = np.nextafter(_F(1), _F(0))
 # 2^u is a normal float32 from here on. What lies below adds nothing to a sum that is at least 1.
 _LOWEST: Final = _F(-126)
 # The bits of float32 (IEEE 754): all but the sign; infinity, with only NaN beyond it; -infinity, also as an ordered
@@ -73,6 +72,16 @@ def _as_float(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(numba.types.float32))
 
     return numba.types.float32(numba.types.int32), generate
+
+
+@cast(Callable[[_Function], Any], intrinsic)
+def _as_bits(typing_context: Any, value: Any) -> Any:
+    """The 32 bits of a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(numba.types.int32))
+
+    return numba.types.int32(numba.types.float32), generate
 
 
 @cast(Callable[[_Function], Any], intrinsic)
@@ -123,17 +132,16 @@ def _ordered(bits: _I) -> _I:
 
 
 @_inner()
-def _group_maxima(block: _Array, maxima: _Array) -> tuple[int, _I, _I]:
+def _group_maxima(block: _Array, maxima: _Array) -> tuple[_I, _I]:
     """Fill in the maximum of every group; all as ordered integers.
 
     Returns:
-        The number of groups, and the largest and the smallest entry of the block.
+        The largest and the smallest entry of the block.
     """
     n = block.shape[0]
-    groups = (n + _GROUP - 1) // _GROUP
     largest = _LEAST
     smallest = _MOST
-    for g in range(groups):
+    for g in range(maxima.shape[0]):
         base = np.uint64(g) * np.uint64(_GROUP)
         group_largest = _LEAST
         group_smallest = _MOST
@@ -144,7 +152,16 @@ def _group_maxima(block: _Array, maxima: _Array) -> tuple[int, _I, _I]:
         maxima[g] = group_largest
         largest = max(largest, group_largest)
         smallest = min(smallest, group_smallest)
-    return groups, largest, smallest
+    return largest, smallest
+
+
+@_inner()
+def _largest(block: _Array) -> _I:
+    """The largest entry, as an ordered integer."""
+    largest = _LEAST
+    for j in range(block.shape[0]):
+        largest = max(largest, _ordered(block[j]))
+    return largest
 
 
 @_inner()
@@ -168,31 +185,54 @@ def _mask_above(block: _Array, limit: _I, cleaned: _Array) -> int:
 
 
 @_inner()
+def _least_of_best(maxima: _Array, best: _Array) -> _F:
+    """The least of as many of the largest maxima as there are places for; NaN, which nothing is below, if too few.
+
+    Only groups with such a maximum, or a larger one, can hold any of as many tokens.
+    """
+    last = np.uint64(best.shape[0] - 1)
+    best[:] = _LEAST
+    for g in range(maxima.shape[0]):
+        if maxima[g] > best[last]:
+            place = last
+            while place > 0 and best[place - np.uint64(1)] < maxima[g]:
+                best[place] = best[place - np.uint64(1)]
+                place -= np.uint64(1)
+            best[place] = maxima[g]
+    return _F(_as_float(_ordered(best[last])))
+
+
+@_inner()
 def _search(
-    block: _Array, start: int, groups: int, maxima: _Array, filled: int, top_values: _Array, top_ids: _Array
+    flat: _Array, start: int, stop: int, maxima: _Array, widened: _Array, best: _Array, top: _Array, top_ids: _Array
 ) -> int:
-    """Insert what belongs among the top k, which stay sorted; returns how many places are filled."""
-    keep = top_values.shape[0]
+    """Fill in the top k of a row, sorted, reading only groups that can hold any; returns how many places are filled."""
+    keep = top.shape[0]
     last = np.uint64(keep - 1)
-    threshold = top_values[last] if filled == keep else -_INF
-    for g in range(groups):
-        if filled == keep and _as_float(_ordered(maxima[g])) <= threshold:
+    threshold = -_INF
+    filled = 0
+    least = _least_of_best(maxima, best)
+    for g in range(maxima.shape[0]):
+        largest = _as_float(_ordered(maxima[g]))
+        if largest < least or (filled == keep and largest <= threshold):
             continue
-        for j in range(g * _GROUP, min(g * _GROUP + _GROUP, block.shape[0])):
-            value = _as_float(block[np.uint64(j)])
+        first = start + g * _GROUP
+        group = _block(flat, first, min(first + _GROUP, stop), widened)
+        for j in range(group.shape[0]):
+            value = _as_float(group[np.uint64(j)])
             # Only what is strictly greater moves up, and ids come in rising order: ties stay with the lower id.
             if value > threshold or (filled < keep and not math.isnan(value)):
                 place = np.uint64(min(filled, keep - 1))
-                while place > 0 and top_values[place - np.uint64(1)] < value:
-                    top_values[place] = top_values[place - np.uint64(1)]
+                while place > 0 and top[place - np.uint64(1)] < value:
+                    top[place] = top[place - np.uint64(1)]
                     top_ids[place] = top_ids[place - np.uint64(1)]
                     place -= np.uint64(1)
-                top_values[place] = value
-                top_ids[place] = start + j
+                top[place] = value
+                top_ids[place] = first - start + j
                 if filled < keep:
                     filled += 1
                 if filled == keep:
-                    threshold = top_values[last]
+                    threshold = top[last]
     return filled
 
 
@@ -203,10 +243,10 @@ def _sums(block: _Array, peak: _F) -> tuple[_F, _F, _F]:
     for j in range(block.shape[0]):
         # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
         u = max((_as_float(block[j]) - peak) * _LOG2E_F, _LOWEST)
-        whole = _I(u - _BELOW_ONE)  # truncation, made to round down for u <= 0; f may come out as exactly 1
-        f = u - _F(whole)
+        whole = np.floor(u)
+        f = u - whole
         mantissa = ((((_C5 * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _F(1)
-        e = mantissa * _as_float((whole + _I(127)) << _I(23))  # 2^whole: only an exponent, biased by 127
+        e = _as_float(_as_bits(mantissa) + (_I(whole) << _I(23)))
         eu = e * u
         s0 += e
         s1 += eu
@@ -222,28 +262,29 @@ def _row(
     widened: _Array,
     cleaned: _Array,
     maxima: _Array,
+    best: _Array,
     top: _Array,
     top_ids: _Array,
 ) -> tuple[int, _F, float, float, float, int, int, int]:
     """One row. Returns places filled in the top k, the largest finite logit, Σe, Σeu, Σeu², and the three counts."""
     peak = -_INF
     s0, s1, s2 = 0.0, 0.0, 0.0
-    filled, nans, posinfs, neginfs = 0, 0, 0, 0
+    nans, posinfs, neginfs = 0, 0, 0
     for start in range(0, vocab, _BLOCK):
         block = _block(flat, origin + start, origin + min(start + _BLOCK, vocab), widened)
-        groups, largest, smallest = _group_maxima(block, maxima)
+        here = maxima[start // _GROUP : start // _GROUP + _BLOCK // _GROUP]
+        largest, smallest = _group_maxima(block, here)
         finite = block
         if largest >= _INF_BITS or smallest <= _NEGINF_ORDERED:  # rare: NaN, of either sign, or an infinity
             neginfs += _count(block, _NEGINF_BITS)
             if largest >= _INF_BITS or smallest < _NEGINF_ORDERED:  # not only masked tokens
                 finite = cleaned[: block.shape[0]]
                 nans += _mask_above(block, _INF_BITS, finite)
-                groups, largest, _ = _group_maxima(finite, maxima)
-        filled = _search(block, start, groups, maxima, filled, top, top_ids)
+                largest, _ = _group_maxima(finite, here)
         if largest == _INF_BITS:
             posinfs += _count(block, _INF_BITS)
             _mask_above(block, _INF_BITS - _I(1), finite)
-            _, largest, _ = _group_maxima(finite, maxima)
+            largest = _largest(finite)
         block_peak = _as_float(_ordered(largest))
         if block_peak == -_INF:
             continue
@@ -259,6 +300,7 @@ def _row(
         s0 += float(b0)
         s1 += float(b1)
         s2 += float(b2)
+    filled = _search(flat, origin, origin + vocab, maxima, widened, best, top, top_ids)
     return filled, peak, s0, s1, s2, nans, posinfs, neginfs
 
 
@@ -269,7 +311,8 @@ def _rows(turn: _Array, flat: _Array, stride: int, vocab: int, top_k: int, words
     keep = max(top_k, MASS_TOKENS)
     widened = np.empty(_BLOCK, np.int32)
     cleaned = np.empty(_BLOCK, np.int32)
-    maxima = np.empty(_BLOCK // _GROUP, np.int32)
+    maxima = np.empty((vocab + _GROUP - 1) // _GROUP, np.int32)
+    best = np.empty(keep, np.int32)
     top = np.empty(keep, np.float32)
     top_ids = np.empty(keep, np.int32)
     while True:
@@ -277,7 +320,7 @@ def _rows(turn: _Array, flat: _Array, stride: int, vocab: int, top_k: int, words
         if row >= rows:
             return
         filled, peak, s0, s1, s2, nans, posinfs, neginfs = _row(
-            flat, row * stride, vocab, widened, cleaned, maxima, top, top_ids
+            flat, row * stride, vocab, widened, cleaned, maxima, best, top, top_ids
         )
         words[row, 0] = nans
         words[row, 1] = posinfs
