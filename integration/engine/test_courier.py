@@ -14,7 +14,7 @@ import torch
 from corevital.engines.courier import Courier
 from corevital.engines.occupants import Occupants
 from corevital.engines.steps import Step, Table, Told
-from corevital.frames.record import ROW
+from corevital.frames.record import REJECTED, ROW
 from corevital.frames.stamp import Stamp
 
 
@@ -62,6 +62,13 @@ def step(index: int, done: Any = None, rows: int = 1) -> Step:
     return Step(Table(words, done), ([0] * rows, [index] * rows), OCCUPANTS)
 
 
+def drafted(index: int) -> Step:
+    """A row, and that of a draft for the next index."""
+    made = step(index, rows=2)
+    made.where = ([0, 0], [index, index + 1])
+    return made
+
+
 def settle(courier: Courier, step: Step, token: int) -> None:
     step.tokens = Told([token], [(0.0, 0.0)])
     courier.post(step)
@@ -98,6 +105,29 @@ def test_no_frame_holds_more_rows_of_a_sequence_than_the_other_end_keeps_open() 
         courier.post(made)
     wait_for(sender, 50)
     assert sender.frames == 2  # 6 steps of 5 rows, and 4
+
+
+def test_a_row_that_is_taken_back_takes_no_later_one_with_it() -> None:
+    sender = Slow()
+    courier = Courier(sender)
+    for made, tokens in ((drafted(4), [7, REJECTED]), (drafted(5), [8, REJECTED])):
+        courier.post(made)
+        made.tokens = Told(tokens, [(0.0, 0.0)] * 2)
+        courier.post(made)
+    wait_for(sender, 2)
+    assert (sender.frames, sender.sent, sender.tokens) == (1, [4, 5], [7, 8])
+
+    courier.post(late := drafted(6))
+    wait_for(sender, 4)
+    assert sender.sent[2:] == [6, 7], "as they were seen"
+    late.tokens = Told([9, REJECTED], [(0.0, 0.0)] * 2)
+    courier.post(late)
+    courier.post(after := drafted(7))
+    after.tokens = Told([10, 11], [(0.0, 0.0)] * 2)
+    courier.post(after)
+    wait_for(sender, 6)
+    assert (sender.frames, sender.tokens[2:]) == (4, [9, REJECTED, 10, 11]), "the one taken back before the next comes"
+    courier.close()
 
 
 def test_a_copy_under_way_is_waited_for_without_a_next_step_and_nothing_overtakes_it() -> None:

@@ -116,10 +116,16 @@ class Courier:
         self._sender.close()
 
     def _next(self) -> list[Step]:
-        """The oldest step, and those after it that fit into its frame."""
+        """The oldest step, and those after it that fit into its frame; alone if only its tokens are still to be sent.
+
+        They may take a row back, and would take the next step's row of the same index with it.
+        """
         steps = [self._waiting.popleft()]
         rows, deep = len(steps[0]), steps[0].deep
-        while self._waiting and (step := self._waiting[0]).occupants is steps[0].occupants and step.tokens is not None:
+        while not steps[0].awaited and self._waiting:
+            step = self._waiting[0]
+            if step.occupants is not steps[0].occupants or step.tokens is None or step.awaited:
+                break
             rows, deep = rows + len(step), deep + step.deep
             if rows > _TOGETHER or deep > _DEEP:
                 break
@@ -138,15 +144,23 @@ class Courier:
 
 
 def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None:
-    """Send parts of steps with the same occupants, all arrived: a frame to each API server that wants rows of them."""
+    """Send parts of steps with the same occupants, all arrived: a frame to each API server that wants rows of them.
+
+    Args:
+        parts: all of them fresh, or one that is not.
+        occupants: theirs.
+        sender: where frames leave.
+    """
     frames: defaultdict[str, dict[str, Array]] = defaultdict(dict)
-    if fresh := [part.rows() for part in parts if part.fresh]:
-        words = np.concatenate(fresh)
+    words = np.concatenate([part.rows() for part in parts])
+    tokens = np.concatenate([part.told() for part in parts])
+    if parts[0].fresh:
+        if len(words) > len(stay := np.flatnonzero(tokens[:, 0] != REJECTED)):
+            words, tokens = words[stay], tokens[stay]  # never sent, so that none has to be taken back
         for server, mine in _by_server(words, occupants):
             frames[server]["rows"] = _rows(words[mine], occupants)
-    if told := [(part.rows(), part.tokens.words) for part in parts if part.tokens is not None]:
-        words, tokens = (np.concatenate(tables) for tables in zip(*told, strict=True))
-        words, tokens = words[(known := tokens[:, 0] != UNKNOWN)], tokens[known]
+    if len(known := np.flatnonzero(tokens[:, 0] != UNKNOWN)):
+        words, tokens = words[known], tokens[known]
         for server, mine in _by_server(words, occupants):
             frames[server]["sampled"] = _sampled(words[mine], tokens[mine], occupants)
     for server, tables in frames.items():

@@ -99,6 +99,10 @@ class Part(NamedTuple):
             words[:, SLOT], words[:, POSITION] = self.step.where
         return words
 
+    def told(self) -> Array:
+        """``[rows, 3]`` int32, see :class:`Step`; unknown tokens where they are not known yet."""
+        return np.full((len(self.step), 3), UNKNOWN, np.int32) if self.tokens is None else self.tokens.words
+
 
 @dataclass(slots=True, eq=False)
 class Step:
