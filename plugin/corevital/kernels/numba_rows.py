@@ -244,9 +244,9 @@ def _sums(block: _Array, peak: _F) -> tuple[_F, _F, _F]:
         # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
         u = max((_as_float(block[j]) - peak) * _LOG2E_F, _LOWEST)
         whole = np.floor(u)
-        f = u - whole
+        f = u - whole  # may come out as exactly 1
         mantissa = ((((_C5 * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _F(1)
-        e = _as_float(_as_bits(mantissa) + (_I(whole) << _I(23)))
+        e = _as_float(_as_bits(mantissa) + (_I(whole) << _I(23)))  # times 2^whole: added to the exponent
         eu = e * u
         s0 += e
         s1 += eu
