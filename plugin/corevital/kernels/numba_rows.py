@@ -1,9 +1,10 @@
 """The compiled half of :mod:`corevital.kernels.numba`.
 
-A row goes through in blocks that stay in the first-level cache. For each block, first the largest logit of every group
-of 64: they give the block's peak, and tell the few groups worth searching for the top k. Then the sums from which all
-else follows, relative to the row's peak so far and rescaled when a later block raises it (online softmax: Milakov and
-Gimelshein 2018, arXiv:1805.02867): with u = log2(e) (logit - peak) and e = 2^u, they are Σe, Σeu and Σeu².
+A row goes through in blocks that stay in the first-level cache; a float32 one is fetched while the one before it is
+summed. For each block, first the largest logit of every group of 64: they give the block's peak, and tell the few
+groups worth searching for the top k. Then the sums from which all else follows, relative to the row's peak so far and
+rescaled when a later block raises it (online softmax: Milakov and Gimelshein 2018, arXiv:1805.02867): with
+u = log2(e) (logit - peak) and e = 2^u, they are Σe, Σeu and Σeu².
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any, Final, TypeVar, cast
 import numba  # type: ignore[import-untyped]
 import numpy as np
 import numpy.typing as npt
-from numba.extending import intrinsic, overload  # type: ignore[import-untyped]
+from numba.extending import overload  # type: ignore[import-untyped]
 
+from corevital.kernels.numba_intrinsics import as_bits, as_float, fetch, pointer, take
 from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS
 
 __all__ = ["compiled_task"]
@@ -26,6 +28,10 @@ _Array = npt.NDArray[Any]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _BLOCK: Final = 4096  # logits: 16 KB of float32, so that all passes over a block but the first read the L1 cache
+# Logits whose sums are made while as many of the next block are fetched. Half as many cost a tenth of the time where
+# all is in the cache, and twice as many are more lines than a core fetches at once.
+_PIECE: Final = 512
+_LINE: Final = 16  # logits, 64 bytes
 _GROUP: Final = 64  # logits: one comparison tells whether any of them can be among the top k
 
 _F = np.float32
@@ -62,47 +68,6 @@ def _inner(fastmath: bool = False) -> Callable[[_Function], _Function]:
 
 # Indices are unsigned: a signed one that numba cannot trace to range() may be negative, and the wrap-around it then
 # adds to every access turns vector loads into gathers.
-
-
-@cast(Callable[[_Function], Any], intrinsic)
-def _as_float(typing_context: Any, bits: Any) -> Any:
-    """The float32 that has these 32 bits."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(numba.types.float32))
-
-    return numba.types.float32(numba.types.int32), generate
-
-
-@cast(Callable[[_Function], Any], intrinsic)
-def _as_bits(typing_context: Any, value: Any) -> Any:
-    """The 32 bits of a float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(numba.types.int32))
-
-    return numba.types.int32(numba.types.float32), generate
-
-
-@cast(Callable[[_Function], Any], intrinsic)
-def _pointer(typing_context: Any, address: Any) -> Any:
-    """The pointer to this address."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(numba.types.voidptr))
-
-    return numba.types.voidptr(numba.types.int64), generate
-
-
-@cast(Callable[[_Function], Any], intrinsic)
-def _take(typing_context: Any, turn: Any) -> Any:
-    """Atomically add 1 to the first entry of an int64 array, and return what it was."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(turn)(context, builder, arguments[0]).data
-        return builder.atomic_rmw("add", data, context.get_constant(numba.types.int64, 1), "monotonic")
-
-    return numba.types.int64(turn), generate
 
 
 def _block(flat: _Array, start: int, stop: int, widened: _Array) -> _Array:
@@ -199,7 +164,7 @@ def _least_of_best(maxima: _Array, best: _Array) -> _F:
                 best[place] = best[place - np.uint64(1)]
                 place -= np.uint64(1)
             best[place] = maxima[g]
-    return _F(_as_float(_ordered(best[last])))
+    return _F(as_float(_ordered(best[last])))
 
 
 @_inner()
@@ -213,13 +178,13 @@ def _search(
     filled = 0
     least = _least_of_best(maxima, best)
     for g in range(maxima.shape[0]):
-        largest = _as_float(_ordered(maxima[g]))
+        largest = as_float(_ordered(maxima[g]))
         if largest < least or (filled == keep and largest <= threshold):
             continue
         first = start + g * _GROUP
         group = _block(flat, first, min(first + _GROUP, stop), widened)
         for j in range(group.shape[0]):
-            value = _as_float(group[np.uint64(j)])
+            value = as_float(group[np.uint64(j)])
             # Only what is strictly greater moves up, and ids come in rising order: ties stay with the lower id.
             if value > threshold or (filled < keep and not math.isnan(value)):
                 place = np.uint64(min(filled, keep - 1))
@@ -242,11 +207,11 @@ def _sums(block: _Array, peak: _F) -> tuple[_F, _F, _F]:
     s0, s1, s2 = _F(0), _F(0), _F(0)
     for j in range(block.shape[0]):
         # Subtract before scaling: u = logit log2(e) - peak log2(e) would cancel badly for large logits.
-        u = max((_as_float(block[j]) - peak) * _LOG2E_F, _LOWEST)
+        u = max((as_float(block[j]) - peak) * _LOG2E_F, _LOWEST)
         whole = np.floor(u)
         f = u - whole  # may come out as exactly 1
         mantissa = ((((_C5 * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _F(1)
-        e = _as_float(_as_bits(mantissa) + (_I(whole) << _I(23)))  # times 2^whole: added to the exponent
+        e = as_float(as_bits(mantissa) + (_I(whole) << _I(23)))  # times 2^whole: added to the exponent
         eu = e * u
         s0 += e
         s1 += eu
@@ -285,7 +250,7 @@ def _row(
             posinfs += _count(block, _INF_BITS)
             _mask_above(block, _INF_BITS - _I(1), finite)
             largest = _largest(finite)
-        block_peak = _as_float(_ordered(largest))
+        block_peak = as_float(_ordered(largest))
         if block_peak == -_INF:
             continue
         if block_peak > peak:
@@ -296,10 +261,15 @@ def _row(
                 s1 = scale * (s1 + d * s0)
                 s0 = scale * s0
             peak = block_peak
-        b0, b1, b2 = _sums(finite, peak)
-        s0 += float(b0)
-        s1 += float(b1)
-        s2 += float(b2)
+        for piece in range(0, finite.shape[0], _PIECE):
+            ahead = origin + start + _BLOCK + piece
+            if flat.itemsize == 4:  # bfloat16 is widened first, which takes as long as its fetching does
+                for line in range(0, _PIECE, _LINE):
+                    fetch(flat, ahead + line)
+            b0, b1, b2 = _sums(finite[piece : piece + _PIECE], peak)
+            s0 += float(b0)
+            s1 += float(b1)
+            s2 += float(b2)
     filled = _search(flat, origin, origin + vocab, maxima, widened, best, top, top_ids)
     return filled, peak, s0, s1, s2, nans, posinfs, neginfs
 
@@ -316,7 +286,7 @@ def _rows(turn: _Array, flat: _Array, stride: int, vocab: int, top_k: int, words
     top = np.empty(keep, np.float32)
     top_ids = np.empty(keep, np.int32)
     while True:
-        row = _take(turn)
+        row = take(turn)
         if row >= rows:
             return
         filled, peak, s0, s1, s2, nans, posinfs, neginfs = _row(
@@ -366,13 +336,13 @@ def _task(address: Any) -> None:
     task = numba.carray(address, 9, np.int64)
     rows, vocab, top_k, is_half = task[1], task[2], task[3], task[4]
     logits, stride, output, width = task[5], task[6], task[7], task[8]
-    words = numba.carray(_pointer(output), (rows, width), np.int32)
-    floats = numba.carray(_pointer(output), (rows, width), np.float32)
+    words = numba.carray(pointer(output), (rows, width), np.int32)
+    floats = numba.carray(pointer(output), (rows, width), np.float32)
     entries = (rows - 1) * stride + vocab
     if is_half:
-        _rows(task, numba.carray(_pointer(logits), entries, np.int16), stride, vocab, top_k, words, floats)
+        _rows(task, numba.carray(pointer(logits), entries, np.int16), stride, vocab, top_k, words, floats)
     else:
-        _rows(task, numba.carray(_pointer(logits), entries, np.int32), stride, vocab, top_k, words, floats)
+        _rows(task, numba.carray(pointer(logits), entries, np.int32), stride, vocab, top_k, words, floats)
 
 
 @functools.cache
