@@ -27,7 +27,7 @@ def test_tokens_are_read_within_the_logits_and_those_are_let_go() -> None:
     assert words[:, 0].tolist() == [7, 102, UNKNOWN]
     assert words.view(np.float32)[0, 1] == logits[0, 7]
     assert words.view(np.float32)[0, 2] == logits[0].max()
-    assert observed.kept.logits is None
+    assert observed.logits is None
 
 
 @pytest.mark.usefixtures("tables")

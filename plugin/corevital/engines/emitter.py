@@ -44,29 +44,18 @@ Numbers = torch.Tensor | list[int]
 
 
 @dataclass(slots=True, eq=False)
-class Kept:
-    """Logits that outlive their step.
-
-    Attributes:
-        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None once let go of.
-        at: ``[rows]`` int64, which of its rows; None for all of them.
-    """
-
-    logits: torch.Tensor | None
-    at: torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Observed:
     """Rows whose sampled tokens are not known yet.
 
     Attributes:
-        kept: their logits.
+        logits: ``[R, vocab]`` as returned to the engine, whose sampler works on it in place; None once let go of.
+        at: ``[rows]`` int64, which of its rows; None for all of them.
         table: ``[rows, words]`` int32 on the device, the words of a :data:`ROW`.
         step: what of them is on its way.
     """
 
-    kept: Kept
+    logits: torch.Tensor | None
+    at: torch.Tensor | None
     table: torch.Tensor
     step: Step
 
@@ -81,7 +70,7 @@ class Emitter:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._stream: torch.cuda.Stream | None = None
-        self._kept: deque[Kept] = deque()
+        self._kept: deque[Observed] = deque()
 
     def observe(
         self, logits: torch.Tensor, at: torch.Tensor | None, slots: Numbers, positions: Numbers, occupants: Occupants
@@ -89,7 +78,7 @@ class Emitter:
         """Emit the statistics of rows that tokens are about to be sampled from.
 
         Args:
-            logits: as for :class:`Kept`, and so is ``at``.
+            logits: as for :class:`Observed`, and so is ``at``.
             at: likewise.
             slots: the slot whose request a row belongs to; negative: nobody's.
             positions: where in its sequence a row stands; see :class:`Occupants`.
@@ -111,7 +100,11 @@ class Emitter:
         rows = self._to_host(table)
         step = Step(rows, where, occupants)
         self._post(step)
-        return Observed(self._keep(logits, at), table, step)
+        observed = Observed(logits, at, table, step)
+        self._kept.append(observed)
+        while self._kept and (self._kept[0].logits is None or len(self._kept) * logits.nbytes > _MOST_KEPT_BYTES):
+            self._kept.popleft().logits = None
+        return observed
 
     def settle(self, observed: Observed, tokens: Numbers) -> None:
         """Emit the tokens that were sampled from observed rows.
@@ -122,24 +115,17 @@ class Emitter:
         """
         try:
             if on_host(observed.table):
-                observed.step.tokens = _told(observed.kept, observed.table, _list(tokens))
+                observed.step.tokens = _told(observed, _list(tokens))
             else:
-                table = _token_table(observed.kept, observed.table, _on(tokens, observed.table))
+                table = _token_table(observed, _on(tokens, observed.table))
                 observed.step.tokens = self._to_host(table)
         finally:
-            observed.kept.logits = None
+            observed.logits = None
         self._post(observed.step)
-
-    def _keep(self, logits: torch.Tensor, at: torch.Tensor | None) -> Kept:
-        kept = Kept(logits, at)
-        self._kept.append(kept)
-        while self._kept and (self._kept[0].logits is None or len(self._kept) * logits.nbytes > _MOST_KEPT_BYTES):
-            self._kept.popleft().logits = None
-        return kept
 
     def _to_host(self, table: torch.Tensor) -> Table:
         if not table.is_cuda:
-            return Table(table.cpu())
+            return Table(table if on_host(table) else table.cpu())
         if self._stream is None:
             self._stream = torch.cuda.Stream(table.device)  # type: ignore[no-untyped-call]
         # PyTorch keeps pinned blocks and hands one out again when its copy is done: no allocation a step
@@ -170,25 +156,26 @@ def _on(numbers: Numbers, table: torch.Tensor) -> torch.Tensor:
     return to_device(numbers, table.device) if isinstance(numbers, list) else numbers
 
 
-def _token_table(kept: Kept, table: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+def _token_table(observed: Observed, tokens: torch.Tensor) -> torch.Tensor:
     """The tokens of :class:`Step`, ``[rows, 3]``, on the device.
 
     A row of a prompt has a prompt's token, which may lie beyond the logits where a model has more embeddings than
     outputs; nobody will ask for its value.
     """
-    if kept.logits is None:
+    logits, at = observed.logits, observed.at
+    if logits is None:
         values = torch.full((len(tokens), 2), torch.nan, dtype=torch.float32, device=tokens.device)
     else:
-        wanted = torch.stack((tokens, table[:, _LIKELIEST]), dim=1).clamp(0, kept.logits.shape[1] - 1).long()
-        values = kept.logits.gather(1, wanted) if kept.at is None else kept.logits[kept.at[:, None], wanted]
+        wanted = torch.stack((tokens, observed.table[:, _LIKELIEST]), dim=1).clamp(0, logits.shape[1] - 1).long()
+        values = logits.gather(1, wanted) if at is None else logits[at[:, None], wanted]
     return torch.cat((tokens[:, None], values.float().view(torch.int32)), dim=1)
 
 
-def _told(kept: Kept, table: torch.Tensor, tokens: list[int]) -> Told:
+def _told(observed: Observed, tokens: list[int]) -> Told:
     """The same on the host: element by element, which costs less than numpy's way in."""
-    if kept.logits is None:
+    if observed.logits is None:
         return Told(tokens, [(nan, nan)] * len(tokens))
-    logits, likeliest = kept.logits.float().numpy(), table.numpy()[:, _LIKELIEST].tolist()
-    at, last = range(len(tokens)) if kept.at is None else kept.at.tolist(), logits.shape[1] - 1
+    logits, likeliest = observed.logits.float().numpy(), observed.table.numpy()[:, _LIKELIEST].tolist()
+    at, last = range(len(tokens)) if observed.at is None else observed.at.tolist(), logits.shape[1] - 1
     asked = zip(at, tokens, likeliest, strict=True)
     return Told(tokens, [(logits[row, min(token, last)], logits[row, best]) for row, token, best in asked])

@@ -29,8 +29,7 @@ SLOT, POSITION, STATISTICS = (
 index stands its position in the sequence (see :class:`Occupants`)."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class Table(NamedTuple):
     """A table on its way to the host.
 
     Attributes:
@@ -52,8 +51,7 @@ class Table:
         return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Told:
+class Told(NamedTuple):
     """A table of tokens that is made when it is read.
 
     Attributes:
@@ -64,7 +62,10 @@ class Told:
     tokens: list[int]
     kept: list[tuple[float, float]]
 
-    arrived: Final = True
+    @property
+    def arrived(self) -> bool:
+        """That it may be read."""
+        return True
 
     @property
     def words(self) -> Array:

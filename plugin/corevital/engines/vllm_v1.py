@@ -8,7 +8,7 @@ step; ``apply`` sees float32 logits after the logit bias and before the penaltie
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -41,8 +41,7 @@ class _Measured:
     at: torch.Tensor | None  # their rows among the logits, None for all of them
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """The rows of one step whose tokens are not known yet."""
 
     observed: Observed
