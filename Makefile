@@ -30,7 +30,7 @@ test-compat: $(DEV)
 	$(BIN)/python -m integration.compat
 	$(BIN)/python -m integration.private_names 0.33.0
 
-# About 40 minutes on two cores that have nothing else to do; docs/performance.md keeps what it printed.
+# About an hour on two cores that have nothing else to do; docs/performance.md keeps what it printed.
 bench: $(DEV)
 	$(BIN)/python -m integration.bench.kernel
 	$(BIN)/python -m integration.bench.kernel --threads 2 --rows 8 64 --vocab 32000 151936
@@ -39,6 +39,9 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.engine --batch 4 --rounds 100 --tokens 48 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.engine --batch 64 --rounds 50 --tokens 24 --modes plain on_risk logprobs=20
 	$(BIN)/python -m integration.bench.engine --vocab 128256 --width 512 --batch 16 --rounds 40 --tokens 24 --modes plain on_risk logprobs=20
+	$(BIN)/python -m integration.bench.steps --batch 4 --runs 8
+	$(BIN)/python -m integration.bench.steps --batch 16 --runs 6 --tokens 200
+	$(BIN)/python -m integration.bench.steps --batch 64 --runs 6 --tokens 120
 	$(BIN)/python -m integration.bench.host
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000

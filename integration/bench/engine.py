@@ -21,9 +21,13 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from integration.bench.machine import processor, versions
+from integration.bench.machine import median_interval, processor, quiet, versions
+
+if TYPE_CHECKING:
+    from vllm import LLM, SamplingParams
+    from vllm.inputs import TokensPrompt
 
 MODES: dict[str, dict[str, Any]] = {
     "plain": {"extra_args": {"corevital_sample": 0}},
@@ -54,28 +58,43 @@ class Run(NamedTuple):
     server: float
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
-    """The runs of each mode, one a round."""
-    from vllm import LLM, SamplingParams
+def load(folder: Path, batch: int, *processors: str) -> LLM:
+    """An engine that runs the model of :func:`write_model` with corevital, and with these processors after it."""
+    from vllm import LLM
 
-    llm = LLM(
+    return LLM(
         str(folder),
         load_format="dummy",
         skip_tokenizer_init=True,
-        logits_processors=["corevital"],
+        logits_processors=["corevital", *processors],
         max_model_len=512,
-        max_num_seqs=options.batch,
+        max_num_seqs=batch,
         enable_prefix_caching=False,
         enforce_eager=True,
     )
+
+
+def prompts_of(rng: random.Random, batch: int, vocab: int) -> list[TokensPrompt]:
+    """``batch`` prompts of 16 random tokens."""
+    return [{"prompt_token_ids": [rng.randrange(2, vocab) for _ in range(16)]} for _ in range(batch)]
+
+
+def sampling(tokens: int, **mode: Any) -> SamplingParams:
+    """``tokens`` random tokens, the same each time."""
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0.8, seed=1, max_tokens=tokens, ignore_eos=True, detokenize=False, **mode)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
+    """The runs of each mode, one a round."""
+    llm = load(folder, options.batch)
     rng = random.Random(5)
-    prompts = [{"prompt_token_ids": [rng.randrange(2, options.vocab) for _ in range(16)]} for _ in range(options.batch)]
+    prompts = prompts_of(rng, options.batch, options.vocab)
     runs: dict[str, list[Run]] = {mode: [] for mode in options.modes}
     for number in range(options.rounds + 1):
         for mode in rng.sample(options.modes, len(options.modes)):
-            params = SamplingParams(
-                temperature=0.8, seed=1, max_tokens=options.tokens, ignore_eos=True, detokenize=False, **MODES[mode]
-            )
+            params = sampling(options.tokens, **MODES[mode])
             start, cpu = time.perf_counter(), time.process_time()
             llm.generate(prompts, params, use_tqdm=False)
             run = Run(time.perf_counter() - start, time.process_time() - cpu)
@@ -93,8 +112,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES), help="plain and others")
     options = parser.parse_args()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    quiet()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["COREVITAL_DB"] = str(folder / "corevital.db")
@@ -122,10 +140,7 @@ def main() -> None:
     for mode, own in runs.items():
         ratios = sorted(plain.wall / run.wall for plain, run in zip(runs["plain"], own, strict=True))
         speed = options.batch * options.tokens / statistics.median(run.wall for run in own)
-        # the binomial's interval for a median
-        low, high = (round((len(ratios) - 1) / 2 + side * 0.98 * len(ratios) ** 0.5) for side in (-1, 1))
-        likely = f"{ratios[max(low, 0)]:.3f} to {ratios[min(high, len(ratios) - 1)]:.3f}"
-        spread = f"{ratios[0]:.3f} / {statistics.median(ratios):.3f} ({likely}) / {ratios[-1]:.3f}"
+        spread = f"{ratios[0]:.3f} / {median_interval(ratios, '.3f')} / {ratios[-1]:.3f}"
         most = added("logprobs=20", "wall") if "logprobs=20" in runs else 0
         share = f"{added(mode, 'wall') / most:.0%}" if most > 0 else "nothing to compare with"
         print(f"| {mode} | {speed:.1f} | {spread} | {share} | {added(mode, 'server') * 1e3:+.2f} |")
