@@ -12,5 +12,5 @@ def tables(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Where the emitter takes the logits to be."""
     where: str = request.param
     if where == "device":
-        monkeypatch.setattr(emitter, "on_host", lambda tensor: False)
+        monkeypatch.setattr(emitter, "by_address", lambda device: None)
     return where

@@ -13,7 +13,7 @@ import torch
 
 from corevital.engines.courier import Courier
 from corevital.engines.occupants import Occupants
-from corevital.engines.steps import Step, Table, Told
+from corevital.engines.steps import Step, Stretch, Table
 from corevital.frames.record import REJECTED, ROW
 from corevital.frames.stamp import Stamp
 
@@ -62,6 +62,13 @@ def step(index: int, done: Any = None, rows: int = 1) -> Step:
     return Step(Table(words, done), ([0] * rows, [index] * rows), OCCUPANTS)
 
 
+def told(tokens: list[int]) -> Stretch:
+    """Tokens, and no logits of theirs."""
+    table = np.zeros((len(tokens), 3), np.int32)
+    table[:, 0] = tokens
+    return Stretch(table, 0, len(tokens))
+
+
 def drafted(index: int) -> Step:
     """A row, and that of a draft for the next index."""
     made = step(index, rows=2)
@@ -70,7 +77,7 @@ def drafted(index: int) -> Step:
 
 
 def settle(courier: Courier, step: Step, token: int) -> None:
-    step.tokens = Told([token], [(0.0, 0.0)])
+    step.tokens = told([token])
     courier.post(step)
 
 
@@ -101,7 +108,7 @@ def test_no_frame_holds_more_rows_of_a_sequence_than_the_other_end_keeps_open() 
     courier = Courier(sender)
     for index in range(10):
         courier.post(made := step(index, rows=5))
-        made.tokens = Told([7] * 5, [(0.0, 0.0)] * 5)
+        made.tokens = told([7] * 5)
         courier.post(made)
     wait_for(sender, 50)
     assert sender.frames == 2  # 6 steps of 5 rows, and 4
@@ -112,7 +119,7 @@ def test_a_row_that_is_taken_back_takes_no_later_one_with_it() -> None:
     courier = Courier(sender)
     for made, tokens in ((drafted(4), [7, REJECTED]), (drafted(5), [8, REJECTED])):
         courier.post(made)
-        made.tokens = Told(tokens, [(0.0, 0.0)] * 2)
+        made.tokens = told(tokens)
         courier.post(made)
     wait_for(sender, 2)
     assert (sender.frames, sender.sent, sender.tokens) == (1, [4, 5], [7, 8])
@@ -120,10 +127,10 @@ def test_a_row_that_is_taken_back_takes_no_later_one_with_it() -> None:
     courier.post(late := drafted(6))
     wait_for(sender, 4)
     assert sender.sent[2:] == [6, 7], "as they were seen"
-    late.tokens = Told([9, REJECTED], [(0.0, 0.0)] * 2)
+    late.tokens = told([9, REJECTED])
     courier.post(late)
     courier.post(after := drafted(7))
-    after.tokens = Told([10, 11], [(0.0, 0.0)] * 2)
+    after.tokens = told([10, 11])
     courier.post(after)
     wait_for(sender, 6)
     assert (sender.frames, sender.tokens[2:]) == (4, [9, REJECTED, 10, 11]), "the one taken back before the next comes"

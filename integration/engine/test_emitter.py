@@ -43,6 +43,57 @@ def test_another_processors_dtype_is_read_as_what_it_is(dtype: torch.dtype) -> N
     assert told.tolist() == logits[[0, 1, 2], [7, 8, 9]].float().tolist()
 
 
+@pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("kind", ["some rows", "columns apart", "rows apart", "bfloat16, some rows", "one column"])
+def test_each_row_is_read_wherever_it_lies(kind: str) -> None:
+    posted: list[Step] = []
+    whole = torch.randn(5, 300).to(torch.bfloat16 if "bfloat16" in kind else torch.float32)
+    views = {"columns apart": whole.t()[:, :5], "rows apart": whole[:, 7:100], "one column": whole[:, :1]}
+    logits = views.get(kind, whole)
+    at = torch.tensor([4, 0, 2]) if "some" in kind else None
+    rows = (logits if at is None else logits[at]).clone()
+    tokens = [row % logits.shape[1] for row in range(len(rows))]
+    emitter, occupants = Emitter(posted.append), Occupants.of([Stamp("0" * 32, 1)] * len(rows), [1.0] * len(rows))
+    observed = emitter.observe(logits, at, list(range(len(rows))), [4] * len(rows), occupants)
+    assert posted[0].rows.words.view(ROW)[:, 0]["max_logit"].tolist() == rows.max(1).values.float().tolist()
+    logits *= 2  # the sampler, in place
+    emitter.settle(observed, tokens)
+    assert posted[0].tokens is not None
+    words = posted[0].tokens.words
+    assert words[:, 0].tolist() == tokens
+    wanted = [[float(2 * row[token]), float(2 * row.max())] for row, token in zip(rows, tokens, strict=True)]
+    assert words.view(np.float32)[:, 1:].tolist() == wanted
+
+
+@pytest.mark.usefixtures("tables")
+def test_steps_of_any_size_keep_their_tables_however_many_come_before_their_tokens() -> None:
+    posted: list[Step] = []
+    emitter, seen, batch = Emitter(posted.append), [], Occupants.of([Stamp("0" * 32, 1)] * 700, [1.0] * 700)
+    for step, rows in enumerate([100, 100, 100, 700, 1, 255, 2]):
+        logits = torch.randn(rows, 50)
+        seen.append((logits, emitter.observe(logits, None, list(range(rows)), [step] * rows, batch)))
+    for logits, observed in reversed(seen):
+        emitter.settle(observed, [3] * len(logits))
+    for (logits, _), step in zip(seen, posted, strict=False):
+        assert step.size == len(logits)
+        assert step.rows.words.view(ROW)[:, 0]["max_logit"].tolist() == logits.max(1).values.tolist()
+        assert step.tokens is not None
+        assert step.tokens.words.view(np.float32)[:, 1].tolist() == logits[:, 3].tolist()
+
+
+@pytest.mark.usefixtures("tables")
+def test_logits_beyond_the_bound_are_let_go_and_their_tokens_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corevital.engines.emitter._MOST_KEPT_BYTES", 1500)
+    posted: list[Step] = []
+    emitter, logits = Emitter(posted.append), torch.randn(3, 100)
+    first, second = (emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS) for _ in range(2))
+    assert (first.logits, second.logits is logits) == (None, True)
+    emitter.settle(first, [7, 8, 9])
+    assert posted[-1].tokens is not None
+    assert posted[-1].tokens.words[:, 0].tolist() == [7, 8, 9]
+    assert np.isnan(posted[-1].tokens.words.view(np.float32)[:, 1:]).all()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_nothing_waits_for_the_gpu() -> None:
     posted: list[Step] = []

@@ -180,13 +180,14 @@ class TestNumba:
         script = """
 import torch
 from numba.core import event
-from corevital.kernels import token_stats, warm_up
+from corevital.kernels import by_address, token_stats, warm_up
 warm_up(1000)
 with event.install_recorder("numba:compile") as compilations:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for rows in (1, 2, 300):
             token_stats(torch.zeros(rows, 1001, dtype=dtype), top_k=7)
             token_stats(torch.zeros(1001, rows, dtype=dtype).t())
+    by_address(torch.device("cpu")).write_sampled([], 1, False, 0, 1, 0, 0, 1, 0)
 print(len(compilations.buffer))
 """
         assert run(script) == "0"

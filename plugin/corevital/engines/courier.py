@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol
 
@@ -86,7 +87,7 @@ class Courier:
                     return  # it is here still
         if len(self._waiting) >= _MAX_WAITING:
             for server in set(step.occupants.servers.tolist()) - {None}:
-                self._sender.drop(server, len(step))
+                self._sender.drop(server, step.size)
             step.awaited = True
             return
         self._waiting.append(step)
@@ -121,12 +122,12 @@ class Courier:
         They may take a row back, and would take the next step's row of the same index with it.
         """
         steps = [self._waiting.popleft()]
-        rows, deep = len(steps[0]), steps[0].deep
+        rows, deep = steps[0].size, steps[0].deep
         while not steps[0].awaited and self._waiting:
             step = self._waiting[0]
             if step.occupants is not steps[0].occupants or step.tokens is None or step.awaited:
                 break
-            rows, deep = rows + len(step), deep + step.deep
+            rows, deep = rows + step.size, deep + step.deep
             if rows > _TOGETHER or deep > _DEEP:
                 break
             steps.append(self._waiting.popleft())
@@ -152,23 +153,35 @@ def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None
         sender: where frames leave.
     """
     frames: defaultdict[str, dict[str, Array]] = defaultdict(dict)
-    words = np.concatenate([part.rows() for part in parts])
+    words = np.concatenate([part.step.rows.words for part in parts])
+    if places := [part.step.where for part in parts if part.step.where is not None]:
+        words[:, SLOT] = list(chain.from_iterable(slots for slots, _ in places))
+        words[:, POSITION] = list(chain.from_iterable(positions for _, positions in places))
     tokens = np.concatenate([part.told() for part in parts])
-    if parts[0].fresh:
-        if len(words) > len(stay := np.flatnonzero(tokens[:, 0] != REJECTED)):
-            words, tokens = words[stay], tokens[stay]  # never sent, so that none has to be taken back
+    is_fresh = parts[0].fresh
+    if is_fresh:
+        words, tokens = _only(tokens[:, 0] != REJECTED, words, tokens)  # never sent, so that none has to be taken back
+    known, their_tokens = _only(tokens[:, 0] != UNKNOWN, words, tokens)
+    for server, mine in _by_server(known, occupants):
+        frames[server]["sampled"] = _sampled(known[mine], their_tokens[mine], occupants)
+    if is_fresh:
         for server, mine in _by_server(words, occupants):
             frames[server]["rows"] = _rows(words[mine], occupants)
-    if len(known := np.flatnonzero(tokens[:, 0] != UNKNOWN)):
-        words, tokens = words[known], tokens[known]
-        for server, mine in _by_server(words, occupants):
-            frames[server]["sampled"] = _sampled(words[mine], tokens[mine], occupants)
     for server, tables in frames.items():
         sender.send(server, **tables)
 
 
-def _by_server(words: Array, occupants: Occupants) -> Iterator[tuple[str, Array]]:
+def _only(these: Array, words: Array, tokens: Array) -> tuple[Array, Array]:
+    return (words, tokens) if these.all() else (words[these], tokens[these])
+
+
+def _by_server(words: Array, occupants: Occupants) -> Iterator[tuple[str, Array | slice]]:
     """Which rows count, by the server that wants them. Nearly always there is one server."""
+    if len(words) == 0:
+        return
+    if occupants.server is not None:
+        yield occupants.server, slice(None)
+        return
     slots = words[:, SLOT]
     servers = occupants.servers[slots]
     servers[(slots < 0) | (words[:, POSITION] < occupants.firsts[slots])] = None
@@ -177,6 +190,7 @@ def _by_server(words: Array, occupants: Occupants) -> Iterator[tuple[str, Array]
 
 
 def _rows(words: Array, occupants: Occupants) -> Array:
+    """The words as the rows they are to be, in their own memory."""
     slots = words[:, SLOT].copy()  # the keys are about to be written over them
     table = words.view(ROW)[:, 0]
     table["key"] = occupants.keys[slots]

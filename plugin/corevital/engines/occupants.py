@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,7 @@ class Occupants:
         bases: ``[slots]`` int64, what makes the output index of a row from its position in the sequence.
         firsts: ``[slots]`` int64, the first position whose token counts; what is sampled before is thrown away.
         scales: ``[slots]`` float32, what the sampler divides the logits by; NaN: it changes them in other ways too.
+        server: that of all of them, if it is one and every row of theirs counts.
     """
 
     servers: Array
@@ -34,6 +35,7 @@ class Occupants:
     bases: Array
     firsts: Array
     scales: Array
+    server: str | None = None
 
     @classmethod
     def of(cls, stamps: Sequence[Stamp], scales: Sequence[float]) -> Occupants:
@@ -42,7 +44,11 @@ class Occupants:
         servers[:] = [stamp.server for stamp in stamps]
         keys = np.array([stamp.key for stamp in stamps], np.uint64)
         bases = np.array([stamp.base for stamp in stamps], np.int64)
-        return cls(servers, keys, bases, np.zeros(len(stamps), np.int64), np.array(scales, np.float32))
+        only = stamps[0].server if len({stamp.server for stamp in stamps}) == 1 else None
+        return cls(servers, keys, bases, np.zeros(len(stamps), np.int64), np.array(scales, np.float32), only)
+
+
+_COLUMNS: Final = ("servers", "keys", "bases", "firsts", "scales")
 
 
 class Slots:
@@ -76,7 +82,7 @@ class Slots:
     def _writable(self) -> Occupants:
         if self._kept:
             now = self._now
-            self._now = Occupants(*(getattr(now, field.name).copy() for field in fields(now)))
+            self._now = Occupants(*(getattr(now, name).copy() for name in _COLUMNS))
             self._kept = False
         return self._now
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +16,18 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+Numbers: TypeAlias = "torch.Tensor | list[int]"
+"""``[rows]`` int, where the logits are, or on the host."""
+
 UNKNOWN: Final = -2
 """Stands for a token that nothing will ever be known of: no record is sent for it."""
 
-SLOT, POSITION, STATISTICS = (
+WORDS: Final = ROW.itemsize // 4
+SLOT, POSITION, STATISTICS, LIKELIEST = (
     ROW.fields["key"][1] // 4 + 1,  # type: ignore[index]
     ROW.fields["index"][1] // 4,  # type: ignore[index]
     ROW.fields["nan_count"][1] // 4,  # type: ignore[index]
+    ROW.fields["topk_ids"][1] // 4,  # type: ignore[index]
 )
 """Words of a row that is on its way. In the place of its key, two words, the second is its slot, and in that of its
 index stands its position in the sequence (see :class:`Occupants`)."""
@@ -41,6 +45,11 @@ class Table(NamedTuple):
     done: torch.cuda.Event | None = None
 
     @property
+    def size(self) -> int:
+        """Its rows."""
+        return self.tensor.shape[0]
+
+    @property
     def words(self) -> Array:
         """``[rows, words]`` int32, the tensor's own memory."""
         return self.tensor.numpy()
@@ -51,28 +60,33 @@ class Table(NamedTuple):
         return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
 
 
-class Told(NamedTuple):
-    """A table of tokens that is made when it is read.
+class Stretch(NamedTuple):
+    """A table that is part of another one on the host.
 
     Attributes:
-        tokens: ``[rows]``.
-        kept: ``[rows, 2]``, the other columns; see :class:`Step`.
+        whole: ``[…, words]`` int32.
+        start: its first row there.
+        stop: the one after its last.
     """
 
-    tokens: list[int]
-    kept: list[tuple[float, float]]
+    whole: Array
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Its rows."""
+        return self.stop - self.start
+
+    @property
+    def words(self) -> Array:
+        """``[rows, words]`` int32, the memory itself."""
+        return self.whole[self.start : self.stop]
 
     @property
     def arrived(self) -> bool:
         """That it may be read."""
         return True
-
-    @property
-    def words(self) -> Array:
-        """``[rows, 3]`` int32."""
-        words = np.empty((len(self.tokens), 3), np.int32)
-        words[:, 0], words.view(np.float32)[:, 1:] = self.tokens, self.kept
-        return words
 
 
 class Part(NamedTuple):
@@ -86,23 +100,16 @@ class Part(NamedTuple):
 
     step: Step
     fresh: bool
-    tokens: Table | Told | None
+    tokens: Table | Stretch | None
 
     @property
     def arrived(self) -> bool:
         """Whether all of it may be read. Does not wait."""
         return self.step.rows.arrived and (self.tokens is None or self.tokens.arrived)
 
-    def rows(self) -> Array:
-        """``[rows, words]`` int32."""
-        words = self.step.rows.words
-        if self.step.where is not None:
-            words[:, SLOT], words[:, POSITION] = self.step.where
-        return words
-
     def told(self) -> Array:
         """``[rows, 3]`` int32, see :class:`Step`; unknown tokens where they are not known yet."""
-        return np.full((len(self.step), 3), UNKNOWN, np.int32) if self.tokens is None else self.tokens.words
+        return np.full((self.step.size, 3), UNKNOWN, np.int32) if self.tokens is None else self.tokens.words
 
 
 @dataclass(slots=True, eq=False)
@@ -118,19 +125,21 @@ class Step:
         awaited: everything of it has left but its tokens.
     """
 
-    rows: Table
+    rows: Table | Stretch
     where: tuple[list[int], list[int]] | None
     occupants: Occupants
-    tokens: Table | Told | None = None
+    tokens: Table | Stretch | None = None
     awaited: bool = False
 
-    def __len__(self) -> int:
-        return self.rows.tensor.shape[0]
+    @property
+    def size(self) -> int:
+        """How many rows it has."""
+        return self.rows.size
 
     @property
     def deep(self) -> int:
-        """How many rows a sequence may have in it."""
-        return len(self) if self.where is None else max(Counter(self.where[0]).values(), default=0)
+        """How many rows a sequence has in it at most."""
+        return self.size if self.where is None else self.size - len(set(self.where[0])) + 1
 
     def take(self) -> Part:
         """What of it is to be sent now."""

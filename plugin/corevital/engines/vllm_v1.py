@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from corevital.engines.emitter import Emitter, Observed, Post, to_device
+from corevital.engines.device_tables import to_device
+from corevital.engines.emitter import Emitter, Observed, Post
 from corevital.engines.occupants import Occupants, scale
 from corevital.engines.steps import UNKNOWN
 from corevital.frames.stamp import EXTRA_ARG, Stamp, parse
@@ -136,10 +137,12 @@ class V1Adapter:
             return
         pairs = zip(pending.requests, pending.indices, strict=True)
         tokens = [request.output[index] if index < len(request.output) else UNKNOWN for request, index in pairs]
-        if -1 in tokens and not last_chance:
-            self._pending = pending
-            return
-        self._emitter.settle(pending.observed, [token if token >= 0 else UNKNOWN for token in tokens])
+        if -1 in tokens:
+            if not last_chance:
+                self._pending = pending
+                return
+            tokens = [UNKNOWN if token == -1 else token for token in tokens]
+        self._emitter.settle(pending.observed, tokens)
 
 
 def _request(params: Any, output: list[int]) -> _Request | None:

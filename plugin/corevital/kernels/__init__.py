@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from corevital.kernels.stats import HEAD_WORDS, BackendUnavailableError, TokenStats
@@ -92,6 +93,16 @@ def token_stats_unchecked(logits: Tensor, top_k: int, out: Tensor) -> None:
     if logits.dtype is not torch.float32 and logits.dtype is not torch.bfloat16:
         logits = _checked(logits, top_k)
     _choose("auto", logits.device)[1].token_stats(logits, top_k, out)
+
+
+def by_address(device: device) -> ModuleType | None:
+    """:mod:`corevital.kernels.numba`, if it is what :func:`token_stats` uses on this device.
+
+    It can do without tensors, of which an engine's thread has to be sparing: in cold caches each call of torch takes
+    ten times what it takes alone.
+    """
+    name, module = _choose("auto", device)
+    return cast(ModuleType, module) if name == "numba" else None
 
 
 def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend = "auto") -> str:

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from corevital.kernels.numba_rows import compiled_task
+from corevital.kernels.numba_sampled import compiled_lookup
 from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS, TokenStats
 
-__all__ = ["supports", "token_stats", "warm_up"]
+__all__ = ["supports", "token_stats", "warm_up", "write_sampled", "write_stats"]
 
 _TEAM_LOGITS: Final = 1 << 18  # less takes some 0.1 ms: not worth waking a team that has gone to sleep
 
@@ -34,6 +35,7 @@ def supports(device: torch.device) -> bool:
 def warm_up(vocab_size: int, device: torch.device) -> None:
     """Compile, for every dtype at once: seconds the first time, less with numba's cache on disk."""
     token_stats(torch.zeros(1, vocab_size, device=device), MASS_TOKENS)
+    _lookup()
 
 
 def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = None) -> TokenStats:
@@ -44,8 +46,8 @@ def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = Non
         top_k: at least 1.
         out: where the words go, or None.
     """
-    rows, vocab = logits.shape
     # numpy allocates and torch wraps: half the time of torch doing both, and it counts beside a single row
+    rows, vocab = logits.shape
     words = torch.from_numpy(np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32)) if out is None else out
     if rows > 0:
         pitch, step = logits.stride()
@@ -53,10 +55,48 @@ def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = Non
             logits = logits.contiguous()  # rows may lie apart, as those of a slice of padded logits do
             pitch = vocab
         is_half = logits.dtype is torch.bfloat16
-        task = array("q", (0, rows, vocab, top_k, is_half, logits.data_ptr(), pitch, words.data_ptr(), words.stride(0)))
-        run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
-        run(task.buffer_info()[0])
+        write_stats(rows, vocab, is_half, logits.data_ptr(), pitch, top_k, words.data_ptr(), words.stride(0))
     return TokenStats(words)
+
+
+def write_stats(
+    rows: int, vocab: int, is_half: bool, logits: int, pitch: int, top_k: int, words: int, width: int
+) -> None:
+    """Write the words of :class:`TokenStats`.
+
+    Args:
+        rows: at least 1.
+        vocab: at least 1.
+        is_half: whether the logits are bfloat16; else they are float32.
+        logits: their address.
+        pitch: entries from one of their rows to the next.
+        top_k: at least 1.
+        words: the address of the first row's.
+        width: words from one row's to the next.
+    """
+    task = array("q", (0, rows, vocab, top_k, is_half, logits, pitch, words, width))
+    run = _runners()[rows > 1 and rows * vocab >= _TEAM_LOGITS and torch.get_num_threads() > 1]
+    run(task.buffer_info()[0])
+
+
+def write_sampled(
+    tokens: list[int], vocab: int, is_half: bool, logits: int, pitch: int, at: int, likeliest: int, width: int, out: int
+) -> None:
+    """Write for each row its token and, as the bits of float32, the logits of that and of another one.
+
+    Args:
+        tokens: ``[rows]``; where one is none of the vocabulary, its logit is that of the nearest that is.
+        vocab: as for :func:`write_stats`, and so are the next three.
+        is_half: likewise.
+        logits: likewise.
+        pitch: likewise.
+        at: the address of int64, which rows of the logits the rows are; 0: the first ones.
+        likeliest: the address of the first row's other token, int32.
+        width: words from it to that of the next row.
+        out: the address of the output, three words for each row.
+    """
+    task = array("q", (len(tokens), vocab, is_half, logits, pitch, at, likeliest, width, out, *tokens))
+    _lookup()(task.buffer_info()[0])
 
 
 _Runner = Callable[[int], object]
@@ -81,6 +121,12 @@ def _runners() -> tuple[_Runner, _Runner]:
     parallel.restype = None
     # 0 threads: as many as torch has set. Another number would resize the team, and unbind threads bound to cores.
     return alone, lambda task: parallel(address, task, 0, 0)
+
+
+@functools.cache
+def _lookup() -> _Runner:
+    # A microsecond's work: PYFUNCTYPE keeps the GIL, which might not come back at once.
+    return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(compiled_lookup().address)
 
 
 _forked = False

@@ -1,6 +1,6 @@
-"""What :mod:`corevital.kernels.numba_rows` needs of the compiler beneath numba, which has no name for it.
+"""What the compiled halves of :mod:`corevital.kernels.numba` need of numba and of the compiler beneath it.
 
-numba's cache on disk looks at the age of numba_rows.py alone: touch that after a change here.
+numba's cache on disk looks at the age of their files alone: touch those after a change here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,21 @@ import numba  # type: ignore[import-untyped]
 from llvmlite import ir  # type: ignore[import-untyped]
 from numba.extending import intrinsic  # type: ignore[import-untyped]
 
-__all__ = ["as_bits", "as_float", "fetch", "pointer", "take"]
+__all__ = ["as_bits", "as_float", "compiled", "fetch", "pointer", "take"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def compiled(task: Callable[[Any], None]) -> Any:
+    """A C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
+
+    It is at ``.address`` for as long as the object lives.
+    """
+    signature = numba.types.void(numba.types.voidptr)
+    try:
+        return numba.cfunc(signature, cache=True)(task)
+    except Exception:  # no directory for the cache that can be written to, or a damaged file in it: compile here
+        return numba.cfunc(signature)(task)
 
 
 def _bitcast(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

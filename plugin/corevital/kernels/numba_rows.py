@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from numba.extending import overload  # type: ignore[import-untyped]
 
-from corevital.kernels.numba_intrinsics import as_bits, as_float, fetch, pointer, take
+from corevital.kernels.numba_intrinsics import as_bits, as_float, compiled, fetch, pointer, take
 from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS
 
 __all__ = ["compiled_task"]
@@ -347,10 +347,9 @@ def _task(address: Any) -> None:
 
 @functools.cache
 def compiled_task() -> Any:
-    """A C function ``void (void *task)``, compiled if need be: seconds, or less from numba's cache.
+    """See :func:`compiled`. Any number of threads may run one task together, each returning when no row is left.
 
-    It is at ``.address`` for as long as the object lives. Any number of threads may run one task together, each
-    returning when no row is left to take. A task is nine int64:
+    A task is nine int64:
 
     0. the row to take next, 0 at first;
     1. rows, at least 1;
@@ -362,8 +361,4 @@ def compiled_task() -> Any:
     7. the address of the output, the words of :class:`corevital.kernels.stats.TokenStats`;
     8. words from one of its rows to the next.
     """
-    signature = numba.types.void(numba.types.voidptr)
-    try:
-        return numba.cfunc(signature, cache=True)(_task)
-    except Exception:  # no directory for the cache that can be written to, or a damaged file in it: compile here
-        return numba.cfunc(signature)(_task)
+    return compiled(_task)
