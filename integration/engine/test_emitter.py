@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from integration.engine.recorder import Recorder
 
+from corevital.engines.courier import Courier
 from corevital.engines.emitter import Emitter
 from corevital.engines.occupants import Occupants
 from corevital.engines.steps import UNKNOWN, Step
@@ -92,6 +94,46 @@ def test_logits_beyond_the_bound_are_let_go_and_their_tokens_are_told(monkeypatc
     assert posted[-1].tokens is not None
     assert posted[-1].tokens.words[:, 0].tolist() == [7, 8, 9]
     assert np.isnan(posted[-1].tokens.words.view(np.float32)[:, 1:]).all()
+
+
+@pytest.mark.usefixtures("tables")
+def test_logits_given_other_memory_after_us_are_not_read_where_they_were() -> None:
+    posted: list[Step] = []
+    emitter, logits = Emitter(posted.append), torch.randn(3, 2_000_000)
+    observed = emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS)
+    logits.data = logits * 2  # the memory that was observed is unmapped
+    emitter.settle(observed, [7, 8, 9])
+    assert posted[-1].tokens is not None
+    words = posted[-1].tokens.words
+    assert words[:, 0].tolist() == [7, 8, 9]
+    told = torch.from_numpy(words.view(np.float32)[:, 1].copy())
+    assert bool(told.isnan().all()) or torch.equal(told, logits[range(3), [7, 8, 9]])
+
+
+@pytest.mark.usefixtures("tables")
+def test_tokens_that_are_not_one_a_row_are_refused() -> None:
+    emitter, logits = Emitter(lambda step: None), torch.randn(3, 100)
+    observed = emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS)
+    with pytest.raises((ValueError, RuntimeError)):
+        emitter.settle(observed, [7, 8, 9, 10])
+
+
+def test_steps_in_and_out_of_the_host_s_memory_are_sent_as_they_were() -> None:
+    """Model runner V2 has slots and positions in tensors, which go another way where the dtype is unusual."""
+    recorder = Recorder()
+    courier = Courier(recorder)
+    emitter = Emitter(courier.post)
+    wanted = {}
+    for index, dtype in enumerate([torch.float32, torch.float16, torch.float16, torch.float32, torch.float32]):
+        rows = 1 + index % 3
+        logits = torch.randn(rows, 100).to(dtype)
+        for key in range(rows):
+            wanted[key, index] = float(logits[key].max()), 10 * index + key
+        slots, positions = torch.arange(rows, dtype=torch.int32), torch.full((rows,), index)
+        observed = emitter.observe(logits, None, slots, positions, OCCUPANTS)
+        emitter.settle(observed, torch.tensor([10 * index + key for key in range(rows)], dtype=torch.int32))
+    courier.close()
+    assert {at: (row["max_logit"], recorder.tokens[at][0]) for at, row in recorder.rows.items()} == wanted
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")

@@ -125,7 +125,8 @@ class Courier:
         rows, deep = steps[0].size, steps[0].deep
         while not steps[0].awaited and self._waiting:
             step = self._waiting[0]
-            if step.occupants is not steps[0].occupants or step.tokens is None or step.awaited:
+            is_like = step.occupants is steps[0].occupants and (step.where is None) == (steps[0].where is None)
+            if not is_like or step.tokens is None or step.awaited:
                 break
             rows, deep = rows + step.size, deep + step.deep
             if rows > _TOGETHER or deep > _DEEP:
@@ -148,7 +149,7 @@ def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None
     """Send parts of steps with the same occupants, all arrived: a frame to each API server that wants rows of them.
 
     Args:
-        parts: all of them fresh, or one that is not.
+        parts: all of them fresh, or one that is not; all with ``where``, or none.
         occupants: theirs.
         sender: where frames leave.
     """
@@ -162,7 +163,7 @@ def deliver(parts: Sequence[Part], occupants: Occupants, sender: Sender) -> None
     if is_fresh:
         words, tokens = _only(tokens[:, 0] != REJECTED, words, tokens)  # never sent, so that none has to be taken back
     known, their_tokens = _only(tokens[:, 0] != UNKNOWN, words, tokens)
-    for server, mine in _by_server(known, occupants):
+    for server, mine in _by_server(known, occupants):  # before the rows, which are made in the memory of the words
         frames[server]["sampled"] = _sampled(known[mine], their_tokens[mine], occupants)
     if is_fresh:
         for server, mine in _by_server(words, occupants):

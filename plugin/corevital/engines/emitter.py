@@ -5,7 +5,7 @@ An adapter calls :meth:`Emitter.observe` with the logits that tokens are about t
 in place by the temperature and may mask them, never at the sampled token, so they give its exact log-probability,
 ``temperature * kept[token] - logsumexp``. This is checked on each row against its own maximum, which nothing masks:
 had another processor copied or changed the row, the value is withheld, and the telemetry half takes the row's table
-instead. They are never kept for longer than a step: the allocator would have to find new pages for the next.
+instead. Logits are never kept for longer than a step: the allocator would have to find new pages for the next.
 """
 
 from __future__ import annotations
@@ -59,9 +59,7 @@ class Emitter:
     def __init__(self, post: Post) -> None:
         self._post = post
         self._kept: deque[Observed] = deque()
-        self._on_device = DeviceTables()
-        self._on_host: HostTables | None = None
-        self._is_first = True
+        self._tables: HostTables | DeviceTables | None = None
 
     def observe(
         self, logits: torch.Tensor, at: torch.Tensor | None, slots: Numbers, positions: Numbers, occupants: Occupants
@@ -78,14 +76,10 @@ class Emitter:
         Returns:
             What :meth:`settle` will need.
         """
-        if self._is_first:
-            kernel, self._is_first = by_address(logits.device), False
-            self._on_host = None if kernel is None else HostTables(kernel)
-        table: HostTable | DeviceTable | None = None
-        if self._on_host is not None:
-            table = self._on_host.observe(logits, at, slots, positions)
-        if table is None:
-            table = self._on_device.observe(logits, at, slots, positions)
+        if self._tables is None:
+            kernel = by_address(logits.device)
+            self._tables = DeviceTables() if kernel is None else HostTables(kernel)
+        table = self._tables.observe(logits, at, slots, positions)
         step = Step(table.rows, table.where, occupants)
         self._post(step)
         observed = Observed(logits, at, table, step)

@@ -7,14 +7,15 @@ does alone, a call of torch some five microseconds. So memory is taken for many 
 from __future__ import annotations
 
 from math import nan
-from types import ModuleType
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 
+from corevital.engines.device_tables import DeviceTable, DeviceTables
 from corevital.engines.steps import LIKELIEST, STATISTICS, WORDS, Array, Numbers, Stretch
 from corevital.frames.record import TOP_K
+from corevital.kernels import ByAddress
 
 _ROWS: Final = 256
 """Rows whose memory is taken at once: 58 KB, which the process may have already; more would be new pages."""
@@ -43,6 +44,15 @@ class _Memory(NamedTuple):
         return cls(words, words.ctypes.data, tokens, tokens.ctypes.data)
 
 
+class _Source(NamedTuple):
+    """Where logits are; see :class:`ByAddress`."""
+
+    vocab: int
+    is_half: bool
+    address: int
+    pitch: int
+
+
 class HostTable(NamedTuple):
     """The statistics of a step's rows, and room for their tokens.
 
@@ -50,27 +60,29 @@ class HostTable(NamedTuple):
         rows: the table.
         where: slots and positions of its rows.
         memory: where it is.
-        source: of the logits, all of them: vocab, whether they are bfloat16, address, and entries from row to row.
+        source: all of the logits.
         kernel: what wrote it.
     """
 
     rows: Stretch
     where: tuple[list[int], list[int]]
     memory: _Memory
-    source: tuple[int, bool, int, int]
-    kernel: ModuleType
+    source: _Source
+    kernel: ByAddress
 
     def tokens(self, logits: torch.Tensor | None, at: torch.Tensor | None, tokens: Numbers) -> Stretch:
         """The tokens of :class:`Step`; see :class:`Observed` for the logits."""
         _, start, stop = self.rows
-        known = self.memory.tokens
-        if logits is None:
-            known[start:stop, 0], known.view(np.float32)[start:stop, 1:] = as_list(tokens), nan
+        known, ids = self.memory.tokens, as_list(tokens)
+        if len(ids) != stop - start:
+            raise ValueError(f"{len(ids)} tokens for {stop - start} rows")
+        if logits is None or logits.data_ptr() != self.source.address:  # let go of, or given other memory
+            known[start:stop, 0], known.view(np.float32)[start:stop, 1:] = ids, nan
         else:
             likeliest = self.memory.words_at + 4 * (start * WORDS + LIKELIEST)
             out = self.memory.tokens_at + 4 * start * _TOKEN_WORDS
-            rows = 0 if at is None else at.data_ptr()
-            self.kernel.write_sampled(as_list(tokens), *self.source, rows, likeliest, WORDS, out)
+            which = 0 if at is None else at.data_ptr()
+            self.kernel.write_sampled(ids, *self.source, which, likeliest, WORDS, out)
         return Stretch(known, start, stop)
 
 
@@ -81,21 +93,23 @@ class HostTables:
         kernel: what writes them, :mod:`corevital.kernels.numba`.
     """
 
-    def __init__(self, kernel: ModuleType) -> None:
+    def __init__(self, kernel: ByAddress) -> None:
         self._kernel = kernel
+        self._others = DeviceTables()
         self._memory = _Memory.of(_ROWS)
         self._used = 0
 
     def observe(
         self, logits: torch.Tensor, at: torch.Tensor | None, slots: Numbers, positions: Numbers
-    ) -> HostTable | None:
-        """The statistics of rows ``at`` of logits ``[R, vocab]``; None: they are not as an engine's own are."""
+    ) -> HostTable | DeviceTable:
+        """The statistics of rows ``at`` of logits ``[R, vocab]``, by torch where those are not as an engine's own."""
         (rows, vocab), (pitch, step), dtype = logits.shape, logits.stride(), logits.dtype
         is_half = dtype is torch.bfloat16
-        if rows == 0 or step != 1 or not (is_half or dtype is torch.float32):
-            return None
+        is_usual = rows > 0 and vocab > 0 and step == 1 and (is_half or dtype is torch.float32) and logits.is_cpu
+        if not is_usual:
+            return self._others.observe(logits, at, slots, positions)
         address = logits.data_ptr()
-        source = vocab, is_half, address, pitch
+        source = _Source(vocab, is_half, address, pitch)
         if at is not None:
             logits = logits[at]
             rows, address, pitch = logits.shape[0], logits.data_ptr(), vocab

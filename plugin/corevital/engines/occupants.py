@@ -27,7 +27,7 @@ class Occupants:
         bases: ``[slots]`` int64, what makes the output index of a row from its position in the sequence.
         firsts: ``[slots]`` int64, the first position whose token counts; what is sampled before is thrown away.
         scales: ``[slots]`` float32, what the sampler divides the logits by; NaN: it changes them in other ways too.
-        server: that of all of them, if it is one and every row of theirs counts.
+        server: that of all of them, if it is one and each row of a step is of one of them and counts.
     """
 
     servers: Array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
@@ -138,8 +139,11 @@ class Step:
 
     @property
     def deep(self) -> int:
-        """How many rows a sequence has in it at most."""
-        return self.size if self.where is None else self.size - len(set(self.where[0])) + 1
+        """How many rows a sequence may have in it."""
+        if self.where is None:
+            return self.size
+        slots = self.where[0]
+        return 1 if len(set(slots)) == len(slots) else max(Counter(slots).values())
 
     def take(self) -> Part:
         """What of it is to be sent now."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
 
 from corevital.kernels.stats import HEAD_WORDS, BackendUnavailableError, TokenStats
@@ -84,7 +83,7 @@ def token_stats(logits: Tensor, *, top_k: int = 20, backend: Backend = "auto", o
 
 
 def token_stats_unchecked(logits: Tensor, top_k: int, out: Tensor) -> None:
-    """The same into ``out`` for the engine's thread, where cold caches make the checks cost a sixth of the whole.
+    """The same into ``out`` for an engine's thread, whose caches are cold: on a CPU the checks cost a sixth of it all.
 
     The shapes are its own; the dtype may be that of another logits processor, and is looked at.
     """
@@ -95,14 +94,36 @@ def token_stats_unchecked(logits: Tensor, top_k: int, out: Tensor) -> None:
     _choose("auto", logits.device)[1].token_stats(logits, top_k, out)
 
 
-def by_address(device: device) -> ModuleType | None:
-    """:mod:`corevital.kernels.numba`, if it is what :func:`token_stats` uses on this device.
+class ByAddress(Protocol):
+    """A backend that can do without tensors: :mod:`corevital.kernels.numba`, where the arguments are described."""
 
-    It can do without tensors, of which an engine's thread has to be sparing: in cold caches each call of torch takes
-    ten times what it takes alone.
+    def write_stats(
+        self, rows: int, vocab: int, is_half: bool, logits: int, pitch: int, top_k: int, words: int, width: int
+    ) -> None:
+        """The statistics of rows."""
+
+    def write_sampled(
+        self,
+        tokens: list[int],
+        vocab: int,
+        is_half: bool,
+        logits: int,
+        pitch: int,
+        at: int,
+        likeliest: int,
+        width: int,
+        out: int,
+    ) -> None:
+        """Tokens and two logits of each row."""
+
+
+def by_address(device: device) -> ByAddress | None:
+    """What :func:`token_stats` uses on this device, if it can do without tensors.
+
+    An engine's thread has to be sparing of them: in cold caches each call of torch takes ten times what it takes alone.
     """
     name, module = _choose("auto", device)
-    return cast(ModuleType, module) if name == "numba" else None
+    return cast(ByAddress, module) if name == "numba" else None
 
 
 def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend = "auto") -> str:

@@ -46,8 +46,8 @@ def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = Non
         top_k: at least 1.
         out: where the words go, or None.
     """
-    # numpy allocates and torch wraps: half the time of torch doing both, and it counts beside a single row
     rows, vocab = logits.shape
+    # numpy allocates and torch wraps: half the time of torch doing both, and it counts beside a single row
     words = torch.from_numpy(np.empty((rows, HEAD_WORDS + 2 * top_k), np.int32)) if out is None else out
     if rows > 0:
         pitch, step = logits.stride()
@@ -125,7 +125,7 @@ def _runners() -> tuple[_Runner, _Runner]:
 
 @functools.cache
 def _lookup() -> _Runner:
-    # A microsecond's work: PYFUNCTYPE keeps the GIL, which might not come back at once.
+    # Short, a few cache lines a row: PYFUNCTYPE keeps the GIL, which might not come back at once.
     return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(compiled_lookup().address)
 
 
