@@ -104,8 +104,8 @@ def test_tokens_are_the_same_with_and_without(plain: list[Any], measured: tuple[
 
 
 def test_disabled_is_nothing(run: Run, plain: list[Any]) -> None:
-    tokens, database, _ = run([CLASS], [GREEDY], {"COREVITAL_ENABLED": "0"})
-    assert tokens[0] == plain[0]
+    tokens, database, _ = run([CLASS], [GREEDY, SAMPLED], {"COREVITAL_ENABLED": "0"})
+    assert tokens == plain
     assert not database.exists()
 
 
@@ -163,7 +163,7 @@ def test_values_agree_with_transformers_in_float32(measured: tuple[list[Any], Pa
 
 def test_bfloat16_keeps_tokens_and_agrees_with_transformers(run: Run, runner: str) -> None:
     # bfloat16 keeps 8 bits: logits of ~10 are off by up to 0.03 either way, and the two forward passes round apart
-    requests = SAMPLED[::12] + GREEDY[3::12]
+    requests = SAMPLED[::6] + GREEDY[3::6]
     # One at a time: bfloat16 sums differ with the size of a batch, which depends on when requests arrive.
     alone = {"max_num_seqs": 1}
     tokens, database, _ = run([CLASS], [requests], dtype="bfloat16", engine=alone)

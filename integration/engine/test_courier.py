@@ -83,7 +83,7 @@ def settle(courier: Courier, step: Step, token: int) -> None:
 
 
 def wait_for(sender: Slow, count: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 5
     while len(sender.sent) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -175,7 +175,7 @@ def test_rows_whose_tokens_are_long_in_coming_go_before_them() -> None:
     wait_for(sender, 2)
     assert (sender.sent, sender.tokens) == ([1, 2], [101])
     settle(courier, late, 102)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 5
     while sender.tokens != [101, 102]:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -186,9 +186,10 @@ def test_rows_whose_tokens_are_long_in_coming_go_before_them() -> None:
 def test_a_full_queue_drops_and_counts_and_never_blocks() -> None:
     sender, event = Slow(), Event()
     courier = Courier(sender)
-    start = time.monotonic()
+    start, spent = time.monotonic(), time.thread_time()
     for index in range(3000):
         courier.post(step(index, event))
+    assert time.thread_time() - spent < 1, "of this thread alone: a busy machine makes it no longer"
     assert time.monotonic() - start < 10, "a wait of 4 ms for each would be over it"
     assert sender.dropped >= 1900
     event.set = True
@@ -216,7 +217,7 @@ def test_a_copy_that_never_ends_does_not_hold_up_the_end_of_the_process() -> Non
     courier.post(step(1, Event()))
     start = time.monotonic()
     courier.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

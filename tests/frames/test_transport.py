@@ -94,7 +94,7 @@ def test_a_server_that_is_gone_holds_nobody_up(sender: FrameSender) -> None:
     start = time.perf_counter()
     for _ in range(1000):
         sender.send(receiver.server, make_rows(1))
-    assert time.perf_counter() - start < 10, "a wait of 10 ms for each would be over it"
+    assert time.perf_counter() - start < 1.0
     assert sender.dropped[receiver.server] > 0
 
 
@@ -145,8 +145,8 @@ def test_wake_ends_a_wait(receiver: FrameReceiver) -> None:
     receiver.wake()
     receiver.wake()
     start = time.perf_counter()
-    receiver.wait(60)
-    assert time.perf_counter() - start < 30
+    receiver.wait(10)
+    assert time.perf_counter() - start < 1.0
     receiver.wait(0.05)
     assert time.perf_counter() - start > 0.04, "one wait takes all wakes"
 

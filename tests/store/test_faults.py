@@ -120,7 +120,7 @@ def test_reports_lost_to_a_lock_at_the_end_are_counted_and_the_end_is_bounded(
         writer.put(report(), ids(number))
     start = time.monotonic()
     writer.close(0.5)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2
     assert counters.get(DROPPED, what="report", why="store_unwritable") == 3
     assert said() == [f"3 reports could not be written to {path} before the end"]
     holder.execute("ROLLBACK")
