@@ -27,6 +27,7 @@ from corevital_otel import conventions as names
 from corevital_otel import profiles
 from corevital_otel.assembler import Assembler
 from corevital_otel.counters import Counters
+from corevital_otel.destination import Destination, destination
 from corevital_otel.errors import SettingsError
 from corevital_otel.http import follow_requests
 from corevital_otel.http_spans import HttpSpans
@@ -34,7 +35,6 @@ from corevital_otel.metrics import otlp
 from corevital_otel.metrics.exposition import Exposition
 from corevital_otel.metrics.instruments import Output
 from corevital_otel.metrics.recorder import Recorder
-from corevital_otel.otlp import Destination, destination
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts
 from corevital_otel.risk.baseline import BaselineRisk

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from corevital_otel import conventions as names
 from corevital_otel.attributes import Value
-from corevital_otel.otlp import Destination
+from corevital_otel.destination import Destination
 
 Profile = Literal["langfuse", "openlit", "phoenix"]
 

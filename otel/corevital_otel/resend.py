@@ -16,8 +16,9 @@ from corevital_otel import conventions as names
 from corevital_otel.attributes import evaluation_of, series_events
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import CountingExporter
+from corevital_otel.destination import Destination
 from corevital_otel.errors import SettingsError
-from corevital_otel.otlp import Destination, ListeningExporter
+from corevital_otel.otlp import ListeningExporter
 from corevital_otel.profiles import Profile, attributes_for
 from corevital_otel.resource import make_resource
 from corevital_otel.store.outbox import UnsentSpan

@@ -25,8 +25,9 @@ from corevital_otel import conventions as names
 from corevital_otel.attributes import content_attributes, evaluation_of, series_events, span_attributes, span_name
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import BoundedProcessor, CountingExporter, Fate
+from corevital_otel.destination import Destination, destination, endpoint, protocol
 from corevital_otel.errors import SettingsError
-from corevital_otel.otlp import Destination, ListeningExporter, destination, endpoint, protocol
+from corevital_otel.otlp import ListeningExporter
 from corevital_otel.profiles import Profile, attributes_for
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts, make_resource

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from corevital_otel import __version__
-from corevital_otel.otlp import Destination
+from corevital_otel.destination import Destination
 from corevital_otel.resource import Facts
 from corevital_otel.settings import Settings
 

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timezone
-from typing import Final
+from typing import Any, Final
+
+from corevital.text import printable, printable_json, printable_lines
 
 LOGGER_NAME: Final = "corevital"
 FORMAT_VARIABLE: Final = "COREVITAL_LOG_FORMAT"
@@ -53,7 +55,22 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+        return printable_json(json.dumps(fields, ensure_ascii=False))
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record, whatever text of others is in it; then the traceback, where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__("corevital %(levelname)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """The traceback's lines."""
+        return printable_lines(super().formatException(ei))
 
 
 class _WholeLines(logging.StreamHandler):  # type: ignore[type-arg]
@@ -84,7 +101,7 @@ def configure(formatter: logging.Formatter | None = None) -> None:
     with _lock:
         if not logger.handlers:
             logger.addHandler(_WholeLines(sys.stderr) if wants_json else logging.StreamHandler(sys.stderr))
-            logger.handlers[0].setFormatter(logging.Formatter("corevital %(levelname)s: %(message)s"))
+            logger.handlers[0].setFormatter(TextFormatter())
             logger.setLevel(logging.INFO)
             logger.propagate = False
         if formatter is not None:

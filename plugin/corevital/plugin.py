@@ -61,7 +61,7 @@ def _resolve(names: list[Any]) -> list[Any] | None:
         SystemExit: a setting is wrong; its text is the one line for the user.
     """
     from corevital import log
-    from corevital_otel import otlp as traces
+    from corevital_otel import destination as traces
     from corevital_otel.metrics import otlp as metrics
     from corevital_otel.risk.bases import profile_of
     from corevital_otel.settings import SettingsError, load, unknown
@@ -118,8 +118,8 @@ def _engine_started(engine: Any, vllm_config: Any, env: dict[str, str]) -> None:
     from corevital import log
     from corevital.engines.vllm_frontend import attach, served_name
     from corevital_otel import startup
+    from corevital_otel.destination import destination
     from corevital_otel.hub import Hub
-    from corevital_otel.otlp import destination
     from corevital_otel.settings import load
 
     traces = vllm_names.traces_endpoint(vllm_config)

@@ -81,3 +81,21 @@ def test_a_stderr_that_is_no_file_gets_the_line_all_the_same() -> None:
     after = "log.warn_once('x', 'y')\nsys.__stderr__.write(sys.stderr.getvalue())"
     (line,) = lines(after, before, COREVITAL_LOG_FORMAT="json")
     assert json.loads(line)["message"] == "y"
+
+
+HOSTILE = "chatcmpl-\x1b]0;owned\x07\x9b2J\nFAKE\u2028\u202e\ud800"
+
+
+def test_text_of_others_can_neither_forge_a_line_nor_steer_a_terminal() -> None:
+    (line,) = lines(f"log.warn_once('x', 'request %s', {HOSTILE!r})")
+    assert line == r"corevital WARNING: request chatcmpl-\x1b]0;owned\x07\x9b2J\nFAKE\u2028\u202e\ud800"
+    (line,) = lines(f"log.warn_once('x', 'request %s', {HOSTILE!r})", COREVITAL_LOG_FORMAT="json")
+    assert line.isprintable(), line
+    assert json.loads(line)["message"] == f"request {HOSTILE}"
+
+
+def test_a_traceback_keeps_its_lines_and_nothing_else() -> None:
+    code = f"try: raise ValueError({HOSTILE!r})\nexcept ValueError: log.warn_once('x', 'failed', exc_info=True)"
+    found = lines(code)
+    assert len(found) > 3
+    assert all(line.isprintable() for line in found), found

@@ -14,7 +14,7 @@ import typer
 from corevital_otel import profiles
 from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import duration, store_path
-from corevital_otel.otlp import Destination, destination
+from corevital_otel.destination import Destination, destination
 from corevital_otel.resend import Resender
 from corevital_otel.settings import load
 from corevital_otel.store import outbox, schema

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from corevital_otel import __version__
 from corevital_otel.cli.common import console
-from corevital_otel.otlp import shown
+from corevital_otel.destination import shown
 from corevital_otel.risk.bases import profile_of, watch_of
 from corevital_otel.scrape import NoServerError, ScrapeError, base, scrape
 from corevital_otel.settings import Settings, SettingsError, load, unknown

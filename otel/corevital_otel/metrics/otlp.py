@@ -26,9 +26,10 @@ from opentelemetry.sdk.resources import Resource
 from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
+from corevital_otel.destination import protocol_in, shown
 from corevital_otel.errors import SettingsError
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
-from corevital_otel.otlp import failure, http_session, listen, protocol_in, shown
+from corevital_otel.otlp import failure, http_session, listen
 from corevital_otel.overheard import overheard
 
 _logger = logging.getLogger("corevital.otlp")
