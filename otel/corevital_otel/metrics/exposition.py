@@ -32,28 +32,30 @@ class Exposition:
     """Output to ``/metrics``."""
 
     def __init__(self) -> None:
-        self._gauges: dict[tuple[Instrument, tuple[str, ...]], float] = {}
+        self._gauges: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._children: dict[tuple[str, tuple[str, ...]], Counter | Gauge | Histogram] = {}
         for instrument in INSTRUMENTS.values():
             _metric(instrument)
 
     def put(self, instrument: Instrument, value: float, labels: Mapping[str, str], context: Context) -> None:
         """See :meth:`Output.put`. The Prometheus client's text format has no exemplars."""
-        values = tuple(labels[name] for name in instrument.labels)
-        metric = _metric(instrument)
-        child = metric.labels(*values) if values else metric
+        key = (instrument.name, tuple([labels[name] for name in instrument.labels]))
+        child = self._children.get(key)
+        if child is None:  # kept: looking one up costs the client as much as what is done with it
+            metric = _metric(instrument)
+            child = self._children[key] = metric.labels(*key[1]) if key[1] else metric
         if isinstance(child, Counter):
             child.inc(value)
         elif isinstance(child, Histogram):
             child.observe(value)
         else:  # by difference: two engines in one process add up
-            child.inc(value - self._gauges.get((instrument, values), 0.0))
-            self._gauges[instrument, values] = value
+            child.inc(value - self._gauges.get(key, 0.0))
+            self._gauges[key] = value
 
     def close(self, timeout_s: float) -> None:
         """See :meth:`Output.close`."""
-        for (instrument, values), value in self._gauges.items():
-            metric = _metric(instrument)
-            child = metric.labels(*values) if values else metric
+        for key, value in self._gauges.items():
+            child = self._children[key]
             assert isinstance(child, Gauge)
             child.dec(value)
         self._gauges.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -48,14 +49,14 @@ SIGNALS: Final = {
     "margin_min": -1,
 }
 """The signals, and the sign that makes high values the risky ones."""
+_SIGNS: Final = tuple(SIGNALS.values())
+_values: Final = attrgetter(*SIGNALS)
 
 
 def signals(features: Features) -> tuple[float, ...]:
     """The signals of a sequence, high is risky; NaN where not known."""
-    values = (getattr(features, name) for name in SIGNALS)
-    return tuple(
-        np.nan if value is None else sign * value for value, sign in zip(values, SIGNALS.values(), strict=True)
-    )
+    values = _values(features)
+    return tuple([math.nan if value is None else sign * value for value, sign in zip(values, _SIGNS, strict=True)])
 
 
 class Reference:
@@ -83,8 +84,12 @@ class Reference:
 
     def percentiles(self, features: Features) -> dict[str, float]:
         """Where each known signal stands, 0 to 1: the share of requests that are less risky, ties counting half."""
+        return self.percentiles_of(signals(features))
+
+    def percentiles_of(self, row: Sequence[float]) -> dict[str, float]:
+        """The same of :func:`signals`."""
         found = {}
-        for name, value, line in zip(SIGNALS, signals(features), self._known, strict=True):
+        for name, value, line in zip(SIGNALS, row, self._known, strict=True):
             if line and not math.isnan(value):
                 found[name] = _share(line, value)
         return found
@@ -199,28 +204,33 @@ class BaselineRisk:
         """See :meth:`RiskModel.assess`. Factors are the signals above nine in ten, strongest first."""
         of = bucket(admitted.temperature)
         traffic = self._of(admitted.model, of)
-        risk = self._assess(traffic, features, health, admitted)
+        row = signals(features)
+        risk = self._assess(traffic, row, features, health, admitted)
         if traffic is not None and features.tokens and features.entropy_mean is not None and not health.faults:
-            row = signals(features)
             traffic.add(row)
             self._learned(admitted.model, of, row)
         return risk
 
-    def _assess(self, traffic: Traffic | None, features: Features, health: Health, admitted: Admitted) -> Risk:
+    def _assess(
+        self, traffic: Traffic | None, row: Sequence[float], features: Features, health: Health, admitted: Admitted
+    ) -> Risk:
         if traffic is None or traffic.reference is None:
             nothing = Risk(score=None, level="unknown", basis="baseline")
             return nothing if self._until is None else self._until.assess(features, health, admitted)
-        percentiles = traffic.reference.percentiles(features) if features.tokens else {}
+        percentiles = traffic.reference.percentiles_of(row) if features.tokens else {}
         place = traffic.reference.place(percentiles)
         if place is None:
             return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
         score = float(np.interp(place, self._places, self._scores))
-        raised = sorted(percentiles.items(), key=lambda one: -one[1])
+        raised = sorted(
+            [(share, name) for name, share in percentiles.items() if share >= _NOTABLE], key=lambda one: -one[0]
+        )
         factors = tuple(
-            f"{describe(name, getattr(features, name))} ({'above' if SIGNALS[name] > 0 else 'below'} "
-            f"{min(share, 0.99):.0%} of this model's requests)"
-            for name, share in raised
-            if share >= _NOTABLE
+            [
+                f"{describe(name, getattr(features, name))} ({'above' if SIGNALS[name] > 0 else 'below'} "
+                f"{min(share, 0.99):.0%} of this model's requests)"
+                for share, name in raised
+            ]
         )
         return Risk(
             score=score,
