@@ -15,6 +15,7 @@ import contextlib
 import math
 import os
 import secrets
+import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -168,6 +169,8 @@ class FrameReceiver:
         self._monitor = self._watched()
         self._socket.bind(_address(self.server))
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._closing = threading.Lock()
+        self._closed = False
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._woken, zmq.POLLIN)
@@ -187,8 +190,10 @@ class FrameReceiver:
         return monitor
 
     def wake(self) -> None:
-        """Make a :meth:`wait` in another thread return. Any thread may call this."""
-        os.eventfd_write(self._woken, 1)
+        """Make a :meth:`wait` in another thread return. Any thread may call this, at any time."""
+        with self._closing:
+            if not self._closed:  # the descriptor may be another file's by then
+                os.eventfd_write(self._woken, 1)
 
     def wait(self, timeout_s: float | None) -> None:
         """Wait until there is a frame, :meth:`wake` is called, or the time is over."""
@@ -226,4 +231,6 @@ class FrameReceiver:
         stamp.forget(self.server)
         self._socket.disable_monitor()
         self._context.destroy(0)
-        os.close(self._woken)
+        with self._closing:
+            self._closed = True
+            os.close(self._woken)
