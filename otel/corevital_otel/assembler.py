@@ -159,6 +159,7 @@ class Assembler:
         self._live[key] = Sequence(key, admitted, parent, capture)
         self._running[admitted.model] += 1
 
+    @np.errstate(all="ignore")  # a broken worker's values may be anything
     def frame(self, frame: Frame) -> None:
         """Take in a frame's records."""
         for records, put in ((frame.rows, self._windows.put_rows), (frame.sampled, self._windows.put_sampled)):
@@ -282,6 +283,7 @@ class Assembler:
             sequence.deadline = deadline
             heappush(self._deadlines, (deadline, next(self._order), sequence))
 
+    @np.errstate(all="ignore")
     def _report(self, sequences: list[Sequence], now: float = math.inf) -> None:
         """Report sequences; by a time given, those that may still wait for a token's log-probability do so.
 
