@@ -185,6 +185,8 @@ class Hub:
 
     def finish(self, key: int, outcome: Finished) -> None:
         """See :meth:`Observer.finish`."""
+        if self._stopping.is_set() and not self._thread.is_alive():
+            return  # it was reported when the hub ended
         kept = self._intake.finished(outcome)
         self._events.append(lambda: self._finished(key, kept))
         self._receiver.wake()

@@ -22,7 +22,7 @@ from corevital_otel.report import RequestReport
 from corevital_otel.settings import Settings
 
 DROPPED = "corevital.telemetry.dropped"
-SECONDS = 6.0
+SECONDS = 4.0
 SEED = int(os.environ.get("COREVITAL_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 """Named in the failure's output; set the variable to run the same again."""
 
