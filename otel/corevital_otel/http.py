@@ -58,29 +58,32 @@ def _with_context(call: App, instrument: Callable[[Any], bool | None]) -> App:
             await call(self, scope, receive, send)
             return
         scope[_SEEN] = True
-        token = context.attach(_heard(scope, makes_spans=bool(spanned) or _is_instrumented(self)))
+        caller = _caller(scope)
+        noted = sampling.CALLER.set(caller)
+        # where a server span is to come, a current span would be taken for its local parent
+        alone = not spanned and not _is_instrumented(self)
+        token = context.attach(caller) if caller is not None and alone else None
         try:
             await call(self, scope, receive, send)
         finally:
-            context.detach(token)
+            if token is not None:
+                context.detach(token)
+            sampling.CALLER.reset(noted)
 
     setattr(with_context, _MARK, call)
     return with_context
 
 
-def _heard(scope: Scope, makes_spans: bool) -> Context:
-    """The context in which a request is served.
+def _caller(scope: Scope) -> Context | None:
+    """The current context with a request's caller in it; None where something around the application has made a span.
 
-    The caller is noted in it, for :meth:`corevital_otel.sampling.Sampler.admit`. That an application has server spans
-    does not mean that this request gets one: its path may be excluded, or instrumentation suppressed. The caller's span
-    is current only where no server span is to come, which would take it for a local one otherwise.
+    It is noted for each request, for :meth:`corevital_otel.sampling.Sampler.admit`: that an application has server
+    spans does not mean that this request gets one. Its path may be excluded, or instrumentation suppressed.
     """
-    now = context.get_current()
-    if trace.get_current_span(now).get_span_context().is_valid:
-        return now  # something around the application has made its span already
+    if trace.get_current_span().get_span_context().is_valid:
+        return None
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    noted = sampling.with_caller(now, propagate.extract(headers, Context()))
-    return noted if makes_spans else propagate.extract(headers, noted)
+    return propagate.extract(headers, context.get_current())
 
 
 def _is_instrumented(application: Any) -> bool:

@@ -36,7 +36,7 @@ _SPAN_BYTES: Final = 2048
 """Of a span without its text, about."""
 
 _MAX_HEADERS: Final = 16
-"""Captured headers that a span keeps."""
+"""Captured headers that a span keeps besides the request's id."""
 
 _MAX_VALUES: Final = 4
 """Values of one header that a span keeps."""
@@ -235,7 +235,7 @@ def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in attributes.items():
         if not name.startswith(_KEPT):
             continue
-        if name.startswith(_HEADER):
+        if name.startswith(_HEADER) and name != _REQUEST_ID:
             room -= 1
             if room < 0:
                 continue

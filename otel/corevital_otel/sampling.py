@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextvars import ContextVar
 from typing import Final
 
 from opentelemetry import context, trace
@@ -25,15 +26,13 @@ from corevital_otel.report import RequestReport
 
 _UNDRAWN: Final = context.create_key("corevital-undrawn")
 _UNEXPORTED: Final = context.create_key("corevital-unexported")
-_CALLER: Final = context.create_key("corevital-caller")
+
+CALLER: Final[ContextVar[Context | None]] = ContextVar("corevital_caller", default=None)
+"""The caller's context of the request being served, which may be current or not. It is no value in OpenTelemetry's
+context: an instrumentation begins a new one."""
 
 _MAX_STATE: Final = 512
 """Characters of a caller's ``tracestate`` that are kept: what W3C asks vendors to propagate at least."""
-
-
-def with_caller(current: Context, caller: Context) -> Context:
-    """``current``, in which the caller's context is noted without being current."""
-    return context.set_value(_CALLER, caller, current)
 
 
 def bounded_state(state: TraceState) -> TraceState:
@@ -73,7 +72,7 @@ class Sampler:
             current: the OpenTelemetry context in which it is admitted.
         """
         span = trace.get_current_span(current)
-        caller = _parent_of(span, current)
+        caller = _parent_of(span)
         unsampled = caller.is_valid and not caller.trace_flags.sampled
         # an HTTP span of ours that the rate did not draw is recorded and not sampled: no caller has forbidden it
         exported = not unsampled or span.is_recording()
@@ -91,11 +90,11 @@ class Sampler:
         return parent if exported else context.set_value(_UNEXPORTED, True, parent)
 
 
-def _parent_of(span: trace.Span, current: Context) -> SpanContext:
+def _parent_of(span: trace.Span) -> SpanContext:
     """The current span's context; the caller's where there is no span in between, or none that is ever recorded."""
     parent = span.get_span_context()
-    noted = context.get_value(_CALLER, current)
-    if isinstance(noted, Context) and not span.is_recording():
+    noted = CALLER.get()
+    if noted is not None and not span.is_recording():
         caller = trace.get_current_span(noted).get_span_context()
         if caller.is_valid and (not parent.is_valid or parent.trace_id == caller.trace_id):
             parent = caller

@@ -1,4 +1,4 @@
-"""Whatever is sent to the local socket: the hub lives, its memory is bounded, and honest traffic is reported exactly."""
+"""Whatever is sent to the local socket: the hub lives within its bounds, and honest traffic is reported exactly."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ class Mad:
         self.keys.append(stamp.key)
         if len(self.keys) > 8:
             tokens = self.chance.choice(((), (1, 2), (2**40,), (-5,) * 300, tuple(range(100))))
-            self.hub.finish(self.keys.pop(0), Finished(reason=text, token_ids=tokens, end_ns=self.chance.choice((0, 9))))
+            self.hub.finish(
+                self.keys.pop(0), Finished(reason=text, token_ids=tokens, end_ns=self.chance.choice((0, 9)))
+            )
 
     def frame(self) -> Frame:
         count = self.chance.randrange(1, 60)

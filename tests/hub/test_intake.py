@@ -56,7 +56,7 @@ def test_strings_of_clients_are_bounded_wherever_they_come_out(hub: Callable[...
     running = hub("m\udcff" + "m" * 9000, engine={"engine.dtype": "d\ud800" * 9000, "engine.max_model_len": 7})
     running.start()
     wild = "\udcff\ud800" + "ä" * 100_000
-    asked = {name: wild for name in ("request_id", "engine_id", "operation", "model", "engine_version", "runner")}
+    asked = dict.fromkeys(("request_id", "engine_id", "operation", "model", "engine_version", "runner"), wild)
     stamp = running.admit(admitted(**asked, capture=wild, prompt_hash=wild, tags=(wild,) * 500))
     assert stamp is not None
     running.finish(stamp.key, finished(reason=wild))

@@ -126,9 +126,7 @@ class FrameSender:
         self._context.destroy(_LINGER_MS)
 
 
-def _parts(
-    rows: npt.NDArray[Any], sampled: npt.NDArray[Any]
-) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+def _parts(rows: npt.NDArray[Any], sampled: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
     """The tables of frames that are small enough: one, or all rows before the first token."""
     room = MAX_BYTES - HEADER_BYTES
     if rows.nbytes + sampled.nbytes <= room:
