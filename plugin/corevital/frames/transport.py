@@ -42,6 +42,9 @@ _AT_ONCE_BYTES: Final = 16 << 20
 _AT_ONCE: Final = 4096
 """What one call of :meth:`FrameReceiver.frames` hands out: bytes, and frames."""
 
+_REFILL_MS: Final = 2
+"""How long a receiver that has emptied its queue waits for what the kernel and the workers hold behind it."""
+
 _MAX_SERVERS: Final = 64
 """API servers one worker keeps connections to; the one longest unused goes first."""
 
@@ -110,6 +113,7 @@ class FrameSender:
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
             # the server was there before its stamp; once gone, anyone who takes its name is somebody else
             socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            socket.setsockopt(zmq.HANDSHAKE_IVL, 0)  # it is not tried again, however slow the machine is
             socket.curve_serverkey = bytes.fromhex(secret)
             socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
             socket.connect(_address(server))
@@ -203,16 +207,20 @@ class FrameReceiver:
         """What is here already, within bounds; then :attr:`empty` says whether that was all."""
         self.empty = False
         self._count_refused()
-        left = _AT_ONCE_BYTES
+        left, fresh = _AT_ONCE_BYTES, 0
         for _ in range(_AT_ONCE):
             if left < MAX_BYTES:
                 return
             try:
                 data = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
-                self.empty = True
-                return
+                if fresh < _RECEIVE_QUEUE // 2 or not self._socket.poll(_REFILL_MS):
+                    self.empty = True
+                    return
+                fresh = 0
+                continue
             left -= len(data)
+            fresh += 1
             try:
                 yield decode(data)
             except FrameError:
