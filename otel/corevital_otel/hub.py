@@ -233,15 +233,23 @@ class Hub:
         begun = time.monotonic()
         self._turn()
         while self._assembler.running:
-            spent = time.monotonic() - begun
+            spent = time.monotonic() - begun  # before the socket is read: what had arrived by then is taken in
+            self._turn()
             if spent >= (_LAST_FRAMES_S if self._receiver.empty else _LAST_UNREAD_S):
                 break
             self._receiver.wait(0.05)
-            self._turn()
         self._end()
 
     def _turn(self) -> float | None:
-        """Take in what is here, within bounds. Returns how long to wait for more.
+        """Take in what is here, within bounds. Returns how long to wait for more."""
+        try:
+            return self._take_in()
+        except Exception:
+            swallow("the hub's turn")
+            return _AFTER_FAULT_S
+
+    def _take_in(self) -> float | None:
+        """See :meth:`_turn`.
 
         Frames are received before events are read and handled after them: a frame's sequence was admitted before the
         frame was made, so it is known by then, whenever this thread was interrupted. Deadlines are judged by the

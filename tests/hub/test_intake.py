@@ -192,3 +192,23 @@ def test_tokens_nobody_knows_end_their_sequence_all_the_same(hub: Callable[..., 
     running.close()
     (row,) = StoreReader(tmp_path / "corevital.db").list_reports(limit=10)
     assert row.output_tokens == 3
+
+
+def test_a_fault_in_a_turn_is_not_the_end_of_the_thread(
+    hub: Callable[..., Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    running, faults = hub(), [OSError("out of descriptors")]
+    receive = running._receiver.frames
+
+    def frames() -> Iterator[Frame]:
+        if faults:
+            raise faults.pop()
+        return receive()
+
+    running._receiver.frames = frames  # type: ignore[method-assign]
+    running.start()
+    stamp = running.admit(admitted())
+    assert stamp is not None
+    running.finish(stamp.key, finished())
+    assert running.drain(10)
