@@ -53,7 +53,10 @@ _LAST_FRAMES_S: Final = 0.5
 """How long a stopping hub still listens for frames of requests that have ended."""
 
 _LAST_UNREAD_S: Final = 3.0
-"""How long it reads on while its socket is not empty."""
+"""How long it reads on while frames still come."""
+
+_QUIET_TURNS: Final = 3
+"""Turns without a frame after which no more are on their way."""
 
 _STOP_S: Final = 10.0
 """Bound for everything at shutdown: reports, export, store."""
@@ -150,6 +153,7 @@ class Hub:
         self._events: deque[Callable[[], None]] = deque()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
+        self._quiet_turns = 0
         self._lost: dict[int, int] = {}  # sender -> records it had dropped when we last heard
         self._foreign = 0, 0  # the receiver's counts, as they were passed on last
         self._drains: deque[_Drain] = deque()
@@ -235,7 +239,7 @@ class Hub:
         while self._assembler.running:
             spent = time.monotonic() - begun  # before the socket is read: what had arrived by then is taken in
             self._turn()
-            if spent >= (_LAST_FRAMES_S if self._receiver.empty else _LAST_UNREAD_S):
+            if spent >= (_LAST_FRAMES_S if self._quiet_turns >= _QUIET_TURNS else _LAST_UNREAD_S):
                 break
             self._receiver.wait(0.05)
         self._end()
@@ -257,6 +261,7 @@ class Hub:
         """
         drains = list(self._drains)
         frames = list(self._receiver.frames())
+        self._quiet_turns = 0 if frames else self._quiet_turns + 1
         now = self._patience.turn(self._receiver.empty)
         for _ in range(len(self._events)):  # those that come meanwhile have the next turn
             self._handle(self._events.popleft())
