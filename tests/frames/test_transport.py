@@ -201,6 +201,16 @@ def test_what_is_lost_to_one_server_is_not_told_another(receiver: FrameReceiver,
     assert take(receiver, 1)[0].dropped == 3
 
 
+def test_servers_that_were_never_there_are_not_counted_for_ever(receiver: FrameReceiver, sender: FrameSender) -> None:
+    sender.send(receiver.server, make_rows(1))
+    sender.drop(receiver.server, 3)
+    for number in range(5000):
+        sender.send(f"{number:032x}", make_rows(1))
+    assert len(sender.dropped) <= 256
+    assert sender.dropped[receiver.server] == 3
+    assert len(sender._sockets) == 1
+
+
 def test_whoever_takes_a_gone_servers_name_gets_nothing(sender: FrameSender) -> None:
     receiver = FrameReceiver()
     sender.send(receiver.server, make_rows(1))

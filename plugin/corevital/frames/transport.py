@@ -48,6 +48,9 @@ _REFILL_MS: Final = 2
 _MAX_SERVERS: Final = 64
 """API servers one worker keeps connections to; the one longest unused goes first."""
 
+_MAX_COUNTS: Final = 256
+"""Servers whose lost records are counted, those that were never there included."""
+
 _LINGER_MS: Final = 300
 """How long a worker that shuts down may still deliver."""
 
@@ -101,6 +104,8 @@ class FrameSender:
     def drop(self, server: str, records: int) -> None:
         """Count records that were lost on their way to ``server``."""
         self.dropped[server] += records
+        if len(self.dropped) > _MAX_COUNTS:
+            del self.dropped[next(name for name in self.dropped if name not in self._sockets)]
 
     def _socket(self, server: str) -> zmq.Socket[bytes] | None:
         socket = self._sockets.get(server)
