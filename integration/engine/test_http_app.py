@@ -7,14 +7,20 @@ import asyncio
 import httpx
 import pytest
 import starlette.applications
+from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from corevital.frames.lifecycle import Admitted
 from corevital_otel.counters import Counters
 from corevital_otel.http import follow_requests
 from corevital_otel.http_spans import HttpSpans
+from corevital_otel.sampling import Sampler
 from corevital_otel.spans import SpanEmitter
 
 build = pytest.importorskip("vllm.entrypoints.launchers.app", reason="this vLLM builds its application elsewhere")
+
+
+ASKED = Admitted(request_id="r", engine_id="e", sequence=0, operation="chat", model="m", arrival_ns=1, prompt_tokens=1)
 
 
 class Collected(SpanProcessor):
@@ -25,12 +31,15 @@ class Collected(SpanProcessor):
         self.spans.append(span)
 
 
-def test_vllms_application_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("excluded", [False, True])
+def test_vllms_application_is_followed(monkeypatch: pytest.MonkeyPatch, excluded: bool) -> None:
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     monkeypatch.setattr(starlette.applications.Starlette, "__call__", starlette.applications.Starlette.__call__)
     monkeypatch.setattr(starlette.background.BackgroundTask, "__call__", starlette.background.BackgroundTask.__call__)
+    if excluded:
+        monkeypatch.setenv("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "noted")
     emitter, sent = SpanEmitter(Counters()), Collected()
     emitter._processor = sent  # type: ignore[assignment]
     follow_requests(HttpSpans(emitter, 1.0).instrument)
@@ -40,11 +49,24 @@ def test_vllms_application_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)  # probes ask the engine
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
-            return [await client.get("/version", headers={"X-Request-Id": "mine"}), await client.get("/ping")]
+            headers = {"X-Request-Id": "mine", "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
+            return [await client.get("/noted", headers=headers), await client.get("/ping")]
 
+    heard: list[int] = []
+
+    async def noted() -> None:
+        parent = Sampler(1.0).admit(ASKED, context.get_current())
+        heard.append(trace.get_current_span(parent).get_span_context().span_id)
+
+    app.add_api_route("/noted", noted)
     reply, _ = asyncio.run(ask())
     assert reply.status_code == 200
     assert reply.headers["X-Request-Id"] == "mine"
+    if excluded:
+        assert sent.spans == []
+        assert heard[0] == int("2" * 16, 16), "the caller is the parent"
+        return
     (span,) = sent.spans
-    assert span.name == "GET /version"
+    assert heard[0] == span.context.span_id
+    assert span.name == "GET /noted"
     assert dict(span.attributes or {})["http.request.header.x_request_id"] == ("mine",)

@@ -11,6 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Tokens
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
@@ -68,7 +69,8 @@ class Assembler:
         max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
         max_series_tokens: tokens kept of a series at most; those beyond are counted, and the series is that much
             shorter than the output.
-        clock: what ``tick`` and ``close`` are given the time of.
+        clock: what ``tick`` and ``close`` are given the time of. It must stand still while records are known to wait
+            unread: a sequence is given up by it.
         wall_ns: wall clock for sequences that never ended.
     """
 
@@ -114,6 +116,11 @@ class Assembler:
         return len(self._live)
 
     @property
+    def ended(self) -> set[int]:
+        """Keys of those that have ended and still wait for records."""
+        return {key for key, sequence in self._live.items() if sequence.outcome is not None}
+
+    @property
     def looping(self) -> int:
         """Of those, the ones that were in a repetition loop at the last reading, up to 64 tokens ago."""
         return self._windows.looping
@@ -152,6 +159,7 @@ class Assembler:
         self._live[key] = Sequence(key, admitted, parent, capture)
         self._running[admitted.model] += 1
 
+    @np.errstate(all="ignore")  # a broken worker's values may be anything
     def frame(self, frame: Frame) -> None:
         """Take in a frame's records."""
         for records, put in ((frame.rows, self._windows.put_rows), (frame.sampled, self._windows.put_sampled)):
@@ -165,23 +173,28 @@ class Assembler:
             for sequence in self._windows.ended(slots):
                 self._pending[sequence.key] = sequence
 
-    def finish(self, key: int, outcome: Finished) -> None:
-        """A sequence has ended, however it came. If it is complete the next :meth:`tick` at the latest reports it."""
+    def finish(self, key: int, outcome: Finished) -> bool:
+        """A sequence has ended, however it came. If it is complete the next :meth:`tick` at the latest reports it.
+
+        Returns:
+            Whether it was running; otherwise the end is counted and ignored.
+        """
         sequence = self._live.get(key)
         if sequence is None:
             self._drop(1, "finish", "already_reported" if key in self._reported else "unknown_sequence")
-            return
+            return False
         if sequence.outcome is not None:
             self._drop(1, "finish", "duplicate")
-            return
-        sequence.tokens = np.asarray(outcome.token_ids, np.int32)
-        sequence.outcome = outcome
+            return False
+        sequence.tokens = _token_array(outcome.token_ids)
+        sequence.outcome = replace(outcome, token_ids=sequence.tokens.data)  # four bytes each, in place of forty
         sequence.finished_at = self._clock()
         self._running[sequence.admitted.model] -= 1
         self._windows.finished(sequence)
         self._pending[key] = sequence
         if len(self._pending) >= _BATCH:
             self._settle(sequence.finished_at)
+        return True
 
     def tick(self, now: float) -> float | None:
         """Report what is complete and what has waited long enough.
@@ -270,6 +283,7 @@ class Assembler:
             sequence.deadline = deadline
             heappush(self._deadlines, (deadline, next(self._order), sequence))
 
+    @np.errstate(all="ignore")
     def _report(self, sequences: list[Sequence], now: float = math.inf) -> None:
         """Report sequences; by a time given, those that may still wait for a token's log-probability do so.
 
@@ -379,6 +393,13 @@ class Assembler:
         if folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes()):
             return loops.find(tokens, state, folded, least_span), True
         return loops.find(tokens, loops.initial(1), 0, least_span), sequence.unknown > 0 or folded > len(tokens)
+
+
+def _token_array(token_ids: Tokens[int]) -> Array:
+    try:
+        return np.asarray(token_ids, np.int32)
+    except (OverflowError, TypeError, ValueError):  # no tokens that we know; their number still counts
+        return np.full(len(token_ids), -1, np.int32)
 
 
 def _batches(sequences: dict[int, Sequence]) -> Iterator[list[Sequence]]:

@@ -114,15 +114,17 @@ def content_attributes(report: RequestReport) -> dict[str, Value]:
     admitted, outcome = report.admitted, report.outcome
     found: dict[str, Value] = {}
     if admitted.prompt_text is not None:
-        found[names.INPUT_MESSAGES] = _message("user", admitted.prompt_text)
+        found[names.INPUT_MESSAGES] = _message("user", admitted.prompt_text, admitted.prompt_characters)
     if outcome.text is not None:
-        found[names.OUTPUT_MESSAGES] = _message("assistant", outcome.text, finish_reason=outcome.reason)
+        found[names.OUTPUT_MESSAGES] = _message(
+            "assistant", outcome.text, outcome.text_characters, finish_reason=outcome.reason
+        )
     return found
 
 
-def _message(role: str, text: str, **more: str) -> str:
+def _message(role: str, text: str, characters: int | None = None, **more: str) -> str:
     text = text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8, and would cost the whole request
-    left_out = len(text) - names.CONTENT_CHARACTERS
+    left_out = (characters or len(text)) - names.CONTENT_CHARACTERS
     if left_out > 0:
         text = f"{text[: names.CONTENT_CHARACTERS]}… [{left_out} characters left out]"
     return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}], **more}], ensure_ascii=False)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from typing import Final
+
+MOST: Final = 2**63 - 1
+"""No count goes beyond what an OTLP integer holds: one that did would end the export of all metrics."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -18,7 +22,8 @@ class Counters:
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
         """Raise a count; labels take few values each."""
         with self._lock:
-            self._counts[name, tuple(sorted(labels.items()))] += amount
+            key = name, tuple(sorted(labels.items()))
+            self._counts[key] = min(self._counts[key] + amount, MOST)
 
     def get(self, name: str, **labels: str) -> int:
         """Sum of the counts of ``name`` whose labels include these."""

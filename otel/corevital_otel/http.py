@@ -1,7 +1,8 @@
 """Requests that come in over HTTP: the caller's trace context, and a server span around what the engine does.
 
 A request's span is made where the engine's frontend admits it, inside the request's own task. Its parent is whatever
-span is current there: the HTTP server span of :mod:`corevital_otel.http_spans`, or, without that, the caller's.
+span is current there: the HTTP server span of :mod:`corevital_otel.http_spans`, or, where this request has none, the
+caller's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
-from opentelemetry import context, propagate
+from opentelemetry import context, propagate, trace
+from opentelemetry.context import Context
 
 from corevital.guard import guarded
+from corevital_otel import sampling
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Any, Scope, Any, Any], Awaitable[None]]
@@ -24,14 +27,14 @@ _SEEN: Final = "corevital.trace_context"
 
 
 def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
-    """Make the caller's context current around every request to a Starlette application.
+    """Note the caller of every request to a Starlette application, for the span of what the engine does.
 
     Through ``Starlette.__call__``, the ASGI entry itself: where vLLM builds its application has moved between versions,
     and this cannot move. What was asked for last applies.
 
     Args:
         instrument: puts a server span around the requests of an application it is given, which has not served any yet;
-            says whether it did. The span then takes up the caller's context itself.
+            says whether it did. Each span then takes up the caller's context itself.
     """
     applications = sys.modules.get("starlette.applications")
     if applications is None:  # offline: there is no server
@@ -47,23 +50,45 @@ def _no_span(application: Any) -> bool:
 def _with_context(call: App, instrument: Callable[[Any], bool | None]) -> App:
     @functools.wraps(call)
     async def with_context(self: Any, scope: Scope, receive: Any, send: Any) -> None:
-        if _SEEN in scope or scope["type"] not in ("http", "lifespan"):
+        if _SEEN in scope or scope["type"] not in ("http", "websocket", "lifespan"):
             await call(self, scope, receive, send)
             return
         spanned = instrument(self)
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await call(self, scope, receive, send)
             return
         scope[_SEEN] = True
-        if spanned:
-            await call(self, scope, receive, send)
-            return
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        token = context.attach(propagate.extract(headers))
+        caller = _caller(scope)
+        noted = sampling.CALLER.set(caller)
+        # where a server span is to come, a current span would be taken for its local parent
+        alone = not spanned and not _is_instrumented(self)
+        token = context.attach(caller) if caller is not None and alone else None
         try:
             await call(self, scope, receive, send)
         finally:
-            context.detach(token)
+            if token is not None:
+                context.detach(token)
+            sampling.CALLER.reset(noted)
 
     setattr(with_context, _MARK, call)
     return with_context
+
+
+def _caller(scope: Scope) -> Context | None:
+    """The current context with a request's caller in it; None where something around the application has made a span.
+
+    It is noted for each request, for :meth:`corevital_otel.sampling.Sampler.admit`: that an application has server
+    spans does not mean that this request gets one. Its path may be excluded, or instrumentation suppressed.
+    """
+    if trace.get_current_span().get_span_context().is_valid:
+        return None
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    return propagate.extract(headers, context.get_current())
+
+
+def _is_instrumented(application: Any) -> bool:
+    """Whether the user's own instrumentation makes spans of the application's requests."""
+    layers = getattr(application, "user_middleware", ())
+    return getattr(application, "_is_instrumented_by_opentelemetry", False) or any(
+        getattr(getattr(layer, "cls", None), "__name__", "") == "OpenTelemetryMiddleware" for layer in layers
+    )

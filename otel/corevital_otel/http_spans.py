@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from opentelemetry import metrics, propagate, trace
@@ -21,6 +21,7 @@ from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
 
 from corevital.log import warn_once
+from corevital.text import cut
 from corevital_otel import sampling
 from corevital_otel.spans import SpanEmitter
 
@@ -28,14 +29,25 @@ PROBES: Final = r"/(health|metrics|ping)/?$"
 """Paths that get no span; ``OTEL_PYTHON_FASTAPI_EXCLUDED_URLS`` adds to them."""
 
 _ASIDE: Final = 4096
+_ASIDE_BYTES: Final = 16 << 20
 """Ended spans of requests that were not drawn, kept until their requests are reported: the oldest go first."""
+
+_SPAN_BYTES: Final = 2048
+"""Of a span without its text, about."""
+
+_MAX_HEADERS: Final = 16
+"""Captured headers that a span keeps besides the request's id."""
+
+_MAX_VALUES: Final = 4
+"""Values of one header that a span keeps."""
 _KEPT: Final = (
     "http.request.method", "http.response.status_code", "http.route", "http.request.header.",
     "http.response.header.", "url.path", "url.scheme", "server.address", "server.port", "network.protocol.version",
     "error.type", "http.method", "http.status_code", "http.scheme", "http.flavor",
 )  # fmt: skip
+_HEADER: Final = ("http.request.header.", "http.response.header.")
+_REQUEST_ID: Final = "http.request.header.x_request_id"
 _SEMCONV: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
-_HEADERS: Final = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
 class HttpSpans:
@@ -57,6 +69,7 @@ class HttpSpans:
         """Put a span around an application's requests. False where another instrumentation does so, or it cannot be."""
         if hasattr(application, "_corevital_spans"):
             return bool(application._corevital_spans)
+        application._corevital_spans = False  # for good, if it fails
         application._corevital_spans = self._instrument(application)
         return bool(application._corevital_spans)
 
@@ -75,7 +88,6 @@ class HttpSpans:
                       "opentelemetry-instrumentation-fastapi, or set COREVITAL_HTTP_SPANS=0", error)  # fmt: skip
             return False
         asked = os.environ.get("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS") or os.environ.get("OTEL_PYTHON_EXCLUDED_URLS")
-        captured = [name for name in os.environ.get(_HEADERS, "").split(",") if name.strip()]
         unset = _SEMCONV not in os.environ
         if unset:  # read once, when the first application is instrumented: the stable names of HTTP attributes
             os.environ[_SEMCONV] = "http"
@@ -89,7 +101,6 @@ class HttpSpans:
                 tracer_provider=self._provider,
                 meter_provider=metrics.NoOpMeterProvider(),
                 excluded_urls=",".join(filter(None, (PROBES, asked))),
-                http_capture_headers_server_request=[*captured, "x-request-id"],
                 exclude_spans=["receive", "send"],
             )
         finally:
@@ -100,6 +111,11 @@ class HttpSpans:
         return True
 
     def _started(self, span: Span, scope: dict[str, Any]) -> None:
+        # not the instrumentation's capture: it decodes every header, and a request with one that it cannot decode fails
+        if span.is_recording():
+            ids = [value for name, value in scope["headers"] if name.lower() == b"x-request-id"]
+            if ids:
+                span.set_attribute(_REQUEST_ID, [cut(value.decode("utf-8", "replace")) for value in ids[:_MAX_VALUES]])
         if self._propagate_inwards:
             carrier: dict[str, str] = {}
             propagate.inject(carrier, trace.set_span_in_context(span))
@@ -128,7 +144,7 @@ class _Drawn(Sampler):
         caller = trace.get_current_span(parent_context).get_span_context()
         if caller.is_valid:
             decision = Decision.RECORD_AND_SAMPLE if caller.trace_flags.sampled else Decision.DROP
-            return SamplingResult(decision, attributes, caller.trace_state)
+            return SamplingResult(decision, attributes, sampling.bounded_state(caller.trace_state))
         drawn = self._draw(str(trace_id))
         return SamplingResult(Decision.RECORD_AND_SAMPLE if drawn else Decision.RECORD_ONLY, attributes)
 
@@ -141,7 +157,8 @@ class _Aside(SpanProcessor):
 
     def __init__(self, inner: SpanProcessor | None) -> None:
         self._inner = inner
-        self._ended: dict[str, ReadableSpan] = {}
+        self._ended: dict[str, tuple[ReadableSpan, int]] = {}
+        self._bytes = 0  # of those
         self._wanted: dict[str, None] = {}
         self._lock = threading.Lock()
 
@@ -150,47 +167,83 @@ class _Aside(SpanProcessor):
         own = span.get_span_context()
         if self._inner is None or own is None or span.kind is not SpanKind.SERVER:
             return
+        sent = _as_sent(span, own)
         if not own.trace_flags.sampled:
             with self._lock:
                 span_id = format_span_id(own.span_id)
                 if span_id not in self._wanted:
-                    _bounded(self._ended)[span_id] = span
+                    self._put_aside(span_id, sent)
                     return
                 del self._wanted[span_id]
-        self._inner.on_end(_as_sent(span, own))
+        self._inner.on_end(sent)
 
     def keep(self, span_id: str) -> None:
         """A span is wanted after all, whether it has ended or will."""
         if self._inner is None:
             return
         with self._lock:
-            span = self._ended.pop(span_id, None)
-            if span is None:
-                _bounded(self._wanted)[span_id] = None
+            if span_id not in self._ended:
+                while len(self._wanted) >= _ASIDE:
+                    del self._wanted[next(iter(self._wanted))]
+                self._wanted[span_id] = None
                 return
-        own = span.get_span_context()
-        if own is not None:
-            self._inner.on_end(_as_sent(span, own))
+            span = self._take(span_id)
+        self._inner.on_end(span)
+
+    def _put_aside(self, span_id: str, span: ReadableSpan) -> None:
+        size = _SPAN_BYTES + sum(_text_bytes(value) for value in (span.attributes or {}).values())
+        while self._ended and (len(self._ended) >= _ASIDE or self._bytes + size > _ASIDE_BYTES):
+            self._take(next(iter(self._ended)))
+        self._ended[span_id] = span, size
+        self._bytes += size
+
+    def _take(self, span_id: str) -> ReadableSpan:
+        span, size = self._ended.pop(span_id)
+        self._bytes -= size
+        return span
 
 
-def _bounded(kept: dict[str, Any]) -> dict[str, Any]:
-    if len(kept) >= _ASIDE:
-        del kept[next(iter(kept))]
-    return kept
+def _text_bytes(value: Any) -> int:
+    return 64 + len(value) if isinstance(value, str) else sum(map(_text_bytes, value)) if _is_list(value) else 0
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _as_sent(span: ReadableSpan, own: SpanContext) -> ReadableSpan:
-    """The span with what may leave the process, and sampled."""
+    """The span with what may leave the process, bounded, and sampled."""
     context = SpanContext(own.trace_id, own.span_id, False, TraceFlags(TraceFlags.SAMPLED), own.trace_state)
     return ReadableSpan(
-        name=span.name,
+        name=cut(span.name),
         context=context,
         parent=span.parent,
         resource=span.resource,
-        attributes={name: value for name, value in (span.attributes or {}).items() if name.startswith(_KEPT)},
+        attributes=_kept(span.attributes or {}),
         kind=span.kind,
         status=Status(span.status.status_code),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _kept(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What says how HTTP went. Names and values of captured headers are the client's."""
+    found: dict[str, Any] = {}
+    room = _MAX_HEADERS
+    for name, value in attributes.items():
+        if not name.startswith(_KEPT):
+            continue
+        if name.startswith(_HEADER) and name != _REQUEST_ID:
+            room -= 1
+            if room < 0:
+                continue
+        found[cut(name)] = _cut(value)
+    return found
+
+
+def _cut(value: Any) -> Any:
+    if _is_list(value):
+        return tuple(_cut(one) for one in value[:_MAX_VALUES])
+    return cut(value) if isinstance(value, str) else value

@@ -13,16 +13,39 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from contextvars import ContextVar
 from typing import Final
 
 from opentelemetry import context, trace
 from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+from opentelemetry.trace.span import TraceState
 
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.report import RequestReport
 
 _UNDRAWN: Final = context.create_key("corevital-undrawn")
 _UNEXPORTED: Final = context.create_key("corevital-unexported")
+
+CALLER: Final[ContextVar[Context | None]] = ContextVar("corevital_caller", default=None)
+"""The caller's context of the request being served, which may be current or not. It is no value in OpenTelemetry's
+context: an instrumentation begins a new one."""
+
+_MAX_STATE: Final = 512
+"""Characters of a caller's ``tracestate`` that are kept: what W3C asks vendors to propagate at least."""
+
+
+def bounded_state(state: TraceState) -> TraceState:
+    """As many of the first members as fit."""
+    if len(state.to_header()) <= _MAX_STATE:
+        return state
+    kept, left = [], _MAX_STATE
+    for key, value in state.items():
+        left -= len(key) + len(value) + 2
+        if left < 0:
+            break
+        kept.append((key, value))
+    return TraceState(kept)
 
 
 class Sampler:
@@ -49,7 +72,7 @@ class Sampler:
             current: the OpenTelemetry context in which it is admitted.
         """
         span = trace.get_current_span(current)
-        caller = span.get_span_context()
+        caller = _parent_of(span)
         unsampled = caller.is_valid and not caller.trace_flags.sampled
         # an HTTP span of ours that the rate did not draw is recorded and not sampled: no caller has forbidden it
         exported = not unsampled or span.is_recording()
@@ -61,9 +84,22 @@ class Sampler:
             drawn = self.draw(f"{request.request_id}/{request.arrival_ns}")
         if not caller.is_valid and drawn:
             return None
-        parent = current if caller.is_valid else Context()
+        # nothing else of the context: it would be kept until the report is written, with all that is in it
+        parent = trace.set_span_in_context(NonRecordingSpan(caller), Context()) if caller.is_valid else Context()
         parent = parent if drawn else context.set_value(_UNDRAWN, True, parent)
         return parent if exported else context.set_value(_UNEXPORTED, True, parent)
+
+
+def _parent_of(span: trace.Span) -> SpanContext:
+    """The current span's context; the caller's where there is no span in between, or none that is ever recorded."""
+    parent = span.get_span_context()
+    noted = CALLER.get()
+    if noted is not None and not span.is_recording():
+        caller = trace.get_current_span(noted).get_span_context()
+        if caller.is_valid and (not parent.is_valid or parent.trace_id == caller.trace_id):
+            parent = caller
+    state = bounded_state(parent.trace_state)
+    return SpanContext(parent.trace_id, parent.span_id, parent.is_remote, parent.trace_flags, state)
 
 
 def is_drawn(report: RequestReport) -> bool:

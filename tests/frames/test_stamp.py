@@ -2,12 +2,27 @@
 
 import pytest
 
+from corevital.frames import stamp as stamps
 from corevital.frames.stamp import Stamp, parse
 
 
 def test_a_stamp_survives_the_way_through_extra_args() -> None:
     stamp = Stamp("0123456789abcdef" * 2, 2**64 - 1)
     assert parse(str(stamp)) == stamp
+
+
+def test_a_stamp_brings_the_servers_secret_and_shows_it_nowhere_else() -> None:
+    server, secret = "0123456789abcdef" * 2, "f" * 64
+    stamp = Stamp(server, 7, 3, secret)
+    assert parse(str(stamp)) == stamp
+    assert stamps.secret_of(server) == secret
+    assert secret not in f"{stamp!r} {[stamp]}"
+    stamps.forget(server)
+    for number in range(1000):
+        stamps.remember(f"{number:032x}", secret)
+    assert len(stamps._secrets) <= 256
+    for number in range(1000):
+        stamps.forget(f"{number:032x}")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +36,8 @@ def test_a_stamp_survives_the_way_through_extra_args() -> None:
         "a" * 32 + ":",
         "g" * 32 + ":1",
         "a" * 32 + ":1\n",
+        "a" * 32 + ".:1",
+        "a" * 32 + "." + "a" * 63 + ":1",
         "a" * 32 + ":" + "1" * 17,
     ],
 )

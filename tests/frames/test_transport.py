@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 import zmq
 
-from corevital.frames.record import ROW, Frame
-from corevital.frames.transport import FrameReceiver, FrameSender
+from corevital.frames import stamp
+from corevital.frames.record import ROW, SAMPLED, Frame, encode
+from corevital.frames.stamp import Stamp
+from corevital.frames.transport import MAX_BYTES, FrameReceiver, FrameSender
 
 
 @pytest.fixture
@@ -88,6 +91,99 @@ def test_what_is_no_frame_is_counted(receiver: FrameReceiver, sender: FrameSende
     assert receiver.malformed == 1
 
 
+def test_a_worker_that_has_seen_a_stamp_is_listened_to_and_no_other_process_is(
+    receiver: FrameReceiver, sender: FrameSender
+) -> None:
+    code = (
+        "import sys, numpy as np; from corevital.frames.record import ROW; from corevital.frames.stamp import parse;"
+        "from corevital.frames.transport import FrameSender; parse(sys.argv[2]); sender = FrameSender('v1');"
+        "rows = np.zeros(1, ROW); rows['key'] = int(sys.argv[3]); sender.send(sys.argv[1], rows);"
+        "sender.close(); print(sender.dropped[sys.argv[1]])"
+    )
+    wrong = Stamp(receiver.server, 2, secret="0" * 64)
+    for key, mark in ((1, Stamp(receiver.server, 1, secret=receiver.secret)), (2, wrong), (3, "")):
+        command = [sys.executable, "-c", code, receiver.server, str(mark), str(key)]
+        said = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True).stdout
+        assert said.strip() == ("1" if key == 3 else "0"), "without a secret there is no way out"
+    sender.send(receiver.server, make_rows(4))
+    assert [int(frame.rows["key"][0]) for frame in take(receiver, 2)] == [1, 4]
+    assert receiver.refused > 0
+
+
+def test_a_neighbour_that_knows_the_name_injects_nothing_and_is_counted(
+    receiver: FrameReceiver, sender: FrameSender
+) -> None:
+    """By name alone: without encryption, with a key of its own, and with rubbish."""
+    address = f"ipc://@corevital-{receiver.server}"
+    with zmq.Context() as context, context.socket(zmq.PUSH) as plain, context.socket(zmq.PUSH) as keyed:
+        keyed.curve_serverkey = zmq.curve_keypair()[0]
+        keyed.curve_publickey, keyed.curve_secretkey = zmq.curve_keypair()
+        for push in (plain, keyed):
+            push.setsockopt(zmq.LINGER, 0)
+            push.connect(address)
+            push.send(encode(Frame(make_rows(1), np.empty(0, SAMPLED), "v1", 1, 2**64 - 1, 0.0)))
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as rubbish:
+                rubbish.connect("\0" + address.removeprefix("ipc://@"))
+                rubbish.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        sender.send(receiver.server, make_rows(2))
+        assert [int(frame.rows["key"][0]) for frame in take(receiver, 1)] == [2]
+        deadline = time.monotonic() + 10
+        while receiver.refused < 2 and time.monotonic() < deadline:
+            assert take(receiver, 1, timeout_s=0.1) == []
+    assert receiver.refused >= 2
+    assert receiver.malformed == 0
+
+
+def test_a_process_forgets_the_secret_of_a_server_that_has_ended() -> None:
+    receiver = FrameReceiver()
+    assert stamp.secret_of(receiver.server) == receiver.secret
+    receiver.close()
+    assert stamp.secret_of(receiver.server) is None
+    receiver.wake()  # its descriptor may be another file's by now
+
+
+def test_a_table_too_large_for_one_frame_arrives_in_several(receiver: FrameReceiver, sender: FrameSender) -> None:
+    rows, sampled = make_rows(*range(5000)), np.zeros(5000, SAMPLED)
+    sampled["key"] = range(5000)
+    sender.send(receiver.server, rows, sampled)
+    arrived = take(receiver, 6)
+    assert all(len(encode(frame)) <= MAX_BYTES for frame in arrived)
+    assert np.concatenate([frame.rows for frame in arrived]).tobytes() == rows.tobytes()
+    assert np.concatenate([frame.sampled for frame in arrived]).tobytes() == sampled.tobytes()
+    behind = [bool(len(frame.sampled)) for frame in arrived]
+    assert behind == sorted(behind), "a token may take its row back: it comes after it"
+    assert sender.dropped[receiver.server] == 0
+
+
+def test_what_the_courier_sends_together_is_one_frame(receiver: FrameReceiver, sender: FrameSender) -> None:
+    sender.send(receiver.server, make_rows(*range(1024)), np.zeros(1024, SAMPLED))
+    assert len(take(receiver, 1)[0].rows) == 1024
+
+
+def test_what_is_held_and_handed_out_is_bounded_in_bytes(receiver: FrameReceiver, sender: FrameSender) -> None:
+    rows = make_rows(*range(1200))
+    for _ in range(300):
+        sender.send(receiver.server, rows)
+        time.sleep(0.001)
+    before, total = resident_mib(), 0
+    deadline = time.monotonic() + 20
+    while total < 300:
+        assert time.monotonic() < deadline
+        receiver.wait(0.1)
+        frames = list(receiver.frames())
+        assert sum(frame.rows.nbytes for frame in frames) <= 16 << 20
+        total += len(frames)
+        del frames
+    assert resident_mib() - before < 64
+    list(receiver.frames())
+    assert receiver.empty
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def test_a_server_that_is_gone_holds_nobody_up(sender: FrameSender) -> None:
     receiver = FrameReceiver()
     receiver.close()
@@ -105,12 +201,23 @@ def test_what_is_lost_to_one_server_is_not_told_another(receiver: FrameReceiver,
     assert take(receiver, 1)[0].dropped == 3
 
 
+def test_servers_that_were_never_there_are_not_counted_for_ever(receiver: FrameReceiver, sender: FrameSender) -> None:
+    sender.send(receiver.server, make_rows(1))
+    sender.drop(receiver.server, 3)
+    for number in range(5000):
+        sender.send(f"{number:032x}", make_rows(1))
+    assert len(sender.dropped) <= 256
+    assert sender.dropped[receiver.server] == 3
+    assert len(sender._sockets) == 1
+
+
 def test_whoever_takes_a_gone_servers_name_gets_nothing(sender: FrameSender) -> None:
     receiver = FrameReceiver()
     sender.send(receiver.server, make_rows(1))
     assert len(take(receiver, 1)) == 1
     receiver.close()
     with zmq.Context() as context, context.socket(zmq.PULL) as stranger:
+        stranger.setsockopt(zmq.LINGER, 0)
         stranger.bind(f"ipc://@corevital-{receiver.server}")
         for _ in range(5):
             sender.send(receiver.server, make_rows(2))
@@ -120,8 +227,10 @@ def test_whoever_takes_a_gone_servers_name_gets_nothing(sender: FrameSender) -> 
 def test_an_oversized_message_is_not_taken_in(receiver: FrameReceiver, sender: FrameSender) -> None:
     with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
         stranger.setsockopt(zmq.LINGER, 0)
+        stranger.curve_serverkey = bytes.fromhex(receiver.secret)
+        stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
         stranger.connect(f"ipc://@corevital-{receiver.server}")
-        stranger.send(bytes(20_000_000))
+        stranger.send(bytes(300_000))
         sender.send(receiver.server, make_rows(1))
         assert len(take(receiver, 1)) == 1
         assert take(receiver, 1, timeout_s=0.3) == []
@@ -132,10 +241,12 @@ def test_an_oversized_message_is_not_taken_in(receiver: FrameReceiver, sender: F
 def test_another_users_process_is_not_listened_to(receiver: FrameReceiver, sender: FrameSender) -> None:
     send = (
         "import os, sys, zmq; os.setuid(65534); socket = zmq.Context().socket(zmq.PUSH);"
+        "socket.curve_serverkey = bytes.fromhex(sys.argv[2]);"
+        "socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair();"
         "socket.connect(sys.argv[1]); socket.send(b'x'); socket.close(500)"
     )
     address = f"ipc://@corevital-{receiver.server}"
-    subprocess.run([sys.executable, "-c", send, address], timeout=20, check=True)
+    subprocess.run([sys.executable, "-c", send, address, receiver.secret], timeout=20, check=True)
     sender.send(receiver.server, make_rows(1))
     assert len(take(receiver, 1)) == 1
     assert receiver.malformed == 0

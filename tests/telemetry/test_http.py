@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,13 +13,16 @@ import starlette.applications
 from fastapi.responses import PlainTextResponse
 from opentelemetry import context, trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.trace import SpanKind, StatusCode
 
-from corevital.frames.lifecycle import Admitted
+from corevital import guard
+from corevital.frames.lifecycle import Admitted, Finished
+from corevital_otel import http_spans, sampling
 from corevital_otel.counters import Counters
 from corevital_otel.http import follow_requests
 from corevital_otel.http_spans import HttpSpans
+from corevital_otel.report import Features, Health, RequestReport, Risk
 from corevital_otel.sampling import Sampler
 from corevital_otel.spans import SpanEmitter
 
@@ -205,3 +209,236 @@ def test_another_instrumentation_keeps_its_place(server: Callable[..., Server]) 
     asyncio.run(ask(running.app, headers()))
     assert running.sent.spans == []
     assert f"{running.parent().span_id:016x}" == CALLER
+
+
+def is_the_callers(found: Any, flags: int = 1) -> bool:
+    return (f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags)) == (TRACE, CALLER, flags)
+
+
+@pytest.mark.parametrize("variable", ["OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS"])
+@pytest.mark.parametrize("flags", [0, 1])
+def test_an_excluded_path_has_no_span_and_keeps_its_caller(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, variable: str, flags: int
+) -> None:
+    monkeypatch.setenv(variable, "v1/completions")
+    running = server(1.0)
+    asyncio.run(ask(running.app, headers(f"0{flags}", tracestate="vendor=1")))
+    assert running.sent.spans == []
+    assert is_the_callers(running.parent(), flags)
+    assert running.parent().trace_state.to_header() == "vendor=1"
+    assert is_exported_by(running) is bool(flags)
+    asyncio.run(ask(running.app, headers(), "/other"))
+    asyncio.run(ask(running.app, []))
+    assert running.parents[-1] is None, "no caller, and none of the request before"
+
+
+def is_exported_by(running: Server) -> bool:
+    made = make_report()
+    return sampling.is_exported(dataclasses.replace(made, parent=running.parents[-1]))
+
+
+def make_report() -> RequestReport:
+    admitted = Admitted(request_id="r", engine_id="e", sequence=0, operation="chat", model="m", arrival_ns=1,
+                        prompt_tokens=1)  # fmt: skip
+    return RequestReport(
+        admitted=admitted,
+        outcome=Finished(reason="stop", token_ids=(), end_ns=2),
+        features=Features(),
+        health=Health(),
+        risk=Risk(score=None, level="unknown"),
+    )
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/ping"])
+def test_a_probe_that_reaches_the_engine_keeps_its_caller(server: Callable[..., Server], path: str) -> None:
+    running = server(1.0)
+    asyncio.run(ask(running.app, headers(), path))
+    assert running.sent.spans == []
+    assert is_the_callers(running.parent())
+
+
+def test_instrumentation_that_is_suppressed_for_a_request_keeps_its_caller(server: Callable[..., Server]) -> None:
+    from opentelemetry.instrumentation.utils import suppress_http_instrumentation
+
+    running = server(1.0)
+
+    async def suppressed() -> None:
+        with suppress_http_instrumentation():
+            await ask(running.app, headers())
+
+    asyncio.run(suppressed())
+    assert running.sent.spans == []
+    assert is_the_callers(running.parent())
+
+
+@pytest.mark.parametrize(("excluded", "spans"), [("v1/completions", 0), ("other", 1)])
+@pytest.mark.parametrize("own_spans", [True, False])
+def test_the_users_own_instrumentation_makes_server_spans_and_an_excluded_path_keeps_its_caller(
+    server: Callable[..., Server], excluded: str, spans: int, own_spans: bool
+) -> None:
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+    theirs, provider = Collected(), TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(theirs)
+    running = server(1.0)
+    FastAPIInstrumentor.instrument_app(
+        running.app, tracer_provider=provider, excluded_urls=excluded, exclude_spans=["receive", "send"]
+    )
+    follow_requests(running.http.instrument if own_spans else None)
+    asyncio.run(ask(running.app, headers()))
+    assert running.sent.spans == []
+    assert [span.kind for span in theirs.spans] == [SpanKind.SERVER] * spans
+    if spans:
+        assert running.parent().span_id == theirs.spans[0].context.span_id
+        assert is_the_callers(theirs.spans[0].parent)
+    else:
+        assert is_the_callers(running.parent())
+
+
+def test_a_span_made_around_the_application_is_the_parent(server: Callable[..., Server]) -> None:
+    running, theirs = server(1.0), TracerProvider(shutdown_on_exit=False).get_tracer("around")
+    follow_requests()
+
+    async def around() -> Any:
+        with theirs.start_as_current_span("around", kind=SpanKind.SERVER) as span:
+            await ask(running.app, headers())
+            return span.get_span_context()
+
+    assert asyncio.run(around()).span_id == running.parent().span_id
+
+
+def test_a_server_span_that_is_never_recorded_is_no_ones_parent(server: Callable[..., Server]) -> None:
+    running = server(1.0)
+    asyncio.run(ask(running.app, headers("00")))
+    assert running.sent.spans == []
+    assert is_the_callers(running.parent(), 0)
+
+
+def test_an_application_inside_another_keeps_the_outer_ones_span_or_caller(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", "quiet")
+    running, inner = server(1.0), fastapi.FastAPI()
+    inner.add_api_route("/v1/completions", running.answer)
+    for path in ("/loud", "/quiet"):
+        running.app.mount(path, inner)
+    asyncio.run(ask(running.app, headers(), "/loud/v1/completions"))
+    (span,) = running.sent.spans
+    assert running.parent().span_id == span.context.span_id
+    asyncio.run(ask(running.app, headers(), "/quiet/v1/completions"))
+    assert len(running.sent.spans) == 1
+    assert is_the_callers(running.parent())
+
+
+@pytest.mark.parametrize("own_spans", [True, False])
+@pytest.mark.parametrize("excluded", ["", "ws"])
+def test_a_websocket_has_its_caller(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch, own_spans: bool, excluded: str
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", excluded)
+    running = server(1.0)
+    follow_requests(running.http.instrument if own_spans else None)
+
+    async def talk(socket: fastapi.WebSocket) -> None:
+        await socket.accept()
+        asked = Admitted(request_id="r", engine_id="e", sequence=0, operation="chat", model="m", arrival_ns=1,
+                         prompt_tokens=1)  # fmt: skip
+        running.parents.append(running.sampler.admit(asked, context.get_current()))
+        await socket.close()
+
+    running.app.add_api_websocket_route("/ws", talk)
+    scope: dict[str, Any] = {"type": "websocket", "path": "/ws", "raw_path": b"/ws", "root_path": "", "scheme": "ws"}
+    scope |= {"query_string": b"", "headers": headers(), "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1)}
+    scope |= {"subprotocols": []}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        pass
+
+    asyncio.run(running.app(scope, receive, send))
+    assert f"{running.parent().trace_id:032x}" == TRACE
+    if excluded or not own_spans:
+        assert is_the_callers(running.parent())
+        assert running.sent.spans == []
+    else:
+        assert running.parent().span_id == running.sent.spans[0].context.span_id
+
+
+def test_a_wrong_pattern_of_excluded_paths_fails_once_and_keeps_callers(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COREVITAL_RAISE", "0")
+    monkeypatch.setenv("OTEL_PYTHON_EXCLUDED_URLS", "(")
+    running, before = server(1.0), guard.faults()
+    for _ in range(3):
+        asyncio.run(ask(running.app, headers()))
+        assert is_the_callers(running.parent())
+    assert guard.faults() == before + 1
+
+
+def texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    return [text for one in value for text in texts(one)] if isinstance(value, tuple | list) else []
+
+
+def test_strings_of_a_client_are_cut_in_server_spans(
+    server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST", "x-request-id,x-.*")
+    running = server(1.0)
+    state = ",".join(f"vendor{number}={'v' * 200}" for number in range(30))
+    sent = headers(x_request_id="r" * 40_000, host="h" * 40_000, tracestate=state)
+    sent += [(b"x-request-id", b"again" * 1000)] * 100
+    sent += [(f"x-{number}".encode() * 200, b"v" * 5000) for number in range(100)]
+    asyncio.run(ask(running.app, sent, "/v1/" + "p" * 40_000))
+    asyncio.run(ask(running.app, sent))
+    for span in running.sent.spans:
+        found = dict(span.attributes or {})
+        assert found["http.request.header.x_request_id"][0] == "r" * 256
+        strings = [*found, span.name, *texts(tuple(found.values()))]
+        assert max(len(text.encode()) for text in strings) <= 256
+        assert sum(len(text) for text in strings) < 30_000
+        assert len(span.context.trace_state.to_header()) <= 512
+        assert span.parent is not None
+    assert len(running.sent.spans) == 2
+    assert 0 < len(running.parent().trace_state.to_header()) <= 512
+
+
+@pytest.mark.parametrize("value", [b"\xff\\", b"\xff\\x", b"\xc3(", b"\x80" * 1000])
+def test_a_header_that_is_no_text_fails_no_request(server: Callable[..., Server], value: bytes) -> None:
+    running = server(1.0)
+    for name in (b"x-request-id", b"x-other"):
+        answers = asyncio.run(ask(running.app, [*headers(), (name, value)]))
+        assert answers[0]["status"] == 200
+        assert is_the_callers(running.sent.spans[-1].parent)
+
+
+def test_spans_put_aside_are_bounded_in_bytes(server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_spans, "_ASIDE_BYTES", 50_000)
+    running = server(0.0)
+    for number in range(100):
+        asyncio.run(ask(running.app, [(b"x-request-id", b"%d" % number + b"r" * 9000)]))
+    aside = running.http._aside
+    assert 10 < len(aside._ended) < 25
+    assert aside._bytes <= 50_000
+    running.http.keep(f"{running.parent().span_id:016x}")
+    assert len(running.sent.spans) == 1
+    for number in range(10_000):
+        running.http.keep(f"{number:016x}")
+    assert len(aside._wanted) <= 4096
+    for span_id in list(aside._ended):
+        running.http.keep(span_id)
+    assert aside._bytes == 0
+
+
+def test_what_is_kept_of_a_requests_context_is_its_parent_alone(server: Callable[..., Server]) -> None:
+    """A report may wait for the store for long; the server span and the caller's baggage do not wait with it."""
+    running = server(1.0)
+    asyncio.run(ask(running.app, headers(baggage="k=" + "b" * 4000, x_request_id="r" * 4000)))
+    parent = running.parents[-1]
+    assert parent is not None
+    assert not trace.get_current_span(parent).is_recording()
+    assert len(parent) == 1

@@ -63,6 +63,9 @@ _HEADER: Final = struct.Struct("<4sHHIIQQd")
 _MAGIC: Final = b"CVF1"
 _VERSION: Final = 1
 
+HEADER_BYTES: Final = _HEADER.size
+"""Of a frame, before its tables."""
+
 
 class FrameError(ValueError):
     """Bytes that are not a frame of this version."""
