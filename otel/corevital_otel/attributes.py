@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from corevital.text import cut
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.report import RequestReport, Series
+from corevital_otel.report import RequestReport
 
 FEATURES: Final = {
     "tokens": names.TOKENS_OBSERVED,
@@ -48,19 +49,20 @@ Value = bool | int | float | str | Sequence[str]
 
 def span_name(report: RequestReport) -> str:
     """``{operation} {model}``."""
-    return f"{report.admitted.operation} {report.admitted.model}"
+    return f"{report.admitted.operation} {cut(report.admitted.model)}"
 
 
 def span_attributes(report: RequestReport) -> dict[str, Value]:
     """All attributes of a report's span. What is not known, or OTLP cannot carry, is absent, never null."""
     admitted, outcome, features = report.admitted, report.outcome, report.features
     health, risk = report.health, report.risk
+    model = cut(admitted.model)
     attributes: dict[str, Value | None] = {
         names.OPERATION_NAME: admitted.operation,
         names.PROVIDER_NAME: admitted.engine,
-        names.REQUEST_MODEL: admitted.model,
-        names.RESPONSE_MODEL: admitted.model,
-        names.RESPONSE_ID: admitted.request_id,
+        names.REQUEST_MODEL: model,
+        names.RESPONSE_MODEL: model,
+        names.RESPONSE_ID: cut(admitted.request_id),
         names.RESPONSE_FINISH_REASONS: (outcome.reason,),
         names.USAGE_INPUT_TOKENS: admitted.prompt_tokens,
         names.USAGE_OUTPUT_TOKENS: len(outcome.token_ids),
@@ -104,7 +106,7 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.CAPTURE: report.capture,
         names.SEQUENCE: admitted.sequence,
         names.PROMPT_HASH: admitted.prompt_hash,
-        names.TAGS: admitted.tags or None,
+        names.TAGS: tuple(cut(tag) for tag in admitted.tags) or None,
     }
     return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
 
@@ -121,10 +123,10 @@ def content_attributes(report: RequestReport) -> dict[str, Value]:
 
 
 def _message(role: str, text: str, **more: str) -> str:
-    text = text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8, and would cost the whole request
     left_out = len(text) - names.CONTENT_CHARACTERS
+    text = text[: names.CONTENT_CHARACTERS].encode(errors="replace").decode()  # half a surrogate pair is no UTF-8
     if left_out > 0:
-        text = f"{text[: names.CONTENT_CHARACTERS]}… [{left_out} characters left out]"
+        text = f"{text}… [{left_out} characters left out]"
     return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}], **more}], ensure_ascii=False)
 
 
@@ -139,19 +141,6 @@ def evaluation_of(found: Mapping[str, Any]) -> dict[str, Value]:
         names.RESPONSE_ID: found[names.RESPONSE_ID],
     }
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-def series_events(series: Series) -> list[dict[str, Any]]:
-    """Attributes of the ``corevital.series`` events of a series, at most 256 tokens each."""
-    events = []
-    for offset in range(0, len(series), names.SERIES_EVENT_TOKENS):
-        at = slice(offset, offset + names.SERIES_EVENT_TOKENS)
-        event: dict[str, Any] = {"offset": offset}
-        for name in ("entropy", "surprisal", "margin", "topk_mass"):
-            values = getattr(series, name)[at].tolist()
-            event[name] = [value if math.isfinite(value) else names.SERIES_UNKNOWN for value in values]
-        events.append(event)
-    return events
 
 
 def _fits(value: Value) -> bool:
