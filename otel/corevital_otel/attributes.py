@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from operator import attrgetter
 from typing import Any, Final
 
 from corevital.text import cut
@@ -43,6 +44,9 @@ FEATURES: Final = {
     "confidence_change": names.CONFIDENCE + "change",
 }
 """The features, by their names in :class:`~corevital_otel.report.Features`, and the attribute that each becomes."""
+
+_FEATURE_ATTRIBUTES: Final = tuple(FEATURES.values())
+_features: Final = attrgetter(*FEATURES)
 
 Value = bool | int | float | str | Sequence[str]
 
@@ -95,7 +99,7 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.ALARM_SIGNAL: health.alarm_signal,
         names.LOOP_ONSET: health.loop_onset,
         names.LOOP_PERIOD: health.loop_period,
-        **{attribute: getattr(features, name) for name, attribute in FEATURES.items()},
+        **dict(zip(_FEATURE_ATTRIBUTES, _features(features), strict=True)),
         names.SURPRISAL_ESTIMATED: features.surprisal_estimated or None,
         names.INCOMPLETE: report.incomplete or None,
         names.LOGITS_STAGE: report.stage,
@@ -108,7 +112,13 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.PROMPT_HASH: admitted.prompt_hash,
         names.TAGS: tuple(cut(tag) for tag in admitted.tags) or None,
     }
-    return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if value is not None
+        and (type(value) is not float or isfinite(value))
+        and (type(value) is not int or -(2**63) <= value < 2**63)
+    }
 
 
 def content_attributes(report: RequestReport) -> dict[str, Value]:
@@ -141,9 +151,3 @@ def evaluation_of(found: Mapping[str, Any]) -> dict[str, Value]:
         names.RESPONSE_ID: found[names.RESPONSE_ID],
     }
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-def _fits(value: Value) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or -(2**63) <= value < 2**63

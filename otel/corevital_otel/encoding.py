@@ -7,6 +7,7 @@ A span is kept as a serialised ``ScopeSpans`` that holds nothing else: such byte
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -100,8 +101,7 @@ def encode(draft: SpanDraft, group: Group, limits: SpanLimits) -> EncodedSpan:
     Raises:
         Exception: it cannot be encoded.
     """
-    holder = ScopeSpans()
-    span = holder.spans.add()
+    holder, span = _span_with(draft.attributes, limits)
     span.name = _text(draft.name)
     span.trace_id = draft.trace_id.to_bytes(16, "big")
     span.span_id = draft.span_id.to_bytes(8, "big")
@@ -115,20 +115,79 @@ def encode(draft: SpanDraft, group: Group, limits: SpanLimits) -> EncodedSpan:
         span.trace_state = _text(",".join(f"{key}={value}" for key, value in parent.trace_state.items()))
         if parent.is_remote:
             span.flags |= SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-    span.dropped_attributes_count = _fill(
-        span.attributes, draft.attributes, limits.max_span_attributes, limits.max_span_attribute_length
-    )
+    else:
+        span.parent_span_id, span.trace_state = b"", ""
     kept = draft.events
     if limits.max_events is not None and len(kept) > limits.max_events:
         kept = kept[len(kept) - limits.max_events :]  # the SDK drops the oldest
+    del span.events[:]
     span.events.extend(kept)
     span.dropped_events_count = draft.dropped_events + len(draft.events) - len(kept)
+    span.status.Clear()
     if draft.error is not None:
         span.status.code = Status.STATUS_CODE_ERROR
         span.status.message = draft.error
-    else:
-        span.status.SetInParent()
-    return EncodedSpan(format_span_id(draft.span_id), holder.SerializeToString(), group)
+    data = holder.SerializeToString()
+    del span.events[:]
+    return EncodedSpan(format_span_id(draft.span_id), data, group)
+
+
+class _Forms(threading.local):
+    """Messages with attributes, by their names: most spans have the same ones, and setting values is cheap."""
+
+    def __init__(self) -> None:
+        self.spans: dict[tuple[str, ...], tuple[ScopeSpans, Span, list[AnyValue]]] = {}
+
+
+_forms: Final = _Forms()
+_MOST_FORMS: Final = 64
+
+
+def _span_with(attributes: Mapping[str, Any], limits: SpanLimits) -> tuple[ScopeSpans, Span]:
+    """A span that has these attributes, and its holder: its own until the thread's next call. Set all other fields."""
+    most, longest = limits.max_span_attributes, limits.max_span_attribute_length
+    if longest is None and (most is None or len(attributes) <= most):
+        found = _forms.spans.get(keys := tuple(attributes))
+        if found is None:
+            holder = ScopeSpans()
+            span = holder.spans.add()
+            for key in keys:
+                span.attributes.add(key=_text(key))
+            if len(_forms.spans) >= _MOST_FORMS:
+                _forms.spans.clear()
+            found = _forms.spans[keys] = holder, span, [pair.value for pair in span.attributes]
+        if _filled(found[2], attributes):
+            return found[0], found[1]
+    holder = ScopeSpans()
+    span = holder.spans.add()
+    span.dropped_attributes_count = _fill(span.attributes, attributes, most, longest)
+    return holder, span
+
+
+def _filled(values: list[AnyValue], attributes: Mapping[str, Any]) -> bool:
+    """Set the values of attributes. False where one of them needs a closer look."""
+    try:
+        for into, value in zip(values, attributes.values(), strict=True):
+            kind = type(value)
+            if kind is float:
+                into.double_value = value
+            elif kind is str:
+                into.string_value = value
+            elif kind is bool:
+                into.bool_value = value
+            elif kind is int:
+                into.int_value = value
+            elif kind is tuple or kind is list:
+                array = into.array_value
+                del array.values[:]
+                array.SetInParent()
+                for element in value:
+                    array.values.add(string_value=element)
+            else:
+                return False
+    except (UnicodeEncodeError, TypeError):
+        return False
+    return True
 
 
 def event(name: str, time_ns: int, attributes: Mapping[str, Any], limits: SpanLimits) -> Span.Event:

@@ -1,8 +1,8 @@
 """The SDK's own exporter for a destination, made to send what is encoded already and to report what became of a try.
 
-The SDK's exporters know every ``OTEL_EXPORTER_OTLP_*`` variable. They do not show why they failed, whether waiting would
-help, and how many spans the backend rejected; and they try again by themselves, without a word. Here a try is one
-request, and its :class:`Verdict` is what the backend answered.
+The SDK's exporters know every ``OTEL_EXPORTER_OTLP_*`` variable. They do not show why they failed, whether waiting
+would help, and how many spans the backend rejected; and they try again by themselves, without a word. Here a try is
+one request, and its :class:`Verdict` is what the backend answered.
 """
 
 from __future__ import annotations

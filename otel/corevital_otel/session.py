@@ -1,8 +1,8 @@
 """A ``requests`` session for the SDK's HTTP exporters that reads a bounded answer within a bounded time.
 
-``requests`` reads an answer whole, and its timeout is one of each read. Here an answer has :data:`ANSWER_BYTES` at most,
-decoded, and the exporter's timeout holds for the whole try: connecting, TLS, sending, headers and body. A timer shuts
-the connection down when it is over.
+``requests`` reads an answer whole, and its timeout is one of each read. Here an answer has :data:`ANSWER_BYTES` at
+most, decoded, and the exporter's timeout holds for the whole try: connecting, TLS, sending, headers and body. A timer
+shuts the connection down when it is over.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class SpanEmitter:
         self._counters = counters
         self._fate = fate
         self._delivery: Delivery | None = None
-        self._queue: SpanQueue | None = None
+        self._processor: SpanQueue | None = None
         where = where or destination()
         with reading_variables("TRACES"):
             self._resource = make_resource(engine)
@@ -91,7 +91,7 @@ class SpanEmitter:
             self._limits = span_limits()
         if where is not None and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
             self._delivery = Delivery(ListeningExporter(where), where.endpoint, counters, fate)
-            self._queue = SpanQueue(self._delivery, counters, fate)
+            self._processor = SpanQueue(self._delivery, counters, fate)
 
     @property
     def resource(self) -> Resource:
@@ -101,7 +101,7 @@ class SpanEmitter:
     @property
     def processor(self) -> SpanQueue | None:
         """Where spans of other makers go to reach the same endpoint; None without one."""
-        return self._queue
+        return self._processor
 
     def provider(self, sampler: Sampler, processor: SpanProcessor | None) -> TracerProvider:
         """A provider with our resource and ids, and a sampler and processor of its own."""
@@ -133,7 +133,7 @@ class SpanEmitter:
         caller = trace.get_current_span(parent).get_span_context()
         trace_id = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
         span_id = self._ids.generate_span_id()
-        queue = self._queue if sampling.is_exported(report) else None
+        queue = self._processor if sampling.is_exported(report) else None
         ids = SpanIds(
             format_trace_id(trace_id),
             format_span_id(span_id),
@@ -193,8 +193,8 @@ class SpanEmitter:
 
     def shutdown(self, timeout_s: float) -> None:
         """Deliver what is queued, for at most this long. An endpoint that hangs does not hold the process up."""
-        if self._queue is not None:
-            self._queue.close(timeout_s)
+        if self._processor is not None:
+            self._processor.close(timeout_s)
 
 
 def span_limits(env: Mapping[str, str] = os.environ) -> SpanLimits:
