@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans, Span, SpanFlags, Status
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits
@@ -34,6 +34,18 @@ _EVENT_BYTES: Final = 192
 # one double of an ArrayValue: field 1 of 9 bytes, in it field 4 (double_value), little-endian
 _DOUBLE: Final = np.dtype([("head", "S3"), ("value", "<f8")])
 _HEAD: Final = b"\x0a\x09\x21"
+
+
+def _tag(number: int) -> bytes:
+    return bytes((number << 3 | 2,))  # a field with a length; all of these numbers are below 16
+
+
+_SPANS: Final = _tag(ScopeSpans.SPANS_FIELD_NUMBER)
+_EVENTS: Final = _tag(Span.EVENTS_FIELD_NUMBER)
+_EVENT_ATTRIBUTES: Final = _tag(Span.Event.ATTRIBUTES_FIELD_NUMBER)
+_KEY: Final = _tag(KeyValue.KEY_FIELD_NUMBER)
+_VALUE: Final = _tag(KeyValue.VALUE_FIELD_NUMBER)
+_ARRAY: Final = _tag(AnyValue.ARRAY_VALUE_FIELD_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,10 @@ class EncodedSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpanDraft:
-    """A span before it is encoded; times in nanoseconds since the epoch, ``parent`` invalid or None for a root."""
+    """A span before it is encoded, its events encoded already.
+
+    Times are in nanoseconds since the epoch; ``parent`` is invalid or None for a root.
+    """
 
     name: str
     trace_id: int
@@ -74,7 +89,7 @@ class SpanDraft:
     attributes: Mapping[str, Any]
     start_ns: int
     end_ns: int
-    events: Sequence[Span.Event] = ()
+    events: Sequence[bytes] = ()
     dropped_events: int = 0
     error: str | None = None
 
@@ -101,7 +116,8 @@ def encode(draft: SpanDraft, group: Group, limits: SpanLimits) -> EncodedSpan:
     Raises:
         Exception: it cannot be encoded.
     """
-    holder, span = _span_with(draft.attributes, limits)
+    form = _form_of(draft.attributes, limits)
+    span = form.span
     span.name = _text(draft.name)
     span.trace_id = draft.trace_id.to_bytes(16, "big")
     span.span_id = draft.span_id.to_bytes(8, "big")
@@ -120,48 +136,58 @@ def encode(draft: SpanDraft, group: Group, limits: SpanLimits) -> EncodedSpan:
     kept = draft.events
     if limits.max_events is not None and len(kept) > limits.max_events:
         kept = kept[len(kept) - limits.max_events :]  # the SDK drops the oldest
-    del span.events[:]
-    span.events.extend(kept)
     span.dropped_events_count = draft.dropped_events + len(draft.events) - len(kept)
-    span.status.Clear()
     if draft.error is not None:
         span.status.code = Status.STATUS_CODE_ERROR
         span.status.message = draft.error
-    data = holder.SerializeToString()
-    del span.events[:]
+    else:
+        span.status.code = Status.STATUS_CODE_UNSET
+        span.status.message = ""
+    body = span.SerializeToString()
+    form.spent += len(body)
+    data = _field(_SPANS, body + b"".join([_field(_EVENTS, each) for each in kept]))
     return EncodedSpan(format_span_id(draft.span_id), data, group)
 
 
-class _Forms(threading.local):
-    """Messages with attributes, by their names: most spans have the same ones, and setting values is cheap."""
+class _Form:
+    """A span with attributes of some names, to set the values of: most spans have the same names, and that is cheap.
 
+    What a protobuf message has once held is freed with the message only: ``spent`` are the bytes since it was made.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self.span = Span()
+        for key in keys:
+            self.span.attributes.add(key=_text(key))
+        self.values = [pair.value for pair in self.span.attributes]
+        self.spent = 0
+
+
+class _Forms(threading.local):
     def __init__(self) -> None:
-        self.spans: dict[tuple[str, ...], tuple[ScopeSpans, Span, list[AnyValue]]] = {}
+        self.known: dict[tuple[str, ...], _Form] = {}
 
 
 _forms: Final = _Forms()
-_MOST_FORMS: Final = 64
+_MOST_FORMS: Final = 32
+_FORM_BYTES: Final = 1 << 18
 
 
-def _span_with(attributes: Mapping[str, Any], limits: SpanLimits) -> tuple[ScopeSpans, Span]:
-    """A span that has these attributes, and its holder: its own until the thread's next call. Set all other fields."""
+def _form_of(attributes: Mapping[str, Any], limits: SpanLimits) -> _Form:
+    """A span with these attributes, until the thread's next call. All other fields are to be set."""
     most, longest = limits.max_span_attributes, limits.max_span_attribute_length
     if longest is None and (most is None or len(attributes) <= most):
-        found = _forms.spans.get(keys := tuple(attributes))
-        if found is None:
-            holder = ScopeSpans()
-            span = holder.spans.add()
-            for key in keys:
-                span.attributes.add(key=_text(key))
-            if len(_forms.spans) >= _MOST_FORMS:
-                _forms.spans.clear()
-            found = _forms.spans[keys] = holder, span, [pair.value for pair in span.attributes]
-        if _filled(found[2], attributes):
-            return found[0], found[1]
-    holder = ScopeSpans()
-    span = holder.spans.add()
-    span.dropped_attributes_count = _fill(span.attributes, attributes, most, longest)
-    return holder, span
+        found = _forms.known.get(keys := tuple(attributes))
+        if found is None or found.spent > _FORM_BYTES:
+            if len(_forms.known) >= _MOST_FORMS:
+                _forms.known.clear()
+            found = _forms.known[keys] = _Form(keys)
+        if _filled(found.values, attributes):
+            return found
+        del _forms.known[keys]
+    form = _Form(())
+    form.span.dropped_attributes_count = _fill(form.span.attributes, attributes, most, longest)
+    return form
 
 
 def _filled(values: list[AnyValue], attributes: Mapping[str, Any]) -> bool:
@@ -190,27 +216,31 @@ def _filled(values: list[AnyValue], attributes: Mapping[str, Any]) -> bool:
     return True
 
 
-def event(name: str, time_ns: int, attributes: Mapping[str, Any], limits: SpanLimits) -> Span.Event:
-    """An event of a span."""
+def event(name: str, time_ns: int, attributes: Mapping[str, Any], limits: SpanLimits) -> bytes:
+    """An event of a span, encoded."""
     made = Span.Event(name=name, time_unix_nano=time_ns)
     made.dropped_attributes_count = _fill(
         made.attributes, attributes, limits.max_event_attributes, limits.max_attribute_length
     )
-    return made
+    data: bytes = made.SerializeToString()
+    return data
 
 
-def series_events(series: Series, time_ns: int) -> list[Span.Event]:
-    """The ``corevital.series`` events of a series, at most 256 tokens each: ``offset`` and four arrays."""
-    arrays = {name: _doubles(getattr(series, name)) for name in _SERIES}
+def series_events(series: Series, time_ns: int, limits: SpanLimits) -> list[bytes]:
+    """The ``corevital.series`` events of a series, at most 256 tokens each, encoded: ``offset`` and four arrays."""
+    most = limits.max_event_attributes
+    dropped = 0 if most is None else max(1 + len(_SERIES) - most, 0)
+    arrays = [(_field(_KEY, name.encode()), _doubles(getattr(series, name))) for name in _SERIES[max(dropped - 1, 0) :]]
     events = []
     for offset in range(0, len(series), names.SERIES_EVENT_TOKENS):
-        made = Span.Event(name=names.SERIES_EVENT, time_unix_nano=time_ns)
-        first = made.attributes.add(key="offset")
-        first.value.int_value = offset
-        for name, values in arrays.items():
-            pair = made.attributes.add(key=name)
-            pair.value.array_value.ParseFromString(values[offset : offset + names.SERIES_EVENT_TOKENS].tobytes())
-        events.append(made)
+        offsets = {} if dropped else {"offset": offset}
+        parts = [event(names.SERIES_EVENT, time_ns, offsets, limits)]
+        if dropped:
+            parts.append(Span.Event(dropped_attributes_count=dropped).SerializeToString())
+        for key, values in arrays:
+            array = _field(_ARRAY, values[offset : offset + names.SERIES_EVENT_TOKENS].tobytes())
+            parts.append(_field(_EVENT_ATTRIBUTES, key + _field(_VALUE, array)))
+        events.append(b"".join(parts))
     return events
 
 
@@ -231,6 +261,16 @@ def request(spans: Iterable[EncodedSpan]) -> ExportTraceServiceRequest:
         of_resource.ParseFromString(group.resource)
         of_resource.scope_spans.add().ParseFromString(group.scope + b"".join(data))
     return made
+
+
+def _field(tag: bytes, payload: bytes) -> bytes:
+    length = len(payload)
+    size = bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    size.append(length)
+    return b"".join((tag, size, payload))
 
 
 def _doubles(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -106,7 +106,7 @@ def _encoded(row: UnsentSpan, group: Group, limits: SpanLimits, wanted: Sequence
     events = [event(names.EVALUATION_EVENT, row.end_ns, evaluation_of(row.attributes), limits)]
     dropped = 0
     if row.series is not None and series_size(row.series) <= SPAN_BYTES:
-        events += series_events(row.series, row.end_ns)
+        events += series_events(row.series, row.end_ns, limits)
     elif row.series is not None:
         dropped = -(-len(row.series) // names.SERIES_EVENT_TOKENS)
     draft = SpanDraft(

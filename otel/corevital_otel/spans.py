@@ -181,7 +181,7 @@ class SpanEmitter:
                 self._counters.add(names.DROPPED, what="series", why=why)
                 draft = replace(draft, dropped_events=-(-len(report.series) // names.SERIES_EVENT_TOKENS))
             elif report.series is not None:
-                draft = replace(draft, events=[evaluation, *series_events(report.series, end_ns)])
+                draft = replace(draft, events=[evaluation, *series_events(report.series, end_ns, self._limits)])
             span = encode(draft, self._group, self._limits)
         except Exception as error:
             drop(self._counters, "unencodable", format_span_id(ids[1]), error)
