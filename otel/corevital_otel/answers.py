@@ -164,7 +164,7 @@ def error_verdict(error: BaseException, signal: str, *urls: str) -> Verdict:
 def innermost(error: BaseException) -> BaseException:
     """The error at the bottom: requests and urllib3 wrap the system's own in theirs."""
     for _ in range(20):
-        inner = error.__cause__ or error.__context__
+        inner = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         if inner is None:
             break
         error = inner

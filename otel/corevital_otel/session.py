@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import requests
@@ -82,18 +82,28 @@ class BoundedSession(requests.Session):
                     if watch.over or not isinstance(innermost(error), (ConnectionResetError, BrokenPipeError)):
                         raise
                     answer = super().request(*args, **kwargs)  # the backend had closed a connection that was kept
-                body = _body(answer)
+                with _closed_on_error(answer):
+                    body = _body(answer)
+                    if watch.over:
+                        raise _no_answer(total_s)
             except (requests.exceptions.RequestException, HTTPError, OSError, ValueError) as error:
                 if watch.over or isinstance(error, _TIMEOUTS):
                     raise _no_answer(total_s) from None
                 raise
-            if watch.over:
-                raise _no_answer(total_s)
             return answer, body
 
 
+@contextlib.contextmanager
+def _closed_on_error(answer: requests.Response) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        answer.raw.close()
+        raise
+
+
 def _no_answer(total_s: float) -> requests.exceptions.Timeout:
-    return requests.exceptions.ReadTimeout(f"no whole answer within {total_s:g} s")
+    return requests.exceptions.ReadTimeout(f"no whole answer within {round(total_s, 2):g} s")
 
 
 def _body(answer: requests.Response) -> bytes | None:
