@@ -116,9 +116,11 @@ def _from_json(body: bytes, response_type: Any) -> Any | None:
     return json_format.ParseDict(document, response_type(), ignore_unknown_fields=True)
 
 
-def grpc_verdict(error: Any, *urls: str) -> Verdict:
-    """The verdict of a gRPC ``RpcError``."""
+def grpc_verdict(error: Any, signal: str, *urls: str) -> Verdict:
+    """The verdict of a gRPC ``RpcError``. For the arguments see :func:`error_verdict`."""
     code = error.code().name
+    if error.details() == "Invalid metadata":  # the client's own, before anything is sent
+        return _unsendable_header(signal)
     wait_s = retry_info_s(error.trailing_metadata() or ())
     exhausted = code == _EXHAUSTED
     transient = code in _TRANSIENT_CODES or (exhausted and wait_s is not None)
@@ -143,7 +145,7 @@ def error_verdict(error: BaseException, signal: str, *urls: str) -> Verdict:
     from urllib3.exceptions import HTTPError, LocationParseError
 
     if isinstance(error, (requests.exceptions.InvalidHeader, UnicodeError)) or "metadata was invalid" in str(error):
-        return Verdict(message=f"{header_variable(signal)} holds a value that cannot be sent as a header")
+        return _unsendable_header(signal)
     if isinstance(error, requests.exceptions.InvalidProxyURL):
         return Verdict(message="HTTP_PROXY or HTTPS_PROXY is not a URL that can be used")
     unusable = (
@@ -159,6 +161,10 @@ def error_verdict(error: BaseException, signal: str, *urls: str) -> Verdict:
     )  # fmt: skip
     bottom = innermost(error)
     return Verdict(transient=may_pass, message=foreign(str(bottom) or type(bottom).__name__, *urls))
+
+
+def _unsendable_header(signal: str) -> Verdict:
+    return Verdict(message=f"{header_variable(signal)} holds a value that cannot be sent as a header")
 
 
 def innermost(error: BaseException) -> BaseException:

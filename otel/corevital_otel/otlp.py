@@ -83,7 +83,7 @@ class ListeningExporter:
         self._verdict = accepted(response)
 
     def _refused(self, error: Any) -> Exception:
-        self._verdict = grpc_verdict(error, self._where.url)
+        self._verdict = grpc_verdict(error, "TRACES", self._where.url)
         return instead_of(error, final=True)
 
     def _http(self, maker: Any, where: Destination) -> SpanExporter:

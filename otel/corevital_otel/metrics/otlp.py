@@ -139,7 +139,7 @@ class _Counting(MetricExporter):
         return None if self._verdict.delivered or self._verdict.transient else Ended(self._verdict.message)
 
     def _refused(self, error: Any) -> Exception:
-        self._verdict = grpc_verdict(error)
+        self._verdict = grpc_verdict(error, "METRICS")
         wait_s = self._verdict.retry_after_s
         return instead_of(error, final=not self._verdict.transient or (wait_s is not None and wait_s > 0))
 
