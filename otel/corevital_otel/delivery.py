@@ -73,6 +73,8 @@ class Delivery:
         self.patience_s = patience_s
         self.settled: Callable[[Sequence[str]], Sequence[str]] = lambda ids: ids
         """Is given the ids of spans that are done; returns those that are not counted as lost already."""
+        self.last = Verdict()
+        """On the last request that was sent."""
         self._exporter = exporter
         self._where = where
         self._counters = counters
@@ -118,7 +120,7 @@ class Delivery:
         """Try until the backend has decided, patience is over, or the end is near. A failure is not counted yet."""
         pause = _PAUSES_S[0]
         while True:
-            verdict = self._exporter.send(spans)
+            verdict = self.last = self._exporter.send(spans)
             if verdict.delivered:
                 self._succeeded(spans, verdict)
                 return verdict

@@ -26,6 +26,8 @@ from corevital_otel.waiting import drop
 
 _PATIENCE_S: Final = 60.0
 """Somebody is waiting for the command to end."""
+_REFUSED: Final = 3
+"""Batches in a row of which a backend has taken nothing."""
 _GROUPS: Final = 256
 """Resources that are kept encoded."""
 
@@ -43,6 +45,7 @@ class Resender:
 
     def __init__(self, where: Destination, wanted: Sequence[Profile]) -> None:
         self._taken: list[str] = []
+        self._refused = 0
         self._wanted = wanted
         self._exporter = ListeningExporter(where)
         self._counters = Counters()
@@ -59,10 +62,17 @@ class Resender:
             names.DROPPED, what="span", why="too_large"
         )
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether it is no use to send more: it is not the spans that the backend refuses, or it has refused many."""
+        return self._refused > 0 and (not self._delivery.last.divisible or self._refused >= _REFUSED)
+
     def send(self, spans: Sequence[UnsentSpan]) -> list[str]:
         """Send them. Returns the ids of those that were taken; why others were not is in the log."""
         self._taken = []
-        self._delivery.export([encoded for span in spans if (encoded := self._encoded(span)) is not None])
+        encoded = [each for span in spans if (each := self._encoded(span)) is not None]
+        self._delivery.export(encoded)
+        self._refused = self._refused + 1 if encoded and not self._taken else 0
         return self._taken
 
     def _encoded(self, row: UnsentSpan) -> EncodedSpan | None:
@@ -70,10 +80,10 @@ class Resender:
         try:
             span = _encoded(row, self._group(row), self._limits, self._wanted)
         except Exception as error:  # anything may be in a damaged row
-            drop(self._counters, "unencodable", printable(row.span_id, 64), error)
+            drop(self._counters, printable(row.span_id, 64), error)
             return None
         if span.size > SPAN_BYTES:
-            drop(self._counters, "too_large", span.id, f"{span.size} bytes")
+            drop(self._counters, span.id, span.size)
             return None
         return span
 

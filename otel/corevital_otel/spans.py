@@ -176,18 +176,18 @@ class SpanEmitter:
                 error="the engine reported an error" if report.outcome.reason == "error" else None,
             )
             series_bytes = 0 if report.series is None else series_size(report.series)
-            why = "too_large" if series_bytes > SPAN_BYTES else "queue_full" if not queue.room_for(series_bytes) else ""
-            if report.series is not None and why:
-                self._counters.add(names.DROPPED, what="series", why=why)
+            too_large = series_bytes > SPAN_BYTES
+            if report.series is not None and (too_large or not queue.room_for(series_bytes)):
+                self._counters.add(names.DROPPED, what="series", why="too_large" if too_large else "queue_full")
                 draft = replace(draft, dropped_events=-(-len(report.series) // names.SERIES_EVENT_TOKENS))
             elif report.series is not None:
                 draft = replace(draft, events=[evaluation, *series_events(report.series, end_ns, self._limits)])
             span = encode(draft, self._group, self._limits)
         except Exception as error:
-            drop(self._counters, "unencodable", format_span_id(ids[1]), error)
+            drop(self._counters, format_span_id(ids[1]), error)
             return None
         if span.size > SPAN_BYTES:
-            drop(self._counters, "too_large", span.id, f"{span.size} bytes")
+            drop(self._counters, span.id, span.size)
             return None
         return span
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from corevital.guard import swallow
 from corevital.log import warn_once
+from corevital.text import printable
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import Delivery, Fate
@@ -98,7 +99,7 @@ class SpanQueue(SpanProcessor):
         try:
             encoded = encode_readable(span)
         except Exception as error:
-            drop(self._counters, "unencodable", f"{own.span_id:016x}", error)
+            drop(self._counters, f"{own.span_id:016x}", error)
             return
         self.put(encoded)
 
@@ -165,15 +166,21 @@ class SpanQueue(SpanProcessor):
             return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
 
 
-def drop(counters: Counters, why: str, span_id: str, error: object) -> None:
-    """Count a span that cannot be sent, and name the first one."""
-    counters.add(names.DROPPED, what="span", why=why)
+def drop(counters: Counters, span_id: str, cause: Exception | int) -> None:
+    """Count a span that cannot be sent, and name the first one.
+
+    Args:
+        counters: takes ``corevital.telemetry.dropped``.
+        span_id: its id, fit to be logged.
+        cause: why it cannot be encoded, or its size in bytes, which is too large.
+    """
+    too_large = isinstance(cause, int)
+    counters.add(names.DROPPED, what="span", why="too_large" if too_large else "unencodable")
     warn_once(
-        f"span:{why}",
-        "span %s cannot be sent (%s): it is dropped alone; further ones are counted as %s",
+        f"span:{too_large}",
+        "span %s cannot be sent (%s): it is dropped alone; further ones are only counted",
         span_id,
-        f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error,
-        why,
+        f"{cause} bytes" if too_large else f"{type(cause).__name__}: {printable(cause, 200)}",
     )
 
 
