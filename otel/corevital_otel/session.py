@@ -8,6 +8,7 @@ shuts the connection down when it is over.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import threading
@@ -109,11 +110,13 @@ def _no_answer(total_s: float) -> requests.exceptions.Timeout:
 def _body(answer: requests.Response) -> bytes | None:
     """The decoded body; the answer has it too. None where it is too long or cannot be decoded."""
     raw = answer.raw
-    data = raw.read(ANSWER_BYTES + 1, decode_content=False) or b""
+    data = b""
+    while len(data) <= ANSWER_BYTES and (more := raw.read(ANSWER_BYTES + 1 - len(data), decode_content=False)):
+        data += more
     body: bytes | None = None
     if len(data) <= ANSWER_BYTES:
         body = _decoded(data, answer.headers.get("Content-Encoding", "").strip().lower())
-    else:
+    if not raw.closed:
         raw.close()  # the rest is not wanted: the connection is not used again
     raw.release_conn()
     answer._content = body or b""
@@ -143,6 +146,7 @@ class _Watch:
 
     def __init__(self, seconds: float) -> None:
         self.over = False
+        self.answers: list[http.client.HTTPResponse] = []
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
         self._timer = threading.Timer(seconds, self._end)
@@ -153,9 +157,12 @@ class _Watch:
         self._timer.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         _current.watch = None
         self._timer.cancel()
+        if kind is not None:
+            for answer in self.answers:  # urllib3 forgets one whose headers it refuses
+                answer.close()
         with self._lock:
             for each in self._sockets:
                 each.close()
@@ -182,7 +189,16 @@ def _watched(connection: Any) -> None:
         watch.add(connection)
 
 
+class _Answer(http.client.HTTPResponse):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if (watch := getattr(_current, "watch", None)) is not None:
+            watch.answers.append(self)
+
+
 class _Http(HTTPConnection):
+    response_class = _Answer
+
     def _new_conn(self) -> Any:
         made = super()._new_conn()
         _watched(made)
@@ -194,6 +210,8 @@ class _Http(HTTPConnection):
 
 
 class _Https(HTTPSConnection):
+    response_class = _Answer
+
     def _new_conn(self) -> Any:
         made = super()._new_conn()
         _watched(made)
