@@ -88,6 +88,7 @@ class ListeningExporter:
 
     def _http(self, maker: Any, where: Destination) -> SpanExporter:
         exporter: SpanExporter = maker(endpoint=where.url, session=http_session("TRACES", self._heard))
+        listen_over_http(exporter, self._heard)
         return exporter
 
     def _heard(self, answer: Any, body: bytes | None) -> Exception | None:
@@ -169,6 +170,16 @@ def http_session(signal: str, heard: Callable[[Any, bytes | None], Exception | N
     from corevital_otel.session import BoundedSession
 
     return BoundedSession(heard)
+
+
+def listen_over_http(exporter: Any, heard: Callable[[Any, bytes | None], Exception | None]) -> None:
+    """Hear what an HTTP server answers an exporter of the SDK's that has a session of the user's own."""
+    from corevital_otel.session import BoundedSession, bound
+
+    transport = getattr(getattr(exporter, "_client", None), "_transport", None)
+    session = getattr(transport, "_session", None) or getattr(exporter, "_session", None)
+    if session is not None and not isinstance(session, BoundedSession):
+        bound(session, heard)
 
 
 def listen(exporter: Any, refused: Callable[[Any], Exception], accepted: Callable[[Any], None]) -> bool:

@@ -27,6 +27,8 @@ from corevital_otel.answers import innermost
 ANSWER_BYTES: Final = 65_536
 """Of an answer's body. An OTLP answer has some hundred."""
 
+Heard = Callable[[Any, "bytes | None"], "Exception | None"]
+
 _DEFAULT_TIMEOUT_S: Final = 10.0
 _LEAST_TIMEOUT_S: Final = 0.001
 _TIMEOUTS: Final = (requests.exceptions.Timeout, TimeoutError)
@@ -42,7 +44,7 @@ class BoundedSession(requests.Session):
             in its place, with None. What it returns is raised instead.
     """
 
-    def __init__(self, heard: Callable[[Any, bytes | None], Exception | None]) -> None:
+    def __init__(self, heard: Heard) -> None:
         super().__init__()
         self._heard = heard
         self.headers["Accept-Encoding"] = "gzip, deflate"
@@ -60,16 +62,7 @@ class BoundedSession(requests.Session):
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
         """See the base class."""
-        try:
-            answer, body = self._bounded(*args, **kwargs)
-        except Exception as error:
-            instead = self._heard(error, None)
-            if instead is not None:
-                raise instead from None
-            raise
-        if (instead := self._heard(answer, body)) is not None:
-            raise instead
-        return answer
+        return _heard_of(lambda: self._bounded(*args, **kwargs), self._heard)
 
     def _bounded(self, *args: Any, **kwargs: Any) -> tuple[requests.Response, bytes | None]:
         timeout = kwargs.get("timeout")
@@ -92,6 +85,37 @@ class BoundedSession(requests.Session):
                     raise _no_answer(total_s) from None
                 raise
             return answer, body
+
+
+def bound(session: requests.Session, heard: Heard) -> None:
+    """Do as much of it as there is a way to with another session: the user's own, from a credential provider.
+
+    Its answers are read to the same bound, and redirects are not followed; its timeout is one of each read.
+    """
+    own = session.request
+
+    def read(*args: Any, **kwargs: Any) -> tuple[requests.Response, bytes | None]:
+        answer = own(*args, **kwargs)
+        with _closed_on_error(answer):
+            return answer, _body(answer)
+
+    def request(*args: Any, **kwargs: Any) -> requests.Response:
+        return _heard_of(lambda: read(*args, **kwargs | {"allow_redirects": False, "stream": True}), heard)
+
+    session.get_redirect_target = lambda resp: None  # type: ignore[method-assign]
+    session.request = request  # type: ignore[method-assign]
+
+
+def _heard_of(make: Callable[[], tuple[requests.Response, bytes | None]], heard: Heard) -> requests.Response:
+    try:
+        answer, body = make()
+    except Exception as error:
+        if (instead := heard(error, None)) is not None:
+            raise instead from None
+        raise
+    if (instead := heard(answer, body)) is not None:
+        raise instead
+    return answer
 
 
 @contextlib.contextmanager

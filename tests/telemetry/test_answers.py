@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from integration.harness.faulty import certificate, raw_server, read_request
@@ -235,6 +236,24 @@ def test_a_hanging_grpc_server_is_reported_within_the_timeout(
         wait_for(lambda: bool(said()))
         assert time.monotonic() - start < 1 + 1.5
         assert "DEADLINE_EXCEEDED" in said()[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "exported"),
+    [
+        (answer("200 OK", None, b""), 1),
+        (answer("302 Found", None, b"", "Location: /login"), 0),
+        (answer("200 OK", PROTOBUF, gzip.compress(bytes(50 << 20)), "Content-Encoding: gzip"), 0),
+    ],
+)
+def test_a_session_of_the_users_own_is_heard_too(
+    sender: Callable[..., Counters], monkeypatch: pytest.MonkeyPatch, data: bytes, exported: int
+) -> None:
+    monkeypatch.setattr("corevital_otel.otlp.http_session", lambda signal, heard: requests.Session())
+    with raw_server(fixed(data)) as endpoint:
+        counters = sender(endpoint)
+        wait_for(lambda: counters.get(EXPORTED) + counters.get(DROPPED) == 1)
+        assert counters.get(EXPORTED) == exported
 
 
 def test_an_endless_body_is_read_to_a_bound(sender: Callable[..., Counters]) -> None:

@@ -32,7 +32,7 @@ from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdic
 from corevital_otel.counters import Counters
 from corevital_otel.destination import protocol_in, shown
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
-from corevital_otel.otlp import Ended, http_session, instead_of, listen, reading_variables
+from corevital_otel.otlp import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
 from corevital_otel.overheard import overheard
 from corevital_otel.redact import foreign
 
@@ -126,6 +126,7 @@ class _Counting(MetricExporter):
             listen(self._inner, self._refused, self._accepted)
         else:
             self._inner = maker(session=http_session("METRICS", self._heard))
+            listen_over_http(self._inner, self._heard)
         super().__init__(self._inner._preferred_temporality, self._inner._preferred_aggregation)
         self._counters = counters
         self._failing = False
@@ -135,11 +136,14 @@ class _Counting(MetricExporter):
             self._verdict = error_verdict(answer, "METRICS")
         else:
             self._verdict = http_verdict(answer, body, ExportMetricsServiceResponse)
+        if not self._verdict.delivered:
+            self._warn(self._verdict)
         # the SDK may try again what may pass, within its timeout: the sums of an interval are not sent twice
         return None if self._verdict.delivered or self._verdict.transient else Ended(self._verdict.message)
 
     def _refused(self, error: Any) -> Exception:
         self._verdict = grpc_verdict(error, "METRICS")
+        self._warn(self._verdict)
         wait_s = self._verdict.retry_after_s
         return instead_of(error, final=not self._verdict.transient or (wait_s is not None and wait_s > 0))
 
@@ -163,18 +167,21 @@ class _Counting(MetricExporter):
         self._count(_points(metrics_data), verdict)
         return MetricExportResult.SUCCESS if verdict.delivered else MetricExportResult.FAILURE
 
+    def _warn(self, verdict: Verdict) -> None:
+        if not self._failing:
+            self._failing = True  # at the first failure: the SDK may go on trying for long
+            _logger.warning(
+                "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
+                "where it takes none; serving goes on, and /metrics has them all",
+                shown(endpoint() or ""),
+                verdict.message or "it could not be reached in time",
+            )
+
     def _count(self, points: int, verdict: Verdict) -> None:
         where = shown(endpoint() or "")
         if not verdict.delivered:
             self._counters.add(names.DROPPED, points, what="metric", why="export_failed")
-            if not self._failing:
-                _logger.warning(
-                    "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
-                    "where it takes none; serving goes on, and /metrics has them all",
-                    where,
-                    verdict.message or "it could not be reached in time",
-                )
-            self._failing = True
+            self._warn(verdict)
             return
         rejected = min(verdict.rejected, points)
         if rejected:
