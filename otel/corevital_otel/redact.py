@@ -26,7 +26,10 @@ _SHORTEST: Final = 3
 """A shorter part of a secret is not replaced: it would garble every line, and nobody can use it."""
 _LONG: Final = 6
 """From here on a part is replaced within words too."""
-_USER: Final = re.compile(r"(?<=//)[^\s@]+@|[^\s/@:'\"(]+:[^\s/@'\"]*@")
+_USER: Final = re.compile(r"(?<=//)[^\s@]{1,512}@|[^\s/@:'\"(]{1,128}:[^\s/@'\"]{0,256}@")
+_READ: Final = 16_384
+_MARGIN: Final = 1_024
+"""Characters of a foreign text that are read, and of its end that are not shown where it is longer: half a secret."""
 
 
 def redacted(text: object, *urls: str) -> str:
@@ -42,12 +45,16 @@ def redacted(text: object, *urls: str) -> str:
             shown = re.sub(re.escape(secret), HIDDEN, shown, flags=re.IGNORECASE)
         else:
             shown = re.sub(rf"(?<![A-Za-z0-9_]){re.escape(secret)}(?![A-Za-z0-9_])", HIDDEN, shown)
-    return _USER.sub("", shown)
+    return _USER.sub("", shown) if "@" in shown else shown
 
 
 def foreign(text: object, *urls: str) -> str:
     """Text of a backend or a library for our log: in one line, of bounded length, without secrets."""
-    return printable(redacted(" ".join(str(text)[: 4 * MAX_SHOWN].split()), *urls), MAX_SHOWN)
+    whole = str(text)
+    shown = redacted(whole[:_READ], *urls)
+    if len(whole) > _READ:
+        shown = shown[:-_MARGIN]
+    return printable(" ".join(shown.split()), MAX_SHOWN)
 
 
 def header_variable(signal: str) -> str:

@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,20 @@ def test_a_url_that_no_variable_has_is_hidden_too() -> None:
     assert KEY not in foreign(f"no route {KEY}", f"http://me:{KEY}@h")
     assert foreign("x" * 10_000).endswith("…")
     assert len(foreign("\n" * 10_000 + "x" * 10_000)) <= 400
+
+
+def test_a_secret_that_a_bound_would_cut_in_half_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"a={KEY}")
+    for spaces in range(16_384 - len(KEY), 16_384):
+        assert KEY[:3] not in foreign(" " * spaces + KEY + " " * 100)
+
+
+def test_a_long_line_is_read_in_no_time() -> None:
+    start = time.monotonic()
+    for text in ("a" * 2_000_000, "a:" * 200_000 + "@", "//" * 200_000 + "@"):
+        redacted(text)
+        foreign(text)
+    assert time.monotonic() - start < 10
 
 
 def test_tracebacks_have_no_secret_either(monkeypatch: pytest.MonkeyPatch) -> None:
