@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import gzip
 import ipaddress
+import socket
 import ssl
 import threading
 import time
@@ -50,7 +51,10 @@ class Behaviour:
 
 @dataclass
 class Received:
-    """What came in: every request with its time, its bytes and headers; and the spans taken."""
+    """What came in: every request with its time, its bytes and headers; and the spans taken.
+
+    A request that holds ``poison`` is refused as invalid, one above ``most_bytes`` as too large (over HTTP).
+    """
 
     does: Behaviour = field(default_factory=Behaviour)
     times: list[float] = field(default_factory=list)
@@ -58,6 +62,8 @@ class Received:
     headers: list[dict[str, str]] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     endpoint: str = ""
+    poison: bytes = b""
+    most_bytes: int = 0
 
     def arrived(self, body: bytes, headers: dict[str, str]) -> Behaviour:
         self.times.append(time.monotonic())
@@ -65,6 +71,10 @@ class Received:
         self.headers.append(headers)
         does = self.does
         time.sleep(does.delay_s)
+        if self.poison and self.poison in body:
+            return Behaviour(status=400, code=grpc.StatusCode.INVALID_ARGUMENT)
+        if self.most_bytes and len(body) > self.most_bytes:
+            return Behaviour(status=413)
         return does
 
     def take(self, request: trace_service_pb2.ExportTraceServiceRequest) -> Response:
@@ -208,3 +218,53 @@ def certificate(folder: Path, name: str) -> Certificate:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return files
+
+
+@contextmanager
+def raw_server(talk: Callable[[socket.socket], None], tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A server that says to each connection what ``talk`` does, in a thread for each. Yields its endpoint."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            try:
+                taken, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=one, args=(taken,), daemon=True).start()
+
+    def one(taken: socket.socket) -> None:
+        with contextlib.suppress(OSError), taken:
+            taken.settimeout(30)
+            if tls is None:
+                talk(taken)
+                return
+            with tls.wrap_socket(taken, server_side=True) as wrapped:
+                talk(wrapped)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        ended.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def read_request(taken: socket.socket) -> bytes:
+    """The body of one HTTP request; empty where the client closes."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if not (more := taken.recv(65_536)):
+            return b""
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lengths = [line.partition(b":")[2] for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")]
+    while len(body) < int(lengths[0]):
+        if not (more := taken.recv(65_536)):
+            return b""
+        body += more
+    return body

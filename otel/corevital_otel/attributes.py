@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
+from math import isfinite
+from operator import attrgetter
 from typing import Any, Final
 
+from corevital.text import cut
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.report import RequestReport, Series
+from corevital_otel.report import RequestReport
 
 FEATURES: Final = {
     "tokens": names.TOKENS_OBSERVED,
@@ -43,24 +45,28 @@ FEATURES: Final = {
 }
 """The features, by their names in :class:`~corevital_otel.report.Features`, and the attribute that each becomes."""
 
+_FEATURE_ATTRIBUTES: Final = tuple(FEATURES.values())
+_features: Final = attrgetter(*FEATURES)
+
 Value = bool | int | float | str | Sequence[str]
 
 
 def span_name(report: RequestReport) -> str:
     """``{operation} {model}``."""
-    return f"{report.admitted.operation} {report.admitted.model}"
+    return f"{report.admitted.operation} {cut(report.admitted.model)}"
 
 
 def span_attributes(report: RequestReport) -> dict[str, Value]:
     """All attributes of a report's span. What is not known, or OTLP cannot carry, is absent, never null."""
     admitted, outcome, features = report.admitted, report.outcome, report.features
     health, risk = report.health, report.risk
+    model = cut(admitted.model)
     attributes: dict[str, Value | None] = {
         names.OPERATION_NAME: admitted.operation,
         names.PROVIDER_NAME: admitted.engine,
-        names.REQUEST_MODEL: admitted.model,
-        names.RESPONSE_MODEL: admitted.model,
-        names.RESPONSE_ID: admitted.request_id,
+        names.REQUEST_MODEL: model,
+        names.RESPONSE_MODEL: model,
+        names.RESPONSE_ID: cut(admitted.request_id),
         names.RESPONSE_FINISH_REASONS: (outcome.reason,),
         names.USAGE_INPUT_TOKENS: admitted.prompt_tokens,
         names.USAGE_OUTPUT_TOKENS: len(outcome.token_ids),
@@ -93,7 +99,7 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.ALARM_SIGNAL: health.alarm_signal,
         names.LOOP_ONSET: health.loop_onset,
         names.LOOP_PERIOD: health.loop_period,
-        **{attribute: getattr(features, name) for name, attribute in FEATURES.items()},
+        **dict(zip(_FEATURE_ATTRIBUTES, _features(features), strict=True)),
         names.SURPRISAL_ESTIMATED: features.surprisal_estimated or None,
         names.INCOMPLETE: report.incomplete or None,
         names.LOGITS_STAGE: report.stage,
@@ -104,9 +110,15 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.CAPTURE: report.capture,
         names.SEQUENCE: admitted.sequence,
         names.PROMPT_HASH: admitted.prompt_hash,
-        names.TAGS: admitted.tags or None,
+        names.TAGS: tuple(cut(tag) for tag in admitted.tags) or None,
     }
-    return {name: value for name, value in attributes.items() if value is not None and _fits(value)}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if value is not None
+        and (type(value) is not float or isfinite(value))
+        and (type(value) is not int or -(2**63) <= value < 2**63)
+    }
 
 
 def content_attributes(report: RequestReport) -> dict[str, Value]:
@@ -123,10 +135,10 @@ def content_attributes(report: RequestReport) -> dict[str, Value]:
 
 
 def _message(role: str, text: str, characters: int | None = None, **more: str) -> str:
-    text = text.encode(errors="replace").decode()  # half a surrogate pair is no UTF-8, and would cost the whole request
     left_out = (characters or len(text)) - names.CONTENT_CHARACTERS
+    text = text[: names.CONTENT_CHARACTERS].encode(errors="replace").decode()  # half a surrogate pair is no UTF-8
     if left_out > 0:
-        text = f"{text[: names.CONTENT_CHARACTERS]}… [{left_out} characters left out]"
+        text = f"{text}… [{left_out} characters left out]"
     return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}], **more}], ensure_ascii=False)
 
 
@@ -141,22 +153,3 @@ def evaluation_of(found: Mapping[str, Any]) -> dict[str, Value]:
         names.RESPONSE_ID: found[names.RESPONSE_ID],
     }
     return {name: value for name, value in attributes.items() if value is not None}
-
-
-def series_events(series: Series) -> list[dict[str, Any]]:
-    """Attributes of the ``corevital.series`` events of a series, at most 256 tokens each."""
-    events = []
-    for offset in range(0, len(series), names.SERIES_EVENT_TOKENS):
-        at = slice(offset, offset + names.SERIES_EVENT_TOKENS)
-        event: dict[str, Any] = {"offset": offset}
-        for name in ("entropy", "surprisal", "margin", "topk_mass"):
-            values = getattr(series, name)[at].tolist()
-            event[name] = [value if math.isfinite(value) else names.SERIES_UNKNOWN for value in values]
-        events.append(event)
-    return events
-
-
-def _fits(value: Value) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return not isinstance(value, int) or -(2**63) <= value < 2**63

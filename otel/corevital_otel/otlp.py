@@ -1,179 +1,213 @@
-"""The SDK's own exporter for a destination, made to say what became of a try.
+"""The SDK's own exporter for a destination, made to send what is encoded already and to report what became of a try.
 
-The SDK's exporters retry what OTLP calls transient, with back-off, for as long as ``OTEL_EXPORTER_OTLP_TIMEOUT``, and
-honour a wait that the server asks for if it fits into that. They keep to themselves why they failed, whether waiting
-would help, and how many spans the server rejected out of a request it accepted: that is what is added here.
+The SDK's exporters know every ``OTEL_EXPORTER_OTLP_*`` variable. They do not show why they failed, whether waiting
+would help, and how many spans the backend rejected; and they try again by themselves, without a word. Here a try is
+one request, and its :class:`Verdict` is what the backend answered.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
-import re
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from corevital.log import warn_once
+from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
 from corevital_otel.destination import Destination, destination, endpoint, protocol, shown
+from corevital_otel.encoding import EncodedSpan, request
+from corevital_otel.errors import SettingsError
+from corevital_otel.overheard import overheard
+from corevital_otel.redact import foreign, header_variable, watch_logs
 
 __all__ = ["Destination", "ListeningExporter", "Verdict", "destination", "endpoint", "protocol", "shown"]
 
-_TRANSIENT_STATUS: Final = frozenset((429, 502, 503, 504))
-_TRANSIENT_CODES: Final = frozenset(
-    ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
-)
-"""The OTLP specification's lists; RESOURCE_EXHAUSTED is transient only where the server says when to come back."""
-_EXHAUSTED: Final = "RESOURCE_EXHAUSTED"
-_RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 _CREDENTIALS: Final = "OTEL_PYTHON_EXPORTER_OTLP_HTTP_{}CREDENTIAL_PROVIDER"
-_USER: Final = re.compile(r"[^\s/@]+@")
 
 
-@dataclass(slots=True)
-class Verdict:
-    """What the server said of the last try.
-
-    Attributes:
-        transient: the specification allows to try again.
-        retry_after_s: how long the server asked to wait, seconds.
-        rejected: spans it refused out of a request that it took.
-        message: its words on that, or why it did not take the request, if known.
-    """
-
-    transient: bool = True
-    retry_after_s: float | None = None
-    rejected: int = 0
-    message: str = ""
-
-    def accept(self, response: ExportTraceServiceResponse) -> None:
-        """The request was taken, whole or in part."""
-        self.transient = False
-        self.rejected = response.partial_success.rejected_spans
-        self.message = response.partial_success.error_message
+class Ended(Exception):
+    """The try is over, and its verdict is known: the SDK is not to try again."""
 
 
 class ListeningExporter:
-    """The SDK's exporter for a destination, and the :class:`Verdict` of its last try."""
+    """Sends spans with the SDK's exporter for a destination.
+
+    Raises:
+        SettingsError: an ``OTEL_*`` variable has a value that the SDK refuses.
+    """
 
     def __init__(self, where: Destination) -> None:
-        self.verdict = Verdict()
-        self.inner: SpanExporter = self._grpc(where) if where.protocol == "grpc" else self._http(where)
+        self._where = where
+        self._verdict: Verdict | None = None
+        wire = "grpc" if where.protocol == "grpc" else "http"
+        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{wire}.trace_exporter")
+        with reading_variables("TRACES", where.url):
+            _pass_encoded(module)
+            make = self._grpc if wire == "grpc" else self._http
+            self._inner: SpanExporter = make(module.OTLPSpanExporter, where)
 
-    def begin(self) -> None:
-        """A new export: until the server answers, what went wrong is the connection, which may come back."""
-        self.verdict = Verdict()
+    def send(self, spans: Sequence[EncodedSpan]) -> Verdict:
+        """Send one request, once. Never raises."""
+        self._verdict = None
+        failure: Verdict | None = None
+        with overheard() as said:
+            try:
+                result = self._inner.export(Encoded(spans))  # type: ignore[arg-type]
+            except Ended:
+                result = SpanExportResult.FAILURE
+            except Exception as error:
+                result = SpanExportResult.FAILURE
+                failure = error_verdict(error, "TRACES", self._where.url)
+        if self._verdict is not None:
+            return self._verdict
+        if result is SpanExportResult.SUCCESS:  # an exporter that does not let us hear
+            return Verdict(delivered=True)
+        cause = foreign("; ".join(dict.fromkeys(said)), self._where.url)
+        return failure or Verdict(message=cause or "the exporter does not say why")
 
-    def _grpc(self, where: Destination) -> SpanExporter:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        exporter = OTLPSpanExporter(endpoint=where.url, insecure=where.insecure)
-        if not listen(exporter, self.refused, self._accepted):
+    def _grpc(self, maker: Any, where: Destination) -> SpanExporter:
+        exporter: SpanExporter = maker(endpoint=where.url, insecure=where.insecure)
+        if not listen(exporter, self._refused, self._accepted):
             warn_once("otlp:grpc", "this OpenTelemetry SDK does not show what a gRPC server answers: rejected spans "
-                      "are not counted; use a version that was tried")  # fmt: skip
+                      "are not counted; use a tested version")  # fmt: skip
         return exporter
 
     def _accepted(self, response: Any) -> None:
-        self.verdict.accept(response)
+        self._verdict = accepted(response)
 
-    def _http(self, where: Destination) -> SpanExporter:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    def _refused(self, error: Any) -> Exception:
+        self._verdict = grpc_verdict(error, "TRACES", self._where.url)
+        return instead_of(error, final=True)
 
-        return OTLPSpanExporter(endpoint=where.url, session=http_session("TRACES", self._heard))
+    def _http(self, maker: Any, where: Destination) -> SpanExporter:
+        exporter: SpanExporter = maker(endpoint=where.url, session=http_session("TRACES", self._heard))
+        listen_over_http(exporter, self._heard)
+        return exporter
 
-    def _heard(self, answer: Any) -> None:
-        self.verdict = Verdict(message=failure(answer))
-        if isinstance(answer, Exception):  # the connection may come back
-            return
-        verdict = self.verdict
-        verdict.transient = answer.status_code in _TRANSIENT_STATUS
-        if verdict.transient:
-            verdict.retry_after_s = _seconds(answer.headers.get("Retry-After"))
-        elif answer.ok and answer.headers.get("Content-Type", "").startswith("application/x-protobuf"):
-            try:
-                verdict.accept(ExportTraceServiceResponse.FromString(answer.content))
-            except Exception:  # it took them; what it says of it is not readable
-                verdict.transient = False
+    def _heard(self, answer: Any, body: bytes | None) -> Exception | None:
+        if isinstance(answer, Exception):
+            self._verdict = error_verdict(answer, "TRACES", self._where.url)
+        else:
+            self._verdict = http_verdict(answer, body, ExportTraceServiceResponse, self._where.url)
+        return None if self._verdict.delivered else Ended(self._verdict.message)
 
-    def refused(self, error: Any) -> bool:
-        """Note a gRPC error. True if it is permanent though the SDK would go on trying."""
-        code = error.code().name
-        metadata = dict(error.trailing_metadata() or ())
-        asked = _retry_info(metadata.get(_RETRY_INFO))
-        exhausted_for_good = code == _EXHAUSTED and asked is None
-        transient = code in _TRANSIENT_CODES or (code == _EXHAUSTED and not exhausted_for_good)
-        self.verdict = Verdict(transient=transient, retry_after_s=asked, message=failure(error))
-        return exhausted_for_good
+    def shutdown(self) -> None:
+        """Let go of the connection."""
+        with overheard():
+            self._inner.shutdown()
 
 
-def http_session(signal: str, heard: Callable[[Any], object]) -> Any:
+class Encoded:
+    """Spans that are encoded already, in the place of the SDK's own, through its exporters."""
+
+    def __init__(self, spans: Sequence[EncodedSpan]) -> None:
+        self.spans = spans
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+
+def _pass_encoded(module: Any) -> None:
+    """Have an exporter's module take :class:`Encoded` spans. Other spans are encoded as ever."""
+    own = getattr(module, "encode_spans", None)
+    if own is None:
+        raise RuntimeError("this version of the OpenTelemetry exporters is not supported: use a tested one")
+    if getattr(own, "takes_encoded", False):
+        return
+
+    def encode_spans(spans: Any) -> ExportTraceServiceRequest:
+        return request(spans.spans) if isinstance(spans, Encoded) else own(spans)
+
+    encode_spans.takes_encoded = True  # type: ignore[attr-defined]
+    module.encode_spans = encode_spans
+
+
+@contextmanager
+def reading_variables(signal: str, *urls: str) -> Iterator[None]:
+    """What the SDK logs and raises while it reads the ``OTEL_*`` variables becomes warnings and an error of ours.
+
+    Args:
+        signal: ``TRACES`` or ``METRICS``, for the variable that is named.
+        urls: endpoints that are in no variable.
+
+    Raises:
+        SettingsError: they raised.
+    """
+    watch_logs()
+    with overheard() as said:
+        try:
+            yield
+        except SettingsError:
+            raise
+        except Exception as error:  # the SDK's parts raise what they like; none of their values is ours to list
+            cause = foreign(error, *urls)
+            raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from None
+    for line in dict.fromkeys(said):
+        if line.startswith("Header format invalid"):
+            variable = header_variable(signal)
+            warn_once(f"otlp:{variable}", "a part of %s is not `name=value` with a URL-encoded value: it is ignored",
+                      variable)  # fmt: skip
+        else:
+            warn_once(f"otlp:{line}", "the OTLP exporter: %s", foreign(line, *urls))
+
+
+def http_session(signal: str, heard: Callable[[Any, bytes | None], Exception | None]) -> Any:
     """A session for an HTTP exporter of the SDK's; None where the user has named one of their own.
 
     Args:
         signal: ``TRACES`` or ``METRICS``.
-        heard: is told of each answer, a ``requests.Response`` or the exception in its place.
+        heard: see :class:`corevital_otel.session.BoundedSession`.
     """
-    import requests
-
     if any(os.environ.get(_CREDENTIALS.format(which)) for which in ("", f"{signal}_")):
         return None
+    from corevital_otel.session import BoundedSession
 
-    class Session(requests.Session):
-        """Obeys ``OTEL_EXPORTER_OTLP_CERTIFICATE`` even where ``REQUESTS_CA_BUNDLE`` is set for all others."""
-
-        def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-            own = self.verify if verify is None and isinstance(self.verify, str) else verify
-            return super().merge_environment_settings(url, proxies, stream, own, cert)
-
-        def send(self, request: Any, **kwargs: Any) -> Any:
-            try:
-                response = super().send(request, **kwargs)
-            except Exception as error:
-                heard(error)
-                raise
-            heard(response)
-            return response
-
-    return Session()
+    return BoundedSession(heard)
 
 
-def failure(answer: Any) -> str:
-    """What went wrong by a ``requests.Response`` or the exception in its place; empty where nothing did."""
-    if callable(getattr(answer, "details", None)):  # a gRPC error; it may hold the target, and that a password
-        return f"{answer.code().name}: {_USER.sub('', str(answer.details()))}"
-    if not isinstance(answer, Exception):
-        return "" if answer.ok else f"HTTP {answer.status_code} {answer.reason}"
-    error: BaseException = answer
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner  # requests and urllib3 wrap the system's own words in theirs
-    return str(error) or type(error).__name__
+def listen_over_http(exporter: Any, heard: Callable[[Any, bytes | None], Exception | None]) -> None:
+    """Hear what an HTTP server answers an exporter of the SDK's that has a session of the user's own."""
+    from corevital_otel.session import BoundedSession, bound
+
+    transport = getattr(getattr(exporter, "_client", None), "_transport", None)
+    session = getattr(transport, "_session", None) or getattr(exporter, "_session", None)
+    if session is not None and not isinstance(session, BoundedSession):
+        bound(session, heard)
 
 
-def listen(exporter: Any, refused: Callable[[Any], bool], accepted: Callable[[Any], None]) -> bool:
+def listen(exporter: Any, refused: Callable[[Any], Exception], accepted: Callable[[Any], None]) -> bool:
     """Hear what a gRPC server answers an exporter of the SDK's. False where this SDK does not let us.
 
     Args:
         exporter: the SDK's.
-        refused: is told of each ``RpcError``; True if it is permanent though the SDK would go on trying.
-        accepted: is told of each response.
+        refused: is given each ``RpcError``, and returns what the SDK gets in its place.
+        accepted: is given each response.
     """
     stub, client = getattr(exporter, "_stub", None), getattr(exporter, "_client", None)
     if stub is None or client is None:
         return False
-    exporter._stub = lambda channel: _Client(stub(channel), refused, accepted)  # it reconnects, and makes a new one
-    exporter._client = _Client(client, refused, accepted)
+    exporter._stub = lambda channel: _Client(
+        stub(channel), exporter, refused, accepted
+    )  # it makes one when reconnecting
+    exporter._client = _Client(client, exporter, refused, accepted)
     return True
 
 
 class _Client:
-    """A gRPC stub that tells what it hears."""
+    """A gRPC stub that shows what it hears."""
 
-    def __init__(self, inner: Any, refused: Callable[[Any], bool], accepted: Callable[[Any], None]) -> None:
+    def __init__(
+        self, inner: Any, exporter: Any, refused: Callable[[Any], Exception], accepted: Callable[[Any], None]
+    ) -> None:
         self._inner = inner
+        self._exporter = exporter
         self._refused = refused
         self._accepted = accepted
 
@@ -183,47 +217,39 @@ class _Client:
         try:
             response = self._inner.Export(*args, **kwargs)
         except grpc.RpcError as error:
-            if self._refused(error):
-                raise _permanent(error) from None
-            raise
+            instead = self._refused(error)
+            if error.code() is grpc.StatusCode.UNAVAILABLE and instead.code() is not error.code():  # type: ignore[attr-defined]
+                _reconnect(self._exporter)
+            raise instead from None
         self._accepted(response)
         return response
 
 
-def _permanent(error: Any) -> Exception:
+def _reconnect(exporter: Any) -> None:
+    """What the SDK does where it would try again: a channel may not recover of a server that was away."""
+    if callable(again := getattr(exporter, "_initialize_channel_and_stub", None)):
+        if (channel := getattr(exporter, "_channel", None)) is not None:
+            channel.close()
+        again()
+
+
+def instead_of(error: Any, *, final: bool) -> Exception:
+    """A gRPC error in the place of another, with nothing in it that the SDK reads and cannot bear.
+
+    Args:
+        error: the other.
+        final: with a code that the SDK does not try again.
+    """
     import grpc
 
-    class Permanent(grpc.RpcError):  # type: ignore[misc]
-        """The error with a code that the SDK does not retry: the server has not said that waiting helps."""
-
+    class Instead(grpc.RpcError):  # type: ignore[misc]
         def code(self) -> Any:
-            return grpc.StatusCode.FAILED_PRECONDITION
+            return grpc.StatusCode.FAILED_PRECONDITION if final else error.code()
 
         def details(self) -> str:
-            return f"{_EXHAUSTED}: {error.details()}"
+            return foreign(f"{error.code().name}: {error.details()}")
 
         def trailing_metadata(self) -> Any:
-            return error.trailing_metadata() or ()
+            return ()
 
-    return Permanent()
-
-
-def _retry_info(data: bytes | None) -> float | None:
-    if data is None:
-        return None
-    from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
-
-    delay = RetryInfo.FromString(data).retry_delay
-    return float(delay.seconds + delay.nanos / 1e9)
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """A ``Retry-After`` header, in seconds or as a date; None where there is none that can be read."""
-    if not retry_after:
-        return None
-    if retry_after.strip().isdecimal():
-        return float(retry_after)
-    try:
-        return max(parsedate_to_datetime(retry_after).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
-        return None
+    return Instead()

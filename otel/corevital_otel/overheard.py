@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.common._internal",
-    "opentelemetry.exporter.http.transport",
-    "urllib3.connectionpool",
-)
+_LIBRARIES: Final = ("opentelemetry", "urllib3", "requests", "grpc")
+_MOST_LINES: Final = 20
+_MOST_CHARACTERS: Final = 2_000
 
 _here = threading.local()
 """``said``: the lines of the block that this thread is inside of, else None."""
+_seen = 0
 
 
 class _Overheard(logging.Filter):
@@ -24,25 +22,36 @@ class _Overheard(logging.Filter):
         said: list[str] | None = getattr(_here, "said", None)
         if said is None:
             return True
-        said.append(record.getMessage())
+        if len(said) < _MOST_LINES:
+            said.append(record.getMessage()[:_MOST_CHARACTERS])
         return False
 
 
-_FILTER = _Overheard()
+_FILTER: Final = _Overheard()
 
 
 @contextmanager
-def overheard(exporter: str) -> Iterator[list[str]]:
-    """What the SDK says on this thread within the block goes into the list instead of the log.
+def overheard() -> Iterator[list[str]]:
+    """What the exporters' libraries log on this thread within the block goes into the list instead of the log.
 
-    Args:
-        exporter: the module of the HTTP exporter in use, ``trace_exporter`` or ``metric_exporter``.
+    The lines may hold secrets: :func:`corevital_otel.redact.foreign` makes them fit to be logged.
     """
-    for name in (*_LOGGERS, f"opentelemetry.exporter.otlp.proto.http.{exporter}"):
-        logging.getLogger(name).addFilter(_FILTER)  # the same one again is not added
+    _listen()
     said: list[str] = []
+    before = getattr(_here, "said", None)
     _here.said = said
     try:
         yield said
     finally:
-        _here.said = None
+        _here.said = before
+
+
+def _listen() -> None:
+    """Put the filter on every logger of these libraries: a filter does not hear the loggers below its own."""
+    global _seen  # noqa: PLW0603 - loggers are those of the process
+    known = logging.root.manager.loggerDict
+    if len(known) != _seen:
+        _seen = len(known)
+        for name in list(known):
+            if name.partition(".")[0] in _LIBRARIES:
+                logging.getLogger(name).addFilter(_FILTER)  # the same one again is not added

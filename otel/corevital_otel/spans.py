@@ -8,29 +8,30 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.id_generator import IdGenerator
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
-from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, format_trace_id
+from opentelemetry.sdk.trace.sampling import Sampler
+from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
-from corevital_otel import __version__, sampling
 from corevital_otel import conventions as names
-from corevital_otel.attributes import content_attributes, evaluation_of, series_events, span_attributes, span_name
+from corevital_otel import sampling
+from corevital_otel.attributes import content_attributes, evaluation_of, span_attributes, span_name
 from corevital_otel.counters import Counters
-from corevital_otel.delivery import BoundedProcessor, CountingExporter, Fate
+from corevital_otel.delivery import SPAN_BYTES, Delivery, Fate
 from corevital_otel.destination import Destination, destination, endpoint, protocol
-from corevital_otel.errors import SettingsError
-from corevital_otel.otlp import ListeningExporter
+from corevital_otel.encoding import EncodedSpan, SpanDraft, encode, event, group_of, series_events, series_size
+from corevital_otel.otlp import ListeningExporter, reading_variables
 from corevital_otel.profiles import Profile, attributes_for
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts, make_resource
+from corevital_otel.waiting import SpanQueue, drop
 
 __all__ = ["SpanEmitter", "SpanIds", "endpoint", "protocol"]
 
@@ -79,22 +80,18 @@ class SpanEmitter:
     ) -> None:
         self._ids = _Ids()
         self._profiles = profiles
-        self._exporter: CountingExporter | None = None
-        self._processor: BoundedProcessor | None = None
-        self._shutdown: Callable[[], None] = _nothing
-        try:
-            where = where or destination()
+        self._counters = counters
+        self._fate = fate
+        self._delivery: Delivery | None = None
+        self._processor: SpanQueue | None = None
+        where = where or destination()
+        with reading_variables("TRACES"):
             self._resource = make_resource(engine)
-            if where is not None:
-                self._exporter = CountingExporter(ListeningExporter(where), where.endpoint, counters, fate)
-                self._processor = BoundedProcessor(self._exporter)
-                self._shutdown = self._processor.shutdown
-            self._tracer = self.provider(ALWAYS_ON, self._processor).get_tracer("corevital", __version__)
-        except SettingsError:
-            raise
-        except Exception as error:  # the SDK's parts raise what they like; none of their values is ours to list
-            cause = " ".join(str(error).split())
-            raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
+            self._group = group_of(self._resource)
+            self._limits = span_limits()
+        if where is not None and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
+            self._delivery = Delivery(ListeningExporter(where), where.endpoint, counters, fate)
+            self._processor = SpanQueue(self._delivery, counters, fate)
 
     @property
     def resource(self) -> Resource:
@@ -102,7 +99,7 @@ class SpanEmitter:
         return self._resource
 
     @property
-    def processor(self) -> BoundedProcessor | None:
+    def processor(self) -> SpanQueue | None:
         """Where spans of other makers go to reach the same endpoint; None without one."""
         return self._processor
 
@@ -112,81 +109,97 @@ class SpanEmitter:
             sampler=sampler,
             resource=self._resource,
             shutdown_on_exit=False,
-            span_limits=_limits(),
+            span_limits=self._limits,
             id_generator=self._ids,
         )
         if processor is not None:
             provider.add_span_processor(processor)
         return provider
 
-    def emit(self, report: RequestReport, made: Callable[[SpanIds], None] | None = None) -> SpanIds:
+    def emit(
+        self,
+        report: RequestReport,
+        made: Callable[[SpanIds], None] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> SpanIds:
         """Make the span of a report. Returns at once; the export happens in the background.
 
         Args:
-            report: what the span tells.
-            made: hears of its ids before it can have been exported.
+            report: what the span shows.
+            made: is given its ids before it can have been exported.
+            attributes: those of :func:`~corevital_otel.attributes.span_attributes`, where they are made already.
         """
         parent = report.parent if report.parent is not None else Context()  # an empty one: never the current span
-        if not sampling.is_exported(report):
-            ids = self._unexported(parent)
-            if made is not None:
-                made(ids)
-            return ids
-        attributes = span_attributes(report)
-        span = self._tracer.start_span(
-            span_name(report),
-            context=parent,
-            kind=SpanKind.INTERNAL,
-            attributes={**attributes, **content_attributes(report), **attributes_for(self._profiles, attributes)},
-            start_time=report.admitted.arrival_ns,
-        )
-        end_ns = max(report.outcome.end_ns, report.admitted.arrival_ns)
-        span.add_event(names.EVALUATION_EVENT, evaluation_of(attributes), timestamp=end_ns)
-        if report.series is not None:
-            for event in series_events(report.series):
-                span.add_event(names.SERIES_EVENT, event, timestamp=end_ns)
-        if report.outcome.reason == "error":
-            span.set_status(Status(StatusCode.ERROR, "the engine reported an error"))
-        if span.is_recording():
-            context = span.get_span_context()
-            ids = SpanIds(
-                format_trace_id(context.trace_id),
-                format_span_id(context.span_id),
-                _parent_id(parent),
-                self._exporter is not None,
-            )
-        else:  # OTEL_SDK_DISABLED: there is no span but the caller's, if any, and the store wants ids that are unique
-            ids = self._unexported(parent)
-        if made is not None:
-            made(ids)
-        span.end(end_ns)
-        return ids
-
-    def _unexported(self, parent: Context) -> SpanIds:
         caller = trace.get_current_span(parent).get_span_context()
         trace_id = caller.trace_id if caller.is_valid else self._ids.generate_trace_id()
-        return SpanIds(format_trace_id(trace_id), format_span_id(self._ids.generate_span_id()), _parent_id(parent))
+        span_id = self._ids.generate_span_id()
+        queue = self._processor if sampling.is_exported(report) else None
+        ids = SpanIds(
+            format_trace_id(trace_id),
+            format_span_id(span_id),
+            format_span_id(caller.span_id) if caller.is_valid else None,
+            queue is not None,
+        )
+        span = None
+        if queue is not None:
+            found = attributes if attributes is not None else span_attributes(report)
+            span = self._encoded(report, found, (trace_id, span_id), caller, queue)
+        if made is not None:
+            made(ids)
+        if span is not None and queue is not None:
+            queue.put(span)
+        elif queue is not None:
+            self._fate([ids.span_id], False)
+        return ids
+
+    def _encoded(
+        self,
+        report: RequestReport,
+        attributes: Mapping[str, Any],
+        ids: tuple[int, int],
+        caller: SpanContext,
+        queue: SpanQueue,
+    ) -> EncodedSpan | None:
+        """The span, without its series where that does not fit; None, and it is counted, where it cannot be sent."""
+        end_ns = max(report.outcome.end_ns, report.admitted.arrival_ns)
+        try:
+            evaluation = event(names.EVALUATION_EVENT, end_ns, evaluation_of(attributes), self._limits)
+            draft = SpanDraft(
+                name=span_name(report),
+                trace_id=ids[0],
+                span_id=ids[1],
+                parent=caller,
+                attributes={**attributes, **content_attributes(report), **attributes_for(self._profiles, attributes)},
+                start_ns=report.admitted.arrival_ns,
+                end_ns=end_ns,
+                events=[evaluation],
+                error="the engine reported an error" if report.outcome.reason == "error" else None,
+            )
+            series_bytes = 0 if report.series is None else series_size(report.series)
+            too_large = series_bytes > SPAN_BYTES
+            if report.series is not None and (too_large or not queue.room_for(series_bytes)):
+                self._counters.add(names.DROPPED, what="series", why="too_large" if too_large else "queue_full")
+                draft = replace(draft, dropped_events=-(-len(report.series) // names.SERIES_EVENT_TOKENS))
+            elif report.series is not None:
+                draft = replace(draft, events=[evaluation, *series_events(report.series, end_ns, self._limits)])
+            span = encode(draft, self._group, self._limits)
+        except Exception as error:
+            drop(self._counters, format_span_id(ids[1]), error)
+            return None
+        if span.size > SPAN_BYTES:
+            drop(self._counters, span.id, span.size)
+            return None
+        return span
 
     def shutdown(self, timeout_s: float) -> None:
         """Deliver what is queued, for at most this long. An endpoint that hangs does not hold the process up."""
-        if self._exporter is not None:
-            self._exporter.hurry()
-        thread = threading.Thread(target=self._shutdown, name="corevital-shutdown", daemon=True)
-        thread.start()
-        thread.join(timeout_s)
-        if self._exporter is not None:
-            self._exporter.give_up()
+        if self._processor is not None:
+            self._processor.close(timeout_s)
 
 
-def _nothing() -> None:
-    pass
+def span_limits(env: Mapping[str, str] = os.environ) -> SpanLimits:
+    """The limits that the ``OTEL_*`` variables set; no limit of events by default.
 
-
-def _parent_id(parent: Context) -> str | None:
-    caller = trace.get_current_span(parent).get_span_context()
-    return format_span_id(caller.span_id) if caller.is_valid else None
-
-
-def _limits(env: Mapping[str, str] = os.environ) -> SpanLimits:
-    # the SDK's 128 events a span would cut the start off a series of more than 32,768 tokens
+    The SDK's 128 events a span would cut the start off a series of more than 32,768 tokens.
+    """
     return SpanLimits() if env.get("OTEL_SPAN_EVENT_COUNT_LIMIT") else SpanLimits(max_events=SpanLimits.UNSET)

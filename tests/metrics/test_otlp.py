@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.harness.faulty import certificate, http_receiver
+from integration.harness.faulty import certificate, http_receiver, raw_server, read_request
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -182,6 +186,62 @@ def test_a_backend_that_takes_no_metrics_is_said_once_with_the_mend(
     ]  # fmt: skip
     assert counters.get("corevital.telemetry.dropped", what="metric", why="export_failed") > 0
     assert receiver.metrics["corevital.tokens"].sum.data_points[0].as_int == 3, "nothing is lost, it was only late"
+
+
+def talking(data: bytes) -> Callable[[socket.socket], None]:
+    def talk(taken: socket.socket) -> None:
+        while read_request(taken):
+            taken.sendall(data)
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", "302: is a login in between"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "no OTLP answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1 << 20), "no OTLP answer"),
+        (b"HTTP/1.1 200 OK\r\nX: ", "no whole answer within 0.5 s"),
+        (b"HTTP/1.1 503 No\r\nRetry-After: -1e99\r\nContent-Length: 0\r\n\r\n", "HTTP 503"),
+    ],
+)
+def test_only_an_otlp_answer_counts_as_delivered(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged, data: bytes, cause: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    with raw_server(talking(data)) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        counters = Counters()
+        output = Otlp(Resource.create(), counters)
+        output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
+        wait_for(lambda: counters.get("corevital.telemetry.dropped", what="metric", why="export_failed") > 0)
+        output.close(1.0)
+    assert cause in logged()[0].getMessage()
+    assert counters.get("corevital.telemetry.exported") == 0
+
+
+@pytest.mark.parametrize(("rejected", "exported"), [(1, 1), (-4, 2), (2**40, 0)])
+def test_points_that_a_backend_rejects_are_counted(
+    monkeypatch: pytest.MonkeyPatch, logged: Logged, rejected: int, exported: int
+) -> None:
+    response = ExportMetricsServiceResponse()
+    response.partial_success.rejected_data_points = rejected
+    response.partial_success.error_message = "too\nmany"
+    body = response.SerializeToString()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\nContent-Length: {len(body)}\r\n\r\n"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    with raw_server(talking(head.encode() + body)) as url:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+        counters = Counters()
+        output = Otlp(Resource.create(), counters)
+        for name in ("corevital.tokens", "corevital.requests"):
+            output.put(INSTRUMENTS[name], 3, MODEL, Context())
+        output.close(5.0)
+    assert counters.get("corevital.telemetry.exported", signal="metrics") == exported
+    assert counters.get("corevital.telemetry.dropped", what="metric", why="rejected") == 2 - exported
 
 
 @pytest.mark.parametrize("wire", ["grpc", "http/protobuf"])

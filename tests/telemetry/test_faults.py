@@ -156,7 +156,7 @@ def test_patience_ends_and_what_was_held_is_given_up(sender: Callable[..., Sende
     with http_receiver() as received:
         received.does = Behaviour(status=503)
         to = sender(received, HTTP)
-        to.emitter._exporter._patience_s = 0.3  # type: ignore[union-attr]
+        to.emitter._delivery.patience_s = 0.3  # type: ignore[union-attr]
         to.send(2)
         received.wait_for(lambda: to.counters.get(DROPPED, what="span", why="export_failed") == 2)
         assert [delivered for _, delivered in to.fates] == [False, False]

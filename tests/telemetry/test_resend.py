@@ -105,6 +105,51 @@ def test_spans_that_a_server_could_not_deliver_are_sent_once_and_as_they_were(
     assert by_id["at-risk"].status.code == 2
 
 
+def test_rows_that_cannot_be_sent_hold_no_others(
+    tmp_path: Path, report: Make, to: Callable[[Received], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "corevital.db"
+    with http_receiver() as received:
+        to(received)
+        received.does = Behaviour(status=400)
+        serve(path, [report(request_id=f"{'venom' if number == 2 else 'r'}{number}") for number in range(12)])
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE reports SET trace_id = 'zz' WHERE request_id = 'r4'")
+            connection.execute("UPDATE reports SET summary = '{\"n\": {}}' WHERE request_id = 'r5'")
+        connection.close()
+        received.does, received.poison = Behaviour(), b"venom"
+        done = export(path, received, "--otlp")
+        assert len(received.spans) == 9
+        assert done.returncode == 1
+        assert "3 spans could not be delivered" in done.stderr
+        assert "Traceback" not in done.stderr
+        received.poison = b""
+        done = export(path, received, "--otlp")
+        assert len(received.spans) == 10
+        assert done.returncode == 1
+        assert "2 spans in" in done.stderr
+        assert "are damaged and were skipped" in done.stderr
+
+
+def test_a_batch_that_is_refused_whole_does_not_end_the_export(
+    tmp_path: Path, report: Make, to: Callable[[Received], None]
+) -> None:
+    path = tmp_path / "corevital.db"
+    with http_receiver() as received:
+        to(received)
+        received.does = Behaviour(status=400)
+        serve(path, [report(request_id=f"{'venom' if number < 200 else 'r'}{number}", series=None)
+                     for number in range(300)])  # fmt: skip
+        received.does, received.poison = Behaviour(), b"venom"
+        done = export(path, received, "--otlp")
+        assert "100 spans sent" in done.stdout
+        assert "200 spans could not be delivered" in done.stderr
+        received.does, received.poison = Behaviour(status=401), b""
+        before = len(received.times)
+        export(path, received, "--otlp")
+        assert len(received.times) - before == 1, "it is of no use to go on"
+
+
 def test_spans_sent_later_are_of_the_server_that_made_them(
     tmp_path: Path, report: Make, to: Callable[[Received], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -22,6 +23,8 @@ from corevital_otel.store.reader import StoreError
 from corevital_otel.store.writer import prune as prune_store
 
 _BATCH: Final = 200
+_PROGRESS_S: Final = 10.0
+"""Between two lines on how far an export is."""
 
 
 def migrate(db: Path | None) -> None:
@@ -101,19 +104,26 @@ def export(db: Path | None, *, dry_run: bool) -> None:
                 return
             assert where is not None
             sender = Resender(where, _profiles(where))
-            sent = 0
+            sent, shown_at = 0, time.monotonic()
             try:
                 for batch in box.batches(_BATCH):
                     taken = sender.send(batch)
                     box.sent(taken)
                     sent += len(taken)
-                    if len(taken) < len(batch):
+                    if sender.hopeless:
                         break
+                    if time.monotonic() - shown_at >= _PROGRESS_S:
+                        shown_at = time.monotonic()
+                        typer.echo(f"{sent} of {waiting} spans sent", err=True)
             finally:
                 sender.close()
     except StoreError as error:
         raise CommandError(str(error)) from None
     typer.echo(f"{sent} spans sent to {where.endpoint}")
+    if sender.damaged and sent + sender.damaged >= waiting:
+        raise CommandError(
+            f"{sender.damaged} spans in {path} are damaged and were skipped: there is no way to send them"
+        )
     if sent < waiting:
         raise CommandError(
             f"{waiting - sent} spans could not be delivered to {where.endpoint} and stay in {path}: "

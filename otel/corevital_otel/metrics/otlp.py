@@ -6,15 +6,17 @@ carries that span as its exemplar.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
@@ -25,15 +27,18 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
+from corevital.log import warn_once
 from corevital_otel import __version__
 from corevital_otel import conventions as names
+from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
 from corevital_otel.counters import Counters
 from corevital_otel.destination import protocol_in, shown
-from corevital_otel.errors import SettingsError
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
-from corevital_otel.otlp import failure, http_session, listen
+from corevital_otel.otlp import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
 from corevital_otel.overheard import overheard
+from corevital_otel.redact import foreign
 
+_PACKAGES: Final = {"grpc": "grpc", "http/protobuf": "http"}
 _logger = logging.getLogger("corevital.otlp")
 
 
@@ -68,11 +73,9 @@ class Otlp:
 
     def __init__(self, resource: Resource, counters: Counters) -> None:
         wire = protocol()
-        try:
-            reader = PeriodicExportingMetricReader(_Counting(wire, counters))
-        except Exception as error:  # the SDK's parts raise what they like
-            cause = " ".join(str(error).split())
-            raise SettingsError(f"an OTEL_* variable has a value that OpenTelemetry refuses: {cause}") from error
+        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PACKAGES[wire]}.metric_exporter")
+        with reading_variables("METRICS"):
+            reader = PeriodicExportingMetricReader(_Counting(module.OTLPMetricExporter, wire, counters))
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False, views=_views())
         meter = self._provider.get_meter("corevital", __version__)
         # counters and gauges are asked for at each export: adding to one of the SDK's costs ten times this
@@ -118,58 +121,83 @@ def _views() -> list[View]:
     ]
 
 
-def _exporter(wire: str, heard: Callable[[Any], bool]) -> MetricExporter:
-    if wire == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-
-        exporter = GrpcExporter()
-        listen(exporter, heard, lambda response: None)
-        return exporter
-    from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
-
-    return HttpExporter(session=http_session("METRICS", heard))
-
-
 class _Counting(MetricExporter):
-    """Counts what the SDK's exporter says of each export; warns once when it fails, once when it is back."""
+    """Counts what became of each export; warns once when it fails, once when it is back."""
 
-    def __init__(self, wire: str, counters: Counters) -> None:
-        self._inner = _exporter(wire, self._heard)
+    def __init__(self, maker: Any, wire: str, counters: Counters) -> None:
+        self._verdict: Verdict | None = None
+        if wire == "grpc":
+            self._inner: MetricExporter = maker()
+            listen(self._inner, self._refused, self._accepted)
+        else:
+            self._inner = maker(session=http_session("METRICS", self._heard))
+            listen_over_http(self._inner, self._heard)
         super().__init__(self._inner._preferred_temporality, self._inner._preferred_aggregation)
         self._counters = counters
         self._failing = False
-        self._failure = ""
 
-    def _heard(self, answer: Any) -> bool:
-        self._failure = failure(answer)
-        return False  # whether to try again is for the SDK to decide
+    def _heard(self, answer: Any, body: bytes | None) -> Exception | None:
+        if isinstance(answer, Exception):
+            self._verdict = error_verdict(answer, "METRICS")
+        else:
+            self._verdict = http_verdict(answer, body, ExportMetricsServiceResponse)
+        if not self._verdict.delivered:
+            self._warn(self._verdict)
+        # the SDK may try again what may pass, within its timeout: the sums of an interval are not sent twice
+        return None if self._verdict.delivered or self._verdict.transient else Ended(self._verdict.message)
+
+    def _refused(self, error: Any) -> Exception:
+        self._verdict = grpc_verdict(error, "METRICS")
+        self._warn(self._verdict)
+        wait_s = self._verdict.retry_after_s
+        return instead_of(error, final=not self._verdict.transient or (wait_s is not None and wait_s > 0))
+
+    def _accepted(self, response: Any) -> None:
+        self._verdict = accepted(response)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; a failure is counted and never raised."""
-        self._failure = ""
-        with overheard("metric_exporter") as said:
+        self._verdict, failure = None, ""
+        with overheard() as said:
             try:
                 result = self._inner.export(metrics_data, timeout_millis, **kwargs)
+            except Ended:
+                result = MetricExportResult.FAILURE
             except Exception as error:
                 result = MetricExportResult.FAILURE
-                said.append(str(error))
-        points, where = _points(metrics_data), shown(endpoint() or "")
-        if result is MetricExportResult.SUCCESS:
-            self._counters.add(names.EXPORTED, points, signal="metrics")
-            if self._failing:
-                _logger.warning("metrics are delivered to %s again", where)
-        else:
+                failure = error_verdict(error, "METRICS").message
+        verdict = self._verdict or Verdict(
+            delivered=result is MetricExportResult.SUCCESS, message=failure or foreign("; ".join(dict.fromkeys(said)))
+        )
+        self._count(_points(metrics_data), verdict)
+        return MetricExportResult.SUCCESS if verdict.delivered else MetricExportResult.FAILURE
+
+    def _warn(self, verdict: Verdict) -> None:
+        if not self._failing:
+            self._failing = True  # at the first failure: the SDK may go on trying for long
+            _logger.warning(
+                "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
+                "where it takes none; serving goes on, and /metrics has them all",
+                shown(endpoint() or ""),
+                verdict.message or "it could not be reached in time",
+            )
+
+    def _count(self, points: int, verdict: Verdict) -> None:
+        where = shown(endpoint() or "")
+        if not verdict.delivered:
             self._counters.add(names.DROPPED, points, what="metric", why="export_failed")
-            if not self._failing:
-                cause = self._failure or "; ".join(dict.fromkeys(said)) or "it could not be reached in time"
-                _logger.warning(
-                    "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
-                    "where it takes none; serving goes on, and /metrics has them all",
-                    where,
-                    " ".join(cause.split())[:400],
-                )
-        self._failing = result is not MetricExportResult.SUCCESS
-        return result
+            self._warn(verdict)
+            return
+        rejected = min(verdict.rejected, points)
+        if rejected:
+            self._counters.add(names.DROPPED, rejected, what="metric", why="rejected")
+            warn_once("metrics:rejected", "%s rejected %d of %d data points (%s): further ones are only counted", where,
+                      rejected, points, verdict.message or "no reason given")  # fmt: skip
+        if points > rejected:
+            self._counters.add(names.EXPORTED, points - rejected, signal="metrics")
+        if self._failing:
+            _logger.warning("metrics are delivered to %s again", where)
+        self._failing = False
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Flush the exporter inside."""
