@@ -187,9 +187,16 @@ def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, sa
 
 
 def test_a_row_that_no_database_takes_does_not_stop_the_others(tmp_path: Path, report: Make) -> None:
-    counters = write(tmp_path / "c.db", [report(request_id="\ud800"), report()])
-    assert StoreReader(tmp_path / "c.db").count() == 1
-    assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 1
+    counters = write(tmp_path / "c.db", [report(end_ns=-(10**30)), report(), report(sequence=2**70), report()])
+    assert StoreReader(tmp_path / "c.db").count() == 2
+    assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 2
+
+
+def test_half_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path: Path, report: Make) -> None:
+    counters = write(tmp_path / "c.db", [report(request_id="r\ud800"), report()])
+    (row,) = StoreReader(tmp_path / "c.db").get("r\ud800")
+    assert (row.request_id, row.summary["gen_ai.response.id"]) == ("r?", "r?")
+    assert counters.get("corevital.telemetry.dropped") == 0
 
 
 def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
