@@ -150,7 +150,8 @@ class Upkeep:
             self._forget_old = _run(connection, _FORGET_OLD, (_MOST_LEARNED, _MOST_ROWS)) > 0
         elif self._too_large(used, free, size):
             start = time.monotonic()
-            connection.execute(f"PRAGMA incremental_vacuum({self._pages.amount})").fetchall()
+            # a page a step of the statement, of which execute() takes one
+            connection.executescript(f"PRAGMA incremental_vacuum({self._pages.amount})")
             self._pages.took(time.monotonic() - start)
             after_used, after_free, _ = _pages(connection)
             self._vacuuming = after_used + after_free < used + free  # not where the file was made without auto_vacuum
