@@ -117,7 +117,7 @@ class Outbox:
 
     def count(self) -> int:
         """How many there are, damaged rows included."""
-        rows = self._run(f"SELECT count(*) FROM reports WHERE {_UNSENT}", {"abandoned": self._abandoned})
+        rows = self._run(f"SELECT count(id) FROM reports WHERE {_UNSENT}", {"abandoned": self._abandoned})
         return int(rows[0][0])
 
     def batches(self, size: int) -> Iterator[list[UnsentSpan]]:
@@ -131,6 +131,9 @@ class Outbox:
             batch: list[UnsentSpan] = []
             tokens = 0
             for (row,) in rows:
+                if not isinstance(row, int) or row <= last:
+                    raise StoreError(f"the store {self._path} cannot be read: its index is damaged; restore a backup")
+                last = row
                 try:
                     span = self._read(row)
                 except decode.Damage as error:
@@ -144,7 +147,6 @@ class Outbox:
                     batch, tokens = [], 0
             if batch:
                 yield batch
-            last = rows[-1][0]
 
     def sent(self, span_ids: Sequence[str]) -> None:
         """These have been taken.
