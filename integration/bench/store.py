@@ -31,9 +31,7 @@ def make_report(number: int) -> RequestReport:
         request_id=f"chatcmpl-{number:032x}", engine_id=f"e{number}", sequence=0, operation="chat", model="bench",
         arrival_ns=time.time_ns(), prompt_tokens=100, temperature=0.7, top_p=0.9, max_tokens=256, seed=number,
     )  # fmt: skip
-    values = {
-        field.name: number % 97 / 7 for field in dataclasses.fields(Features) if "int" not in str(field.type)
-    }
+    values = {field.name: number % 97 / 7 for field in dataclasses.fields(Features) if "int" not in str(field.type)}
     return RequestReport(
         admitted=admitted,
         outcome=Finished(reason="stop", token_ids=range(200), end_ns=time.time_ns(), first_chunk_s=0.1),
@@ -91,7 +89,9 @@ def run(path: Path, count: int, rate: float, max_mb: float) -> str:
     watcher.join()
     spent = time.process_time() - spent - making
     with sqlite3.connect(path) as connection:
-        rows, sent = connection.execute("SELECT count(*), count(*) FILTER (WHERE export = 'sent') FROM reports").fetchone()
+        rows, sent = connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE export = 'sent') FROM reports"
+        ).fetchone()
     connection.close()
     p99 = float(np.quantile(ages, 0.99)) if ages else 0.0
     return (

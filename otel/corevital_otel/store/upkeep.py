@@ -22,7 +22,7 @@ EVERY_S: Final = 60.0
 """Between two looks for rows that are too old."""
 
 _MOST_ROWS: Final = 500
-_MOST_PAGES: Final = 2000
+_MOST_PAGES: Final = 1000
 _PATIENCE_S: Final = 10.0
 """How long a prune that somebody waits for is kept waiting by other processes."""
 _BUSY_MS: Final = 20

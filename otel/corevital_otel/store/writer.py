@@ -137,12 +137,12 @@ class StoreWriter:
             return
         with self._changed:
             if self._refused:
-                self._drop(1, "store_refused")
+                self._drop(1, "report", "store_refused")
                 return
             gone = self._waiting.put(row, _KEPT, _KEPT_BYTES)
             if len(self._waiting) in (1, _BATCH):
                 self._changed.notify()
-        self._drop(gone, "store_full")
+        self._drop(gone, "report", "store_full")
 
     def learn(self, model: str, bucket: str, signals: Sequence[float]) -> None:
         """Keep what the basis ``baseline`` learns from a request; returns at once. Written every few seconds."""
@@ -162,7 +162,7 @@ class StoreWriter:
             lost = self._waiting.settle(span_ids, "sent" if delivered else "undelivered")
             if 0 < self._waiting.fates <= _FATES:
                 self._changed.notify()
-        self._drop(lost, "store_full", what="fate")
+        self._drop(lost, "fate", "store_full")
 
     def close(self, timeout_s: float) -> None:
         """Write what is waiting, for at most this long."""
@@ -174,17 +174,17 @@ class StoreWriter:
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
-            self._drop(left, "store_unwritable")
+            self._drop(left, "report", "store_unwritable")
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
-        self._drop(self._waiting.fates, "store_unwritable", what="fate")
+        self._drop(self._waiting.fates, "fate", "store_unwritable")
 
-    def _drop(self, count: int, why: str, what: str = "report") -> None:
+    def _drop(self, count: int, what: str, why: str) -> None:
         if count:
             self._counters.add(names.DROPPED, count, what=what, why=why)
 
     def _unfit(self, count: int, request_id: object, trace_id: str, cause: Exception) -> None:
         """Reports that the store cannot hold."""
-        self._drop(count, "store_row")
+        self._drop(count, "report", "store_row")
         shown = printable(request_id, 256)
         with about(shown, printable(trace_id, 64)):
             message = "the store cannot hold report %r (%s); such reports are counted, others kept"
@@ -292,7 +292,7 @@ class StoreWriter:
         with self._changed:
             self._refused = True
             lost = self._waiting.clear()
-        self._drop(lost, "store_refused")
+        self._drop(lost, "report", "store_refused")
         _logger.warning("the store %s is not used until a restart, serving goes on: %s", self._path, error)
 
     def _fail(self, error: Exception) -> None:
