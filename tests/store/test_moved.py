@@ -121,6 +121,28 @@ def test_what_is_no_file_is_refused_at_once_and_left_alone(
     assert [file.name for file in tmp_path.iterdir()] == ["c.db"]
 
 
+def test_a_path_may_be_a_link_and_the_folder_may_change(
+    tmp_path: Path, report: Make, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
+) -> None:
+    for folder in ("real", "one", "other"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    for name in ("file:c.db?mode=memory", "link.db"):
+        Path("link.db").unlink(missing_ok=True)
+        Path("link.db").symlink_to("../real/c.db")
+        writer = StoreWriter(Path(name), 36500, 1024, Counters())
+        writer.put(report(), ids(0))
+        wait_for(lambda writer=writer: writer.waiting == 0)
+        os.chdir(tmp_path / "other")
+        writer.put(report(), ids(1))
+        writer.close(10)
+        os.chdir(tmp_path / "one")
+        assert StoreReader(Path(name)).count() == 2
+    assert stat.S_IMODE((tmp_path / "real/c.db").stat().st_mode) == 0o600
+    assert not list((tmp_path / "other").iterdir())
+    assert warnings() == []
+
+
 def test_a_new_store_is_its_users_alone_and_an_old_one_keeps_its_mode(tmp_path: Path, report: Make) -> None:
     def modes(path: Path) -> set[int]:
         writer = StoreWriter(path, 36500, 1024, Counters())

@@ -69,9 +69,9 @@ class StoreFile:
                 which = "" if path == self._path else f"separated from its {path.name[-4:]} file"
                 return which or ("removed" if found is None else "replaced")
         if size(self._path) == 0:
-            for path in self._all:  # the log of what was in it would be put into the empty file
+            for ending in ("", "-wal", "-shm"):  # the log of what was in it would be put into the empty file
                 with contextlib.suppress(OSError):
-                    path.unlink()
+                    beside(self._path, ending).unlink()
             return "emptied"
         return ""
 
@@ -117,8 +117,10 @@ def create(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
+    if "\0" in str(path):
+        raise OSError("no path has a zero byte")
     with contextlib.suppress(FileExistsError):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
             os.fchmod(descriptor, _MODE)  # a umask may have taken our own rights
         finally:

@@ -205,13 +205,14 @@ class StoreReader:
             series=decode.unpacked(packed),
         )
 
+    def _unopened(self, error: Exception) -> StoreError:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            return StoreError(f"there is no store at {self._path}: serve some requests first, or name it with --db")
+        return StoreError(f"the store {self._path} cannot be opened: {files.why(error)}")
+
     @contextmanager
     def _connection(self) -> Iterator[tuple[sqlite3.Connection, Limit]]:
-        if not self._path.exists():
-            raise StoreError(f"there is no store at {self._path}: serve some requests first, or name it with --db")
-        connection = files.connect(
-            self._path, "ro", lambda error: StoreError(f"the store {self._path} cannot be opened: {files.why(error)}")
-        )
+        connection = files.connect(self._path, "ro", self._unopened)
         try:
             limit = Limit(connection)
             version = connection.execute("PRAGMA user_version").fetchone()[0]

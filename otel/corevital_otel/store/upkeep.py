@@ -77,7 +77,7 @@ class Upkeep:
         self._row_bytes = 0.0
         self._cutoff: str | None = None
         self._aged_at: float | None = None
-        self._shrinking = self._vacuuming = False
+        self._shrinking = self._vacuuming = self._given_back = False
         self._forget: dict[tuple[str, str], None] = {}
         self._forget_old = True
         self._least = 0
@@ -154,9 +154,12 @@ class Upkeep:
             connection.executescript(f"PRAGMA incremental_vacuum({self._pages.amount})")
             self._pages.took(time.monotonic() - start)
             after_used, after_free, _ = _pages(connection)
+            self._given_back = True
             self._vacuuming = after_used + after_free < used + free  # not where the file was made without auto_vacuum
         else:
-            self._vacuuming = False
+            if self._given_back:  # the file itself gets smaller when the log is copied to it
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._vacuuming = self._given_back = False
 
     def _delete(self, connection: sqlite3.Connection, query: str, pace: _Pace, most: int, *values: str) -> int:
         start = time.monotonic()

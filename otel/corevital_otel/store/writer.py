@@ -47,7 +47,7 @@ _RETRY_S: Final = 2.0
 _LEARNED_EVERY_S: Final = 5.0
 _BUCKETS: Final = 512
 """Models and temperature buckets whose lessons wait at most."""
-_LAST_UPKEEP_S: Final = 2.0
+_LAST_UPKEEP_S: Final = 5.0
 """How long upkeep goes on at the end."""
 _QUIET_S: Final = 60.0
 """Between two warnings that the file was moved."""
@@ -92,7 +92,7 @@ class StoreWriter:
         counters: Counters,
         resource: Mapping[str, Any] | None = None,
     ) -> None:
-        self._path = path
+        self._path = None if path is None else path.absolute()  # a server may change its folder
         self._resource = None if resource is None else to_json(dict(sorted(resource.items())))
         self._retention_s = retention_days * DAY_S
         self._max_bytes = int(max_mb * 1024 * 1024)
@@ -108,9 +108,9 @@ class StoreWriter:
         self._connection: sqlite3.Connection | None = None
         self._moved_at = -math.inf
         self._busy = False
-        if path is not None:
-            self._clock = AgeClock(path, self._retention_s)
-            self._upkeep = Upkeep(path, self._max_bytes, self._clock.oldest)
+        if self._path is not None:
+            self._clock = AgeClock(self._path, self._retention_s)
+            self._upkeep = Upkeep(self._path, self._max_bytes, self._clock.oldest)
             self._thread = threading.Thread(target=self._run, name="corevital-store", daemon=True)
             self._thread.start()
 
@@ -170,7 +170,7 @@ class StoreWriter:
             return
         with self._changed:
             self._closing = True
-            self._upkeep_until = time.monotonic() + min(timeout_s / 4, _LAST_UPKEEP_S)
+            self._upkeep_until = time.monotonic() + min(timeout_s / 2, _LAST_UPKEEP_S)
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
@@ -257,7 +257,7 @@ class StoreWriter:
             try:
                 values.append(row.encode(resource))
                 rows.append(row)
-            except statements.ROW_FAULTS as error:
+            except Exception as error:  # whatever it is: it would hold up all others again at each try
                 faulty.append((row, error))
         faulty += [(rows[place], error) for place, error in statements.insert(connection, values)]
         if self._moved():  # in the meantime: nobody would find these rows
