@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import stat
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from integration.harness.faulty import http_receiver
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
@@ -66,6 +69,7 @@ def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_pl
     writer.close(10)
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in tmp_path.glob("copy.db*")) == ["copy.db"], "no log beside it, nothing left over"
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
     held = StoreReader(target).count()
     assert 4 <= held <= 2004
     assert f"{target}: {held} requests (" in done.stdout
@@ -97,3 +101,47 @@ def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(cli: Cli, store
         assert says in done.stderr
     assert store.read_bytes() == held
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corevital.db", "empty.db", "other.db"]
+
+
+def test_damaged_spans_are_reported_and_the_others_sent(cli: Cli, tmp_path: Path, report: Make) -> None:
+    path = tmp_path / "c.db"
+    writer = StoreWriter(path, 36500, 1024, Counters())
+    for number in range(3):
+        ids = SpanIds(f"{number + 1:032x}", f"{number + 1:016x}", None, True)
+        writer.put(report(request_id=f"r{number}", end_ns=time.time_ns() - 2 * 3600 * 10**9), ids)
+        writer.settle([ids.span_id], False)
+    writer.close(10)
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE reports SET trace_id = 'zz' || char(27, 10) WHERE request_id = 'r1'")
+    connection.close()
+    with http_receiver() as received:
+        to = {"OTEL_EXPORTER_OTLP_ENDPOINT": received.endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+        for sent in (2, 0):
+            done = cli("db", "export", "--otlp", "--db", path, **to)
+            assert done.returncode == 1
+            assert f"{sent} spans sent to" in done.stdout
+            (line,) = done.stderr.splitlines()
+            assert "1 are damaged (row 2, trace_id: " in line
+    assert StoreReader(path).undelivered() == 1
+
+
+def test_a_store_is_pruned_in_steps_beside_a_server_and_its_file_shrinks(
+    cli: Cli, tmp_path: Path, report: Make
+) -> None:
+    path = tmp_path / "c.db"
+    write(path, report, [0])
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO reports "
+            "(request_id, created_at_utc, model, finish_reason, prompt_tokens, output_tokens, risk_level, risk_basis, "
+            "trace_id, span_id, flags, summary) SELECT 'old', '2020-01-01T00:00:00.000Z', 'm', 'stop', 1, 0, 'low', "
+            "'prior', '1', 'x' || i, '[]', printf('{\"a\":\"%.1500c\"}', 'x') FROM n"
+        )
+    connection.close()
+    writer = StoreWriter(path, 36500, 1024, Counters())
+    writer.put(report(request_id="served", end_ns=time.time_ns()), SpanIds("e" * 32, "e" * 16))
+    done = cli("db", "prune", "--older-than", "7d", "--db", path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{path}: 5000 requests deleted, 2 requests (0." in done.stdout
+    writer.close(10)
+    assert path.stat().st_size < 2**20

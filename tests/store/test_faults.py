@@ -148,13 +148,13 @@ def test_a_lock_that_goes_away_costs_nothing(tmp_path: Path, report: Make) -> No
 def test_waiting_reports_are_bounded_by_memory_and_the_oldest_go_first(
     tmp_path: Path, report: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corevital_otel.store.writer._KEPT_BYTES", 1_000_000)
+    monkeypatch.setattr("corevital_otel.store.writer._KEPT_BYTES", 700_000)
     monkeypatch.setattr("corevital_otel.store.writer._RETRY_S", 0.05)
     folder = tmp_path / "later"
     folder.write_text("a file where the folder should be")
     counters = Counters()
     writer = StoreWriter(folder / "corevital.db", 36500, 1024, counters)
-    for number in range(50):  # 100,000 tokens of 42 bytes each, and their series
+    for number in range(50):  # 100,000 tokens, of which the series wait: 16 bytes each
         writer.put(report(tokens=2000, request_id=f"r{number}"), ids(number))
     lost = counters.get(DROPPED, what="report", why="store_full")
     assert 25 < lost < 50

@@ -115,7 +115,12 @@ def test_retention_by_age_and_by_size(tmp_path: Path, report: Make) -> None:
     noise = np.random.default_rng(0).random((4, 2000), dtype=np.float32)
     big = series.Series(entropy=noise[0], surprisal=noise[1], margin=noise[2], topk_mass=noise[3])
     write(path, [report(series=big, end_ns=now_ns() + i, request_id=f"r{i}") for i in range(1200)])
-    write(path, [report(end_ns=now_ns() + 10**10, request_id="last")], first=5000, mb=5)
+    writer = StoreWriter(path, 36500, 5, Counters())
+    writer.put(report(end_ns=now_ns() + 10**10, request_id="last"), ids(5000))
+    deadline = time.monotonic() + 60
+    while path.stat().st_size >= 6e6 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    writer.close(10)
     kept = StoreReader(path).list_reports(limit=2000)
     assert path.stat().st_size < 6e6
     assert kept[0].request_id == "last"
@@ -187,9 +192,32 @@ def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, sa
 
 
 def test_a_row_that_no_database_takes_does_not_stop_the_others(tmp_path: Path, report: Make) -> None:
-    counters = write(tmp_path / "c.db", [report(request_id="\ud800"), report()])
-    assert StoreReader(tmp_path / "c.db").count() == 1
+    counters = write(tmp_path / "c.db", [report(end_ns=-(10**30)), report(), report(sequence=2**70), report()])
+    assert StoreReader(tmp_path / "c.db").count() == 2
+    assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 2
+
+
+def test_a_report_that_raises_anything_does_not_hold_up_the_others(tmp_path: Path, report: Make) -> None:
+    class Odd:
+        nbytes = 4
+
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, _: object) -> object:
+            raise RuntimeError("odd")
+
+    odd = report(series=series.Series(entropy=Odd(), surprisal=Odd(), margin=Odd(), topk_mass=Odd()))  # type: ignore[arg-type]
+    counters = write(tmp_path / "c.db", [odd, report(), report()])
+    assert StoreReader(tmp_path / "c.db").count() == 2
     assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 1
+
+
+def test_half_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path: Path, report: Make) -> None:
+    counters = write(tmp_path / "c.db", [report(request_id="r\ud800"), report()])
+    (row,) = StoreReader(tmp_path / "c.db").get("r\ud800")
+    assert (row.request_id, row.summary["gen_ai.response.id"]) == ("r?", "r?")
+    assert counters.get("corevital.telemetry.dropped") == 0
 
 
 def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(

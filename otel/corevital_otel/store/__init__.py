@@ -1,7 +1,12 @@
 """The embedded store: one SQLite file, readable with any SQLite tool.
 
 - :mod:`corevital_otel.store.schema`: the tables and their version.
-- :mod:`corevital_otel.store.series`: how per-token series are packed.
-- :mod:`corevital_otel.store.writer`: writes reports, off the request path.
-- :mod:`corevital_otel.store.reader`: finds them again.
+- :mod:`corevital_otel.store.files`: opens the file, and notices when it is moved.
+- :mod:`corevital_otel.store.writer`: writes reports, off the request path; :mod:`~corevital_otel.store.waiting` is what
+  waits for it, :mod:`~corevital_otel.store.rows` what a report becomes, :mod:`~corevital_otel.store.statements` the
+  SQL.
+- :mod:`corevital_otel.store.upkeep`: deletes what is too old or too much; :mod:`~corevital_otel.store.clock` says
+  which is too old.
+- :mod:`corevital_otel.store.reader`: finds reports again; :mod:`corevital_otel.store.outbox`: spans that are not sent.
+- :mod:`corevital_otel.store.decode`: rows that can be trusted; :mod:`corevital_otel.store.series`: packed series.
 """

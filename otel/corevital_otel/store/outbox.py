@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sqlite3
 import time
@@ -13,16 +12,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from corevital_otel import conventions as names
 from corevital_otel.report import Series
-from corevital_otel.store import schema
-from corevital_otel.store.reader import StoreError
-from corevital_otel.store.series import unpack
+from corevital_otel.store import decode, files, schema
+from corevital_otel.store.files import Limit, StoreError
 
 ABANDONED_S: Final = 3600.0
 """A server has a span in hand for minutes at most. One that still counts as queued so long after its end, in seconds,
 was in a process that was killed."""
 
 _UNSENT: Final = "(export = 'undelivered' OR (export = 'queued' AND end_ns < :abandoned))"
+_COLUMNS: Final = ", ".join(decode.SpanColumns.model_fields)
+_ROW: Final = (
+    f"SELECT {_COLUMNS}, summary, series, resource_id IS NOT NULL, resources.attributes FROM reports "
+    "LEFT JOIN resources ON resources.id = resource_id WHERE reports.id = ?"
+)
+_TOKENS: Final = 100_000
+"""Tokens of the series of one batch, about: as a span's events each takes some hundred bytes."""
+_NEEDED: Final = (names.RISK_LEVEL, names.RISK_BASIS, names.RESPONSE_ID)
+"""Attributes without which there is no span."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +62,22 @@ class Outbox:
 
     Raises:
         StoreError: the file cannot be opened, has another schema, or is being sent from by another process.
+
+    Attributes:
+        damaged: rows left out so far, because somebody has edited or something has damaged them.
+        damage: what is wrong with the first of them, in one line; "" if none.
     """
 
     def __init__(self, path: Path, now: float | None = None) -> None:
         self._path = path
+        self.damaged = 0
+        self.damage = ""
         self._abandoned = int(((time.time() if now is None else now) - ABANDONED_S) * 1e9)
         # of its folder: SQLite loses its own locks where another descriptor of the file is closed
-        self._lock = os.open(path.parent, os.O_RDONLY)
+        try:
+            self._lock = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._error("opened", error) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -73,20 +90,21 @@ class Outbox:
             raise
 
     def _open(self) -> None:
-        path = self._path
+        self._connection = files.connect(self._path, "rw", lambda error: self._error("opened", error))
         try:
-            self._connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
-        except sqlite3.Error as error:
-            raise StoreError(f"the store {path} cannot be opened: {error}") from None
-        try:
+            self._limit = Limit(self._connection)
             if not schema.check(self._connection):
-                raise StoreError(f"the store {path} is empty: serve some requests first")
-        except (schema.SchemaError, sqlite3.Error) as error:
+                raise StoreError(f"the store {self._path} is empty: serve some requests first")
+            files.require_tables(self._connection, "reports", "resources")
+        except (schema.SchemaError, sqlite3.Error, ValueError, OverflowError) as error:
             self._connection.close()
-            raise StoreError(f"the store {path} cannot be read: {error}") from None
+            raise self._error("read", error) from None
         except StoreError:
             self._connection.close()
             raise
+
+    def _error(self, done: str, error: Exception) -> StoreError:
+        return StoreError(f"the store {self._path} cannot be {done}: {files.why(error)}")
 
     def __enter__(self) -> Outbox:
         return self
@@ -98,43 +116,84 @@ class Outbox:
         os.close(self._lock)
 
     def count(self) -> int:
-        """How many there are."""
-        rows = self._run(f"SELECT count(*) FROM reports WHERE {_UNSENT}", {"abandoned": self._abandoned})
+        """How many there are, damaged rows included."""
+        rows = self._run(f"SELECT count(id) FROM reports WHERE {_UNSENT}", {"abandoned": self._abandoned})
         return int(rows[0][0])
 
     def batches(self, size: int) -> Iterator[list[UnsentSpan]]:
-        """All of them, oldest first, in batches of at most ``size``."""
-        last = 0
+        """All of them, oldest first, in batches of at most ``size``, or of few with long series. Damaged rows are left
+        out, and counted in :attr:`damaged`."""
+        last = -(2**63)
         while rows := self._run(
-            "SELECT reports.id, model, finish_reason, trace_id, span_id, parent_span_id, start_ns, end_ns, summary, "
-            "series, resources.attributes FROM reports LEFT JOIN resources ON resources.id = resource_id "
-            f"WHERE reports.id > :last AND {_UNSENT} ORDER BY reports.id LIMIT :size",
+            f"SELECT id FROM reports WHERE id > :last AND {_UNSENT} ORDER BY id LIMIT :size",
             {"abandoned": self._abandoned, "last": last, "size": size},
         ):
-            last = rows[-1][0]
-            yield [_unsent(*row) for row in rows]
+            batch: list[UnsentSpan] = []
+            tokens = 0
+            for (row,) in rows:
+                if not isinstance(row, int) or row <= last:
+                    raise StoreError(f"the store {self._path} cannot be read: its index is damaged; restore a backup")
+                last = row
+                try:
+                    span = self._read(row)
+                except decode.Damage as error:
+                    self.damaged += 1
+                    self.damage = self.damage or f"row {row}, {error}"
+                    continue
+                batch.append(span)
+                tokens += 0 if span.series is None else len(span.series)
+                if tokens > _TOKENS:
+                    yield batch
+                    batch, tokens = [], 0
+            if batch:
+                yield batch
 
     def sent(self, span_ids: Sequence[str]) -> None:
-        """These have been taken."""
-        with self._connection:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany(
-                "UPDATE reports SET export = 'sent' WHERE span_id = ?", [(i,) for i in span_ids]
-            )
+        """These have been taken.
+
+        Raises:
+            StoreError: that cannot be written.
+        """
+        self._limit.restart()
+        try:
+            with self._connection:
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.executemany(
+                    "UPDATE reports SET export = 'sent' WHERE span_id = ?", [(i,) for i in span_ids]
+                )
+        except sqlite3.Error as error:
+            raise StoreError(
+                f"{len(span_ids)} spans were sent, which the store {self._path} cannot note ({files.why(error)}): "
+                "the next run sends them again; make it writable"
+            ) from None
+
+    def _read(self, row: int) -> UnsentSpan:
+        try:
+            values = self._run_raw(_ROW, [row])
+        except sqlite3.Error as error:
+            if "interrupted" in str(error):
+                raise self._error("read", error) from None
+            raise decode.Damage(files.why(error)) from None
+        if len(values) != 1:
+            raise decode.Damage("its index is damaged")
+        *columns, summary, series, has_resource, resource = values[0]
+        attributes = decode.attributes(summary)
+        if missing := next((name for name in _NEEDED if name not in attributes), None):
+            raise decode.Damage(f"summary: {missing} is missing")
+        return UnsentSpan(
+            row,
+            **decode.plain(decode.SpanColumns, columns),
+            attributes=attributes,
+            series=decode.unpacked(series),
+            resource=decode.attributes(resource, "resource") if has_resource and resource is not None else None,
+        )
 
     def _run(self, query: str, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.Error as error:
-            raise StoreError(f"the store {self._path} cannot be read: {error}") from None
+            return self._run_raw(query, values)
+        except (sqlite3.Error, ValueError, OverflowError) as error:
+            raise self._error("read", error) from None
 
-
-def _unsent(row: int, *values: Any) -> UnsentSpan:
-    *columns, summary, series, resource = values
-    model, reason, trace_id, span_id, parent_id, start_ns, end_ns = columns
-    return UnsentSpan(
-        row, model, reason, trace_id, span_id, parent_id, start_ns, end_ns,
-        attributes=json.loads(summary),
-        series=unpack(series) if series else None,
-        resource=json.loads(resource) if resource else None,
-    )  # fmt: skip
+    def _run_raw(self, query: str, values: dict[str, Any] | list[Any]) -> list[tuple[Any, ...]]:
+        self._limit.restart()
+        return self._connection.execute(query, values).fetchall()

@@ -68,7 +68,7 @@ CREATE TABLE resources (id INTEGER PRIMARY KEY, attributes TEXT NOT NULL UNIQUE)
 
 
 class SchemaError(RuntimeError):
-    """The file's schema is not the one this version writes. Its text names the mend."""
+    """The file's schema is not the one this version writes. Its text names the fix."""
 
 
 def check(connection: sqlite3.Connection) -> bool:

@@ -2,13 +2,12 @@
 
 Each batch is one transaction in WAL mode: a process killed at any point leaves every committed row intact. What cannot
 be written now (full disk, locked or unwritable file) is kept, within bounds, and tried again; the first failure is
-said once, and everything lost is counted.
+logged once, and everything lost is counted. Between two batches there is at most one short step of upkeep.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import sqlite3
@@ -16,71 +15,63 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final
 
 from corevital.guard import swallow
 from corevital.log import about, warn_once
+from corevital.text import cut, printable
 from corevital_otel import conventions as names
-from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
 from corevital_otel.risk.baseline import WINDOW
 from corevital_otel.spans import SpanIds
-from corevital_otel.store import schema, series
+from corevital_otel.store import schema, statements
+from corevital_otel.store.clock import DAY_S, AgeClock
+from corevital_otel.store.files import StoreFile
+from corevital_otel.store.rows import Row, to_json
+from corevital_otel.store.upkeep import STEP_S, Upkeep
+from corevital_otel.store.waiting import Waiting
 
 _BATCH: Final = 500
+_BATCH_BYTES: Final = 16 * 2**20
+"""Memory of the rows of one transaction, about: it holds the file, and the log grows by it."""
+_FATES: Final = 2000
+_GATHER_S: Final = 0.05
+"""How long a first report waits for others: a transaction a report would cost several times as much."""
 _KEPT: Final = 20_000
 """Reports that may wait for the disk; beyond that the oldest are dropped and counted."""
 _KEPT_BYTES: Final = 128 * 2**20
 """Memory they may take, about: long outputs with their series are worth far more than short ones."""
 _RETRY_S: Final = 2.0
-_PRUNE_EVERY_S: Final = 60.0
-_PRUNE_ROWS: Final = 1000
-"""Rows deleted in one transaction at most, so that pruning never holds the file for long."""
-_PRUNE_SHARE: Final = 50
-"""One row in so many is deleted at a time while the file is too large, so that it is not emptied by one step."""
+_LEARNED_EVERY_S: Final = 5.0
+_BUCKETS: Final = 512
+"""Models and temperature buckets whose lessons wait at most."""
+_LAST_UPKEEP_S: Final = 5.0
+"""How long upkeep goes on at the end."""
+_QUIET_S: Final = 60.0
+"""Between two warnings that the file was moved."""
 _WAL_BYTES: Final = 16 * 2**20
 """What is left of the write-ahead log after a checkpoint, at most."""
+_WAL_PAGES: Final = 4000
+"""Pages in the log from which on they are copied to the file: fewer copies than by SQLite's 1000."""
+_CACHE_KIB: Final = 16 * 1024
 
-_INSERT: Final = """
-INSERT INTO reports (request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens,
-    risk_score, risk_level, risk_basis, trace_id, span_id, flags, summary, series, parent_span_id, start_ns, end_ns,
-    export, resource_id)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (span_id) DO NOTHING
-"""
-
-_SETTLE: Final = "UPDATE reports SET export = ? WHERE span_id = ? AND export IS NOT NULL"
-
-_FORGET: Final = """
-DELETE FROM baseline WHERE id IN (
-    SELECT id FROM (SELECT id, row_number() OVER (PARTITION BY model, bucket ORDER BY id DESC) AS place FROM baseline)
-    WHERE place > ?
-)
-"""
-
-_ROW_FAULTS: Final = (
-    ValueError,
-    TypeError,
-    OverflowError,
-    sqlite3.InterfaceError,
-    sqlite3.ProgrammingError,
-    sqlite3.IntegrityError,
-    sqlite3.DataError,
-)
-"""What a report raises that SQLite cannot take. Trying again would not help, and would hold up all others."""
-
-_MENDS: Final = {
+_FIXES: Final = {
     "disk is full": "free the disk or lower COREVITAL_DB_MAX_MB",
     "locked": "end what holds it, or set COREVITAL_DB to another file",
     "not a database": "move it away, or set COREVITAL_DB to another file",
     "malformed": "move it away and restore a backup, or set COREVITAL_DB to another file",
+    "not a file": "move it away, or set COREVITAL_DB to another file",
 }
 """What to do, by what SQLite says."""
-_MEND: Final = "make it writable or set COREVITAL_DB to a path that is"
+_FIX: Final = "make it writable or set COREVITAL_DB to a path that is"
 
 _logger = logging.getLogger("corevital.store")
+
+
+class _MovedError(Exception):
+    """The open file is not the one at the store's path any more."""
 
 
 class StoreWriter:
@@ -89,7 +80,7 @@ class StoreWriter:
     Args:
         path: the file, or None: nothing is stored. Its folder is made.
         retention_days, max_mb: bounds the store prunes itself to, oldest first.
-        counters: takes ``corevital.telemetry.dropped`` with ``what=report``.
+        counters: takes ``corevital.telemetry.dropped`` with ``what=report`` and ``what=fate``.
         resource: attributes of the resource that the reports' spans are of, for spans that are sent later.
     """
 
@@ -101,65 +92,77 @@ class StoreWriter:
         counters: Counters,
         resource: Mapping[str, Any] | None = None,
     ) -> None:
-        self._path = path
-        self._resource = None if resource is None else json.dumps(dict(resource), sort_keys=True)
-        self._retention = timedelta(days=retention_days)
+        self._path = None if path is None else path.absolute()  # a server may change its folder
+        self._resource = None if resource is None else to_json(dict(sorted(resource.items())))
+        self._retention_s = retention_days * DAY_S
         self._max_bytes = int(max_mb * 1024 * 1024)
         self._counters = counters
-        self._waiting: deque[tuple[RequestReport, SpanIds]] = deque()
-        self._waiting_bytes = 0
-        self._learned: deque[tuple[str, str, tuple[float, ...]]] = deque(maxlen=_KEPT)
-        self._fates: list[tuple[str, str]] = []  # what became of spans: export, span id
-        self._writing: list[tuple[RequestReport, SpanIds]] = []
+        self._waiting = Waiting()
+        self._learned: dict[tuple[str, str], deque[tuple[float, ...]]] = {}
+        self._learned_at = time.monotonic()
         self._changed = threading.Condition()
         self._closing = False
+        self._upkeep_until = math.inf
         self._failing = False
         self._refused = False
         self._connection: sqlite3.Connection | None = None
-        self._pruned_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="corevital-store", daemon=True)
-        if path is not None:
+        self._moved_at = -math.inf
+        self._busy = False
+        if self._path is not None:
+            self._clock = AgeClock(self._path, self._retention_s)
+            self._upkeep = Upkeep(self._path, self._max_bytes, self._clock.oldest)
+            self._thread = threading.Thread(target=self._run, name="corevital-store", daemon=True)
             self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Reports that are not written yet."""
         with self._changed:
-            return len(self._waiting) + len(self._writing)
+            return len(self._waiting) + len(self._waiting.taken)
 
-    def put(self, report: RequestReport, ids: SpanIds) -> None:
-        """Take a report in; returns at once."""
+    def put(self, report: RequestReport, ids: SpanIds, attributes: Mapping[str, Any] | None = None) -> None:
+        """Take a report in; returns at once.
+
+        Args:
+            report: the report.
+            ids: of its span.
+            attributes: those of its span, where they are made already; they are not changed.
+        """
         if self._path is None:
+            return
+        try:
+            row = Row(report, ids, attributes)
+        except statements.ROW_FAULTS as error:
+            self._unfit(1, report.admitted.request_id, ids.trace_id, error)
             return
         with self._changed:
             if self._refused:
-                self._drop(1, "store_refused")
+                self._drop(1, "report", "store_refused")
                 return
-            self._waiting.append((report, ids))
-            self._waiting_bytes += _bytes(report)
-            while len(self._waiting) > _KEPT or (self._waiting_bytes > _KEPT_BYTES and len(self._waiting) > 1):
-                self._take()
-                self._drop(1, "store_full")
-            self._changed.notify()
+            gone = self._waiting.put(row, _KEPT, _KEPT_BYTES)
+            if len(self._waiting) in (1, _BATCH):
+                self._changed.notify()
+        self._drop(gone, "report", "store_full")
 
     def learn(self, model: str, bucket: str, signals: Sequence[float]) -> None:
-        """Keep what the basis ``baseline`` learns from a request; returns at once. Written with the next batch."""
-        if self._path is None:
+        """Keep what the basis ``baseline`` learns from a request; returns at once. Written every few seconds."""
+        if self._path is None or self._refused:
             return
         with self._changed:
-            if not self._refused:
-                self._learned.append((model, bucket, tuple(signals)))
+            key = cut(model), cut(bucket)
+            if key not in self._learned and len(self._learned) >= _BUCKETS:
+                self._learned.pop(next(iter(self._learned)))
+            self._learned.setdefault(key, deque(maxlen=WINDOW)).append(tuple(signals))
 
     def settle(self, span_ids: Iterable[str], delivered: bool) -> None:
         """Spans of reports put before have been delivered, or given up; returns at once."""
-        if self._path is None:
+        if self._path is None or self._refused:
             return
-        fate = "sent" if delivered else "undelivered"
         with self._changed:
-            if not self._refused:
-                self._fates += [(fate, span_id) for span_id in span_ids]
-                del self._fates[:-_KEPT]  # for as long as nothing can be written
+            lost = self._waiting.settle(span_ids, "sent" if delivered else "undelivered")
+            if 0 < self._waiting.fates <= _FATES:
                 self._changed.notify()
+        self._drop(lost, "fate", "store_full")
 
     def close(self, timeout_s: float) -> None:
         """Write what is waiting, for at most this long."""
@@ -167,19 +170,25 @@ class StoreWriter:
             return
         with self._changed:
             self._closing = True
+            self._upkeep_until = time.monotonic() + min(timeout_s / 2, _LAST_UPKEEP_S)
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
-            self._drop(left, "store_unwritable")
+            self._drop(left, "report", "store_unwritable")
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
+        self._drop(self._waiting.fates, "fate", "store_unwritable")
 
-    def _take(self) -> tuple[RequestReport, SpanIds]:
-        oldest = self._waiting.popleft()
-        self._waiting_bytes -= _bytes(oldest[0])
-        return oldest
+    def _drop(self, count: int, what: str, why: str) -> None:
+        if count:
+            self._counters.add(names.DROPPED, count, what=what, why=why)
 
-    def _drop(self, count: int, why: str) -> None:
-        self._counters.add(names.DROPPED, count, what="report", why=why)
+    def _unfit(self, count: int, request_id: object, trace_id: str, cause: Exception) -> None:
+        """Reports that the store cannot hold."""
+        self._drop(count, "report", "store_row")
+        shown = printable(request_id, 256)
+        with about(shown, printable(trace_id, 64)):
+            message = "the store cannot hold report %r (%s); such reports are counted, others kept"
+            warn_once("store_row", message, shown, printable(cause, 200))
 
     def _run(self) -> None:
         try:
@@ -189,38 +198,41 @@ class StoreWriter:
             self._disconnect()
 
     def _turn(self) -> bool:
-        """Write one batch. False: the thread's work is over."""
+        """Write one batch, and take one step of upkeep. False: the thread's work is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._fates or self._closing, timeout=_PRUNE_EVERY_S)
-            self._writing = [self._take() for _ in range(min(_BATCH, len(self._waiting)))]
-            # a span's fate is told after its report was put: where nothing else waits, its row is there by then
-            fates = [] if self._waiting else self._fates
-            self._fates = self._fates if self._waiting else []
+            if self._busy:  # other processes' turn
+                self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, STEP_S)
+            else:
+                due_s = self._upkeep.due()
+                self._changed.wait_for(lambda: self._waiting or self._waiting.fates or self._closing, due_s)
+                self._changed.wait_for(lambda: self._closing or len(self._waiting) >= _BATCH, _GATHER_S)
+            self._waiting.take(_BATCH, _BATCH_BYTES)
+            fates = self._waiting.take_fates(_FATES)
             last_try = self._closing
         if self._attempt(fates):
-            return not last_try or bool(self._waiting or self._fates)
+            left = not last_try or self._waiting or self._waiting.fates
+            return bool(left) or (self._busy and time.monotonic() < self._upkeep_until)
         with self._changed:
-            self._fates = fates + self._fates
-            self._waiting.extendleft(reversed(self._writing))
-            self._waiting_bytes += sum(_bytes(report) for report, _ in self._writing)
-            self._writing = []
+            self._waiting.give_back(fates)
             if self._refused or last_try:  # tried since the end was called: the end is bounded
                 return False
             self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
         return True
 
-    def _attempt(self, fates: list[tuple[str, str]]) -> bool:
+    def _attempt(self, fates: dict[str, str]) -> bool:
+        """Whether all that was taken is written, or waits again because the file was moved."""
         try:
             connection = self._open()
-            if self._writing:
+            if self._waiting.taken:
                 self._insert(connection)
             if fates:
-                with connection:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.executemany(_SETTLE, fates)
-            if self._learned:
-                self._keep_learned(connection)
-            self._prune(connection)
+                statements.settle(connection, fates)
+            self._keep_learned(connection)
+            self._busy = self._upkeep.step(connection)
+        except _MovedError:
+            with self._changed:
+                self._waiting.give_back(fates)
+            return True
         except schema.SchemaError as error:
             self._refuse(error)
             return False
@@ -237,164 +249,112 @@ class StoreWriter:
         return True
 
     def _insert(self, connection: sqlite3.Connection) -> None:
-        faulty: tuple[RequestReport, SpanIds, Exception] | None = None
-        lost = 0
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            resource_id = self._resource_id(connection)
-            for report, ids in self._writing:
-                try:
-                    connection.execute(_INSERT, (*_row(report, ids), resource_id))
-                except _ROW_FAULTS as error:
-                    lost += 1
-                    faulty = (report, ids, error)
+        resource = None if self._resource is None else statements.resource_id(connection, self._resource)
+        rows: list[Row] = []
+        values: list[tuple[Any, ...]] = []
+        faulty: list[tuple[Row, Exception]] = []
+        for row in self._waiting.taken:
+            try:
+                values.append(row.encode(resource))
+                rows.append(row)
+            except Exception as error:  # whatever it is: it would hold up all others again at each try
+                faulty.append((row, error))
+        faulty += [(rows[place], error) for place, error in statements.insert(connection, values)]
+        if self._moved():  # in the meantime: nobody would find these rows
+            self._disconnect()
+            raise _MovedError
         with self._changed:
-            self._writing = []
-        if faulty is not None:
-            self._drop(lost, "store_row")
-            report, ids, cause = faulty
-            request_id = report.admitted.request_id
-            message = "the store cannot hold report %r (%s); such reports are counted, others kept"
-            with about(request_id, ids.trace_id):
-                warn_once("store_row", message, request_id, cause)
+            self._waiting.written()
+        if faulty:
+            row, cause = faulty[0]
+            self._unfit(len(faulty), row.request_id, row.trace_id, cause)
 
     def _keep_learned(self, connection: sqlite3.Connection) -> None:
+        now = time.monotonic()
         with self._changed:
-            learned = list(self._learned)
-        rows = [
-            (model, bucket, json.dumps([value if math.isfinite(value) else None for value in signals]))
-            for model, bucket, signals in learned
-        ]
-        with connection:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT INTO baseline (model, bucket, signals) VALUES (?, ?, ?)", rows)
-        with self._changed:
-            for _ in learned:
-                self._learned.popleft()
-
-    def _resource_id(self, connection: sqlite3.Connection) -> int | None:
-        if self._resource is None:
-            return None
-        connection.execute("INSERT OR IGNORE INTO resources (attributes) VALUES (?)", (self._resource,))
-        found = connection.execute("SELECT id FROM resources WHERE attributes = ?", (self._resource,)).fetchone()
-        return int(found[0])
+            if not self._learned or (now - self._learned_at < _LEARNED_EVERY_S and not self._closing):
+                return
+            learned, self._learned = self._learned, {}
+        try:
+            statements.learn(connection, learned)
+        except BaseException:
+            with self._changed:
+                for key, later in self._learned.items():
+                    learned.setdefault(key, deque(maxlen=WINDOW)).extend(later)
+                self._learned = learned
+            raise
+        self._learned_at = now
+        for model, bucket in learned:
+            self._upkeep.learned(model, bucket)
 
     def _refuse(self, error: schema.SchemaError) -> None:
+        self._disconnect()
         with self._changed:
             self._refused = True
-            lost = len(self._waiting) + len(self._writing)
-            self._waiting.clear()
-            self._fates.clear()
-            self._writing = []
-        self._drop(lost, "store_refused")
+            lost = self._waiting.clear()
+        self._drop(lost, "report", "store_refused")
         _logger.warning("the store %s is not used until a restart, serving goes on: %s", self._path, error)
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            mend = next((mend for said, mend in _MENDS.items() if said in str(error)), _MEND)
+            fix = next((fix for cause, fix in _FIXES.items() if cause in str(error)), _FIX)
             _logger.warning(
                 "the store %s cannot be written (%s): %s; serving goes on, up to %d reports wait",
                 self._path,
                 error,
-                mend,
+                fix,
                 _KEPT,
             )
         self._disconnect()
 
     def _open(self) -> sqlite3.Connection:
+        """The connection to the file that is at the store's path now."""
+        assert self._path is not None
+        if self._connection is not None and self._moved():
+            self._disconnect()
         if self._connection is None:
-            assert self._path is not None
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = StoreFile(self._path)
             connection = sqlite3.connect(self._path, timeout=5.0, isolation_level=None)
             try:
                 ours = schema.check(connection)  # first of all: a file of another program stays as it is
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_WAL_PAGES}")
+                connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+                connection.execute("PRAGMA secure_delete = FAST")  # else each deleted page goes through the log
                 # NORMAL: a killed process loses nothing; only a power cut may lose the last commits, never the file
                 connection.execute("PRAGMA synchronous = NORMAL")
                 if not ours:
                     schema.create(connection)
+                self._clock.begin(connection)
+                self._file.opened()
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
         return self._connection
 
+    def _moved(self) -> bool:
+        """Whether the open file is no longer the one at the path. Logs it."""
+        what = self._file.moved()
+        if not what:
+            return False
+        now = time.monotonic()
+        if now - self._moved_at > _QUIET_S:
+            self._moved_at = now
+            _logger.warning(
+                "the store %s was %s while it was in use: further rows go into the file that is there now, or a new "
+                "one; stop the servers before you move or remove a store",
+                self._path,
+                what,
+            )
+        return True
+
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-
-    def _prune(self, connection: sqlite3.Connection) -> None:
-        now = time.monotonic()
-        if self._pruned_at and now - self._pruned_at < _PRUNE_EVERY_S:
-            return
-        self._pruned_at = now
-        prune(connection, self._retention, self._max_bytes)
-        connection.execute(_FORGET, (WINDOW,))
-
-
-def prune(connection: sqlite3.Connection, retention: timedelta | None, max_bytes: int | None) -> int:
-    """Delete the oldest rows until the store is within the bounds there are. Returns how many went."""
-    oldest = "DELETE FROM reports WHERE id IN (SELECT id FROM reports {} ORDER BY created_at_utc, id LIMIT ?)"
-    deleted = 0
-    if retention is not None:
-        values = (iso(datetime.now(timezone.utc) - retention), _PRUNE_ROWS)
-        while (gone := connection.execute(oldest.format("WHERE created_at_utc < ?"), values).rowcount) > 0:
-            deleted += gone
-    while max_bytes is not None and _used_bytes(connection) > max_bytes:
-        rows = connection.execute("SELECT count(*) FROM reports").fetchone()[0]
-        step = min(max(rows // _PRUNE_SHARE, 1), _PRUNE_ROWS)
-        gone = connection.execute(oldest.format(""), (step,)).rowcount
-        if gone == 0:
-            break
-        deleted += gone
-    if deleted:
-        connection.executescript("PRAGMA incremental_vacuum")  # one page a step: execute() would take one step
-    return deleted
-
-
-def _used_bytes(connection: sqlite3.Connection) -> int:
-    pages, free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-    )
-    return int((pages - free) * size)
-
-
-def iso(moment: datetime) -> str:
-    """UTC in ISO 8601 with milliseconds, which sorts as text."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def _bytes(report: RequestReport) -> int:
-    """Memory a waiting report takes, about: measured."""
-    series_tokens = 0 if report.series is None else len(report.series)
-    return 1024 + 42 * len(report.outcome.token_ids) + 16 * series_tokens
-
-
-def _row(report: RequestReport, ids: SpanIds) -> tuple[Any, ...]:
-    admitted, outcome, risk = report.admitted, report.outcome, report.risk
-    return (
-        admitted.request_id,
-        admitted.sequence,
-        iso(datetime.fromtimestamp(outcome.end_ns / 1e9, timezone.utc)),
-        admitted.model,
-        outcome.reason,
-        admitted.prompt_tokens,
-        len(outcome.token_ids),
-        risk.score,
-        risk.level,
-        risk.basis,
-        ids.trace_id,
-        ids.span_id,
-        json.dumps(report.health.flags),
-        json.dumps(span_attributes(report)),
-        None if report.series is None else series.pack(report.series),
-        ids.parent_id,
-        admitted.arrival_ns,
-        max(outcome.end_ns, admitted.arrival_ns),
-        "queued" if ids.exported else None,
-    )
