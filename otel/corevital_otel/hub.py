@@ -156,6 +156,22 @@ class Hub:
         self._events.append(lambda: self._assembler.finish(key, outcome))
         self._receiver.wake()
 
+    def drain(self, timeout_s: float) -> bool:
+        """See :meth:`Observer.drain`; called while the engine still runs, from a thread that may wait."""
+        deadline = time.monotonic() + timeout_s
+        drained = threading.Event()
+
+        def look() -> None:  # on the hub's thread, behind the ends that were reported up to now
+            if self._assembler.running <= sum(self._assembler.running_by_model.values()):
+                drained.set()
+
+        while self._thread.is_alive() and (left := deadline - time.monotonic()) > 0:
+            self._events.append(look)
+            self._receiver.wake()
+            if drained.wait(min(left, 0.05)):
+                return True
+        return False
+
     def close(self) -> None:
         """Report what is still open, deliver what is queued within a bound, stop. Idempotent."""
         if self._stopping.is_set():

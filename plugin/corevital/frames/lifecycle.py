@@ -83,10 +83,16 @@ class Finished:
 
 
 class Observer(Protocol):
-    """The listener's side; every call returns at once and comes from the frontend's main thread."""
+    """The listener's side. Calls return at once and come from the frontend's main thread, but for :meth:`drain`."""
 
     def admit(self, request: Admitted) -> Stamp | None:
         """A sequence comes in. Returns its stamp, or None if it shall not be measured."""
 
     def finish(self, key: int, outcome: Finished) -> None:
         """A sequence that was stamped with ``key`` has ended."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until every sequence that has ended is reported; at most so long. False if some are not.
+
+        May be called from any thread. The engine must still run: what is waited for comes from there.
+        """
