@@ -3,7 +3,8 @@
 One call of a client may reach the engine as many requests: several prompts, a batch of conversations, turns with tools
 in between, items to score, steps of a beam search. The engine sees ids of its own making. What the client was given is
 known where vLLM serves the call: each of its serving methods is entered once a call (:data:`ENTRIES`), and writes the
-client's id into its ``RequestResponseMetadata``. A context variable carries both to the engine's frontend.
+client's id into its ``RequestResponseMetadata``. A context variable carries both to the engine's frontend. Wrong
+arguments of ours are refused there too: vLLM itself looks when a streamed answer has begun, and its status is out.
 
 Without an entry (the engine driven directly, as a library) the id is the one given to the engine, number 0, operation
 ``text_completion``.
@@ -16,10 +17,12 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple
 
+from corevital.engines import xargs
+from corevital.engines.vllm_hooks import follower
 from corevital.guard import guarded
 from corevital.log import warn_once
 
@@ -179,6 +182,9 @@ def _entered(entry: Entry, original: Any) -> Any:
     async def serve(*args: Any, **kwargs: Any) -> Any:
         if _call.get() is not None:  # one way of serving built on another
             return await original(*args, **kwargs)
+        refusal = _refused(args, kwargs)
+        if refusal is not None:
+            return refusal
         here = Call(entry)
         token = _call.set(here)
         try:
@@ -189,6 +195,22 @@ def _entered(entry: Entry, original: Any) -> Any:
         return _within(answer, _call, here) if inspect.isasyncgen(answer) else answer
 
     return serve
+
+
+@guarded("a request's own wishes")
+def _refused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The error for a request with a wrong argument of ours (HTTP 400), before a stream begins; None if it is well."""
+    serving, *given = args
+    if follower(getattr(serving, "engine_client", None)) is None or not hasattr(serving, "create_error_response"):
+        return None
+    for request in (*given, *kwargs.values()):
+        asked = getattr(request, "vllm_xargs", None)
+        if isinstance(asked, Mapping):
+            try:
+                xargs.read(asked)
+            except ValueError as error:
+                return serving.create_error_response(str(error))
+    return None
 
 
 def _searching(original: Any) -> Any:

@@ -90,13 +90,14 @@ def _on_class(instance: Any, name: str, wrap: Callable[[Any], Any]) -> None:
         setattr(owner, name, call)
 
 
-def _follower(instance: Any) -> Follower | None:
+def follower(instance: Any) -> Follower | None:
+    """Who follows an engine or its core's client, None for one that nobody follows."""
     return getattr(instance, "__dict__", {}).get(_FOLLOWED)
 
 
 def _handing_over(original: Any) -> Any:
     def failed(core: Any, request: Any, error: BaseException) -> None:
-        frontend = _follower(core)
+        frontend = follower(core)
         if frontend is not None:
             frontend.handed_over(getattr(request, "request_id", ""), error)
 
@@ -119,7 +120,7 @@ def _handing_over(original: Any) -> Any:
 
 def _draining(original: Any) -> Any:
     def shutdown(self: Any, *args: Any, **kwargs: Any) -> Any:
-        frontend = _follower(self)
+        frontend = follower(self)
         if frontend is not None:
             frontend.drain()
         return original(self, *args, **kwargs)
@@ -132,7 +133,7 @@ def _stepping(original: Any) -> Any:
         try:
             return original(self, *args, **kwargs)
         except Exception as error:
-            frontend = _follower(self)
+            frontend = follower(self)
             if frontend is not None and type(error).__name__ == "EngineDeadError":
                 frontend.end_all("error")
             raise
