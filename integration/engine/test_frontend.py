@@ -312,6 +312,18 @@ def test_an_engine_that_dies_offline_ends_what_it_had() -> None:
     assert observer.reasons == ["error"]
 
 
+def test_an_engine_that_dies_ends_what_it_had() -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    for name in "ab":
+        processor.add_request(request(name), None, None, 0, _queue())
+    processor.process_outputs([output("a", [7])])
+    processor.propagate_error(EngineDeadError())
+    assert [(outcome.reason, outcome.token_ids) for _, outcome in observer.finished] == [("error", (7,)), ("error", ())]
+    processor.abort_requests(["a", "b"], True)
+    assert len(observer.finished) == 2
+
+
 def test_an_engine_that_is_shut_down_waits_for_the_last_statistics_first() -> None:
     observer = Observer()
     engine = followed(observer)

@@ -30,7 +30,7 @@ def after(processor: Any, name: str, ours: Callable[..., Any]) -> None:
     """Call ``ours(result, *args)`` after the method ``name`` of this one instance."""
     original = getattr(processor, name, None)
     if original is None:
-        warn_once(f"frontend:{name}", "vLLM has no OutputProcessor.%s: what it tells is missing in spans", name)
+        warn_once(f"frontend:{name}", "vLLM has no OutputProcessor.%s: what it reports is missing in spans", name)
         return
 
     @functools.wraps(original)
