@@ -75,8 +75,11 @@ _METADATA: Final = (
     ("generate.base.protocol", "RequestResponseMetadata"),
     ("openai.engine.protocol", "RequestResponseMetadata"),  # before 0.29
 )
-_SERVERS: Final = ("openai.api_server", "launchers.api_server.entry", "openai.run_batch", "launchers.run_batch")
+_SERVERS: Final = ("cli.serve", "cli.run_batch", "openai.api_server", "openai.run_batch", "launchers.api_server.entry",
+                   "launchers.run_batch")  # fmt: skip
 """Modules of a process that serves clients. It will load the serving methods anyway, but after the engine."""
+_OFFLINE: Final = ("llm", "generate.beam_search.offline")
+"""Modules that a server has no use for."""
 _NEEDED: Final = ("OpenAIServingChat.create_chat_completion", "OpenAIServingCompletion.create_completion")
 
 
@@ -147,7 +150,7 @@ def follow() -> None:
 
 def _around(module: str, name: str, wrap: Callable[[Any], Any], load: bool) -> None:
     found = sys.modules.get(_ROOT + module)
-    if found is None and load:
+    if found is None and load and module not in _OFFLINE:
         try:
             found = importlib.import_module(_ROOT + module)
         except Exception:  # not in this version, or a part of vLLM whose dependencies are not installed

@@ -106,7 +106,7 @@ class _Frontend:
         self._version = vllm_names.version()
         self._live: dict[str, _Live] = {}  # by the engine's id
         self._silent: set[str] = set()  # of those, the ones whose first token we wait for
-        self._let_go: list[str] = []  # that the frontend is done with, in this step
+        self._let_go: set[str] = set()  # of those, the ones that vLLM is done with, in this step
         after(processor, "add_request", self._added)
         after(processor, "_update_stats_from_finished", self._finished)
         after(processor, "abort_requests", self._aborted)
@@ -204,7 +204,7 @@ class _Frontend:
     @guarded("the frontend's release")
     def _released(self, _result: Any, state: Any, *_args: Any, **_kwargs: Any) -> None:
         if state.request_id in self._live:
-            self._let_go.append(state.request_id)
+            self._let_go.add(state.request_id)
 
     @guarded("the frontend's first tokens")
     def _arrived(self, outputs: Iterable[Any]) -> None:
@@ -220,8 +220,8 @@ class _Frontend:
     @guarded("the frontend's last look")
     def _settled(self) -> None:
         """Outputs have been processed: what the frontend let go of and nobody ended had no proper end."""
-        while self._let_go:
-            self._end(self._let_go.pop(), "error")
+        for engine_id in list(self._let_go):
+            self._end(engine_id, "error")
 
     @guarded("the frontend's hand-over")
     def handed_over(self, engine_id: str, error: BaseException) -> None:
@@ -242,6 +242,7 @@ class _Frontend:
 
     def _end(self, engine_id: str, reason: str) -> None:
         self._silent.discard(engine_id)
+        self._let_go.discard(engine_id)
         live = self._live.pop(engine_id, None)
         if live is None or live.stamp is None:  # ended already, or not measured
             return
