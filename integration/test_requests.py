@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.harness.processes import BIN, MODEL, MODEL_NAME, ROOT, Vllm, environment, vllm
+from integration.harness.processes import BIN, MODEL, MODEL_NAME, Vllm, environment, vllm
+from integration.harness.runners import python_path
 
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
@@ -96,7 +97,7 @@ def wait_until(done: Callable[[], bool], timeout_s: float = 30.0) -> None:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("requests")
-    env = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"}
+    env = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": python_path()}
     arguments = ("--dtype", "float32", "--disable-log-stats", "--enable-log-requests")
     with vllm(folder, *arguments, env=env) as process:
         yield Server(process, folder / "runs/corevital.db")
