@@ -21,6 +21,7 @@ SERVING = {
     "cohere/serving": "CohereServingChatV2.create_chat_v2",
     "scale_out/token_in_token_out/serving": "ServingTokens.serve_tokens",
     "speech_to_text/transcription/serving": "OpenAIServingTranscription.create_transcription",
+    "speech_to_text/base/serving": "SpeechToTextBaseServing._detect_language",
     "speech_to_text/translation/serving": "OpenAIServingTranslation.create_translation",
     "generate/generative_scoring/serving": "ServingGenerativeScoring.create_generative_scoring",
     "generate/structured_decisions/serving": "ServingStructuredDecisions.create_decision",

@@ -23,6 +23,7 @@ EVERYWHERE = {
     "LLM.chat",
     "BeamSearchOnlineMixin.beam_search",
     "BeamSearchOfflineMixin.beam_search",
+    "SpeechToTextBaseServing._detect_language",
     "RequestResponseMetadata",
 }
 """What all checked versions have; others came later, or need a package that is not here."""
@@ -40,7 +41,7 @@ def found(module: str, name: str) -> Any:
 
 def test_this_vllm_has_the_serving_methods_we_follow() -> None:
     wanted = [(entry.module, entry.name) for entry in vllm_calls.ENTRIES]
-    wanted += [*vllm_calls._BEAMS, *vllm_calls._METADATA]
+    wanted += [*vllm_calls._BEAMS, *vllm_calls._STEPS, *vllm_calls._METADATA]
     assert {name for module, name in wanted if found(module, name) is not None} >= EVERYWHERE
     for entry in vllm_calls.ENTRIES:
         method = found(entry.module, entry.name)

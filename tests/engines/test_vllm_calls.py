@@ -85,8 +85,11 @@ class Serving:
     def search_now(self) -> bool:
         return vllm_calls.is_inner_step()
 
-    def fail(self) -> None:
-        raise RuntimeError("theirs")
+    async def detect(self) -> bool:
+        return await asyncio.create_task(self.step())
+
+    async def step(self) -> bool:
+        return vllm_calls.is_inner_step()
 
 
 @pytest.fixture
@@ -107,6 +110,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
     ]  # fmt: skip
     monkeypatch.setattr(vllm_calls, "ENTRIES", entries)
     monkeypatch.setattr(vllm_calls, "_BEAMS", [("standin", "Fresh.search"), ("standin", "Fresh.search_now")])
+    monkeypatch.setattr(vllm_calls, "_STEPS", [("standin", "Fresh.detect")])
     monkeypatch.setattr(vllm_calls, "_METADATA", [("standin", "FreshMetadata")])
     monkeypatch.setattr(vllm_calls, "_seen", 0)
     vllm_calls.follow()
@@ -149,9 +153,10 @@ def test_a_stream_that_is_left_or_closed_elsewhere_leaves_nothing_behind(serving
     asyncio.run(run())
 
 
-def test_steps_of_a_search_are_known_as_such_and_only_they(serving: Serving) -> None:
+def test_inner_steps_are_known_as_such_and_only_they(serving: Serving) -> None:
     async def run() -> None:
         assert [inner async for inner in serving.search()] == [True, True]
+        assert await serving.detect()
         assert not vllm_calls.is_inner_step()
 
     asyncio.run(run())

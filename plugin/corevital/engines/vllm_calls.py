@@ -71,6 +71,8 @@ _BEAMS: Final = (
     ("generate.beam_search.online", "BeamSearchOnlineMixin.beam_search"),
     ("generate.beam_search.offline", "BeamSearchOfflineMixin.beam_search"),
 )
+_STEPS: Final = (("speech_to_text.base.serving", "SpeechToTextBaseServing._detect_language"),)
+"""One token of which the client hears nothing."""
 _METADATA: Final = (
     ("generate.base.protocol", "RequestResponseMetadata"),
     ("openai.engine.protocol", "RequestResponseMetadata"),  # before 0.29
@@ -142,7 +144,9 @@ def follow() -> None:
     for entry in ENTRIES:
         _around(entry.module, entry.name, functools.partial(_entered, entry), serves)
     for module, name in _BEAMS:
-        _around(module, name, _searching, serves)
+        _around(module, name, functools.partial(_inner_steps, say=_say_unmeasured), serves)
+    for module, name in _STEPS:
+        _around(module, name, _inner_steps, serves)
     for module, name in _METADATA:
         _around(module, f"{name}.__init__", _told, serves)
     _seen = len(sys.modules)
@@ -216,19 +220,33 @@ def _refused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return None
 
 
-def _searching(original: Any) -> Any:
+def _inner_steps(original: Any, say: Callable[[], None] = lambda: None) -> Any:
+    """What the method asks of the engine is no request of a client."""
     if inspect.isasyncgenfunction(original):
 
         @functools.wraps(original)
         def search(*args: Any, **kwargs: Any) -> Any:
-            _say_unmeasured()
+            say()
             return _within(original(*args, **kwargs), _inner, True)
 
         return search
 
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            say()
+            token = _inner.set(True)
+            try:
+                return await original(*args, **kwargs)
+            finally:
+                _reset(_inner, token)
+
+        return ask
+
     @functools.wraps(original)
     def search_now(*args: Any, **kwargs: Any) -> Any:
-        _say_unmeasured()
+        say()
         token = _inner.set(True)
         try:
             return original(*args, **kwargs)

@@ -21,6 +21,7 @@ name                                             for                            
 ``vllm_calls.ENTRIES``, serving methods          the client's id, its parts, the operation          the engine's id
 ``RequestResponseMetadata``                      the client's id                                    by ``ENTRIES`` alone
 ``BeamSearch*Mixin.beam_search``                 to leave out its inner steps                       each is a request
+``SpeechToTextBaseServing._detect_language``     the same                                           each is a request
 ``RequestState.detokenizer.output_token_ids``    the tokens the client got                          incomplete spans
 ``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           every rank reports
 ``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
