@@ -12,7 +12,27 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+SERVING = {
+    "openai/chat_completion/serving": "OpenAIServingChat.create_chat_completion",
+    "openai/chat_completion/batch_serving": "OpenAIServingChatBatch.create_batch_chat_completion",
+    "openai/completion/serving": "OpenAIServingCompletion.create_completion",
+    "openai/responses/serving": "OpenAIServingResponses.create_responses",
+    "anthropic/serving": "AnthropicServingMessages.create_messages",
+    "cohere/serving": "CohereServingChatV2.create_chat_v2",
+    "scale_out/token_in_token_out/serving": "ServingTokens.serve_tokens",
+    "speech_to_text/transcription/serving": "OpenAIServingTranscription.create_transcription",
+    "speech_to_text/base/serving": "SpeechToTextBaseServing._detect_language",
+    "speech_to_text/translation/serving": "OpenAIServingTranslation.create_translation",
+    "generate/generative_scoring/serving": "ServingGenerativeScoring.create_generative_scoring",
+    "generate/structured_decisions/serving": "ServingStructuredDecisions.create_decision",
+    "generate/beam_search/online": "BeamSearchOnlineMixin.beam_search",
+    "generate/beam_search/offline": "BeamSearchOfflineMixin.beam_search",
+    "llm": "LLM.chat",
+}
+"""Below ``entrypoints``: where vLLM serves a client's call."""
+
 NAMES = {
+    **{f"entrypoints/{file}.py": [name] for file, name in SERVING.items()},
     "engine/arg_utils.py": ["EngineArgs.create_model_config", "EngineArgs.logits_processors"],
     "config/vllm.py": ["VllmConfig.use_v2_model_runner", "VllmConfig.model_config", "VllmConfig.parallel_config"],
     "config/observability.py": ["ObservabilityConfig.otlp_traces_endpoint"],
@@ -31,8 +51,16 @@ NAMES = {
         "GroupCoordinator.rank_in_group",
         "GroupCoordinator.world_size",
     ],
-    "v1/engine/async_llm.py": ["AsyncLLM.__init__", "AsyncLLM.output_processor"],
-    "v1/engine/llm_engine.py": ["LLMEngine.__init__", "LLMEngine.output_processor"],
+    "v1/engine/async_llm.py": [
+        f"AsyncLLM.{name}" for name in ("__init__", "output_processor", "engine_core", "shutdown")
+    ],
+    "v1/engine/llm_engine.py": [
+        f"LLMEngine.{name}" for name in ("__init__", "output_processor", "engine_core", "step")
+    ],
+    "v1/engine/core_client.py": ["AsyncMPClient.add_request_async", "SyncMPClient.add_request"],
+    "v1/engine/exceptions.py": ["EngineDeadError"],
+    "entrypoints/generate/base/protocol.py": ["RequestResponseMetadata.request_id"],
+    "entrypoints/serve/engine/serving.py": ["BaseServing.create_error_response"],
     "v1/engine/__init__.py": [
         f"EngineCoreRequest.{name}"
         for name in (
@@ -53,6 +81,8 @@ NAMES = {
                 "_update_stats_from_finished",
                 "abort_requests",
                 "propagate_error",
+                "process_outputs",
+                "_finish_request",
                 "request_states",
                 "tokenizer",
             )
@@ -106,6 +136,7 @@ def defined(source: str) -> set[str]:
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
         elif isinstance(node, ast.ClassDef):
+            names.add(node.name)
             for inner in ast.walk(node):
                 match inner:
                     case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):

@@ -22,6 +22,7 @@ import pytest
 from integration.harness.collector import Collector, collector
 from integration.harness.processes import BIN, MODEL_NAME, ROOT, Vllm, environment, vllm
 from integration.harness.prometheus import Prometheus, prometheus
+from integration.harness.runners import python_path
 
 from corevital_otel import __version__
 from corevital_otel.demo.tasks import make_tasks
@@ -113,7 +114,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     with collector(folder) as rotel, rotel.sink.metrics.page() as page:
         env = {"OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc, "OTEL_METRIC_EXPORT_INTERVAL": "500"}
         env |= {"OTEL_BSP_SCHEDULE_DELAY": "200", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-        env |= {"COREVITAL_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}
+        env |= {"COREVITAL_LOG_FORMAT": "json", "PYTHONPATH": python_path()}
         processors = ("--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital")
         many = ("--api-server-count", str(request.param)) if request.param > 1 else ()
         with (

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 from integration.harness.faults import AT
-from integration.harness.processes import MODEL_NAME, ROOT, environment
+from integration.harness.processes import MODEL_NAME, environment
 from integration.harness.reference import token_values, tokenizer
-from integration.harness.runners import RUNNERS, runner_environment
+from integration.harness.runners import RUNNERS, python_path, runner_environment
 
 from corevital_otel.demo.tasks import make_tasks
 from corevital_otel.store.reader import StoredReport, StoreReader
@@ -215,19 +216,37 @@ def test_speculative_decoding_reports_the_tokens_returned_and_nothing_of_rejecte
     assert compared >= 50
 
 
-def test_faults_in_the_logits_raise_their_flags(run: Run) -> None:
+@pytest.fixture(scope="module")
+def faulty(run: Run) -> tuple[list[Any], Path, str]:
     greedy = {"temperature": 0.0, "max_tokens": 12}
     requests = [[PROMPTS[0], greedy], [PROMPTS[1], {**greedy, "extra_args": {"poison": "nan"}}]]
     requests += [[PROMPTS[2], {**greedy, "extra_args": {"poison": "inf"}}], [PROMPTS[3], greedy]]
     # the reference run has the poison too: what we watch must not change what the engine does with it
     poison = "integration.harness.faults:PoisonedLogits"
-    with_us, database, _ = run([poison, "corevital"], [requests])
+    return run([poison, "corevital"], [requests], beams=PROMPTS[:2], chats=["What is 1 + 1?", "What is 2 + 2?"])
+
+
+def test_faults_in_the_logits_raise_their_flags(faulty: tuple[list[Any], Path, str]) -> None:
+    with_us, database, _ = faulty
     found = {row.request_id: row.flags for row in rows(database)}
     assert "nan_detected" in found["1"]
     assert "inf_detected" in found["2"]
     for healthy in ("0", "3"):
         assert not {"nan_detected", "inf_detected"} & set(found[healthy])
     assert len(with_us[0]) == 4
+
+
+def test_chats_are_chats_and_steps_of_a_beam_search_no_requests(faulty: tuple[list[Any], Path, str]) -> None:
+    _, database, log = faulty
+    stored = rows(database)
+    operations = Counter(row.summary["gen_ai.operation.name"] for row in stored)
+    assert operations == {"text_completion": 4, "chat": 4}
+    chats = Counter(row.request_id for row in stored if row.summary["gen_ai.operation.name"] == "chat")
+    assert list(chats.values()) == [2, 2]
+    for row in stored:
+        assert row.summary["gen_ai.response.time_to_first_chunk"] > 0, "offline vLLM keeps no statistics"
+        assert "corevital.incomplete" not in row.summary
+    assert log.count("beam search is not measured") == 1
 
 
 def test_a_store_and_a_collector_that_cannot_be_had_are_said_once_and_serving_goes_on(
@@ -259,7 +278,7 @@ def test_a_wrong_setting_stops_the_start_with_one_line(tmp_path: Path, setting: 
     done = subprocess.run(
         [sys.executable, "-m", "integration.harness.offline", "job.json", "out.json"],
         cwd=tmp_path,
-        env=environment({"PYTHONPATH": str(ROOT), **setting}),
+        env=environment({"PYTHONPATH": python_path(), **setting}),
         capture_output=True,
         text=True,
         timeout=120,

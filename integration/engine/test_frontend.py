@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
+import time
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +14,12 @@ from typing import Any
 import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
-from vllm.v1.engine import EngineCoreRequest, output_processor
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason, output_processor
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.metrics.stats import IterationStats
 
-from corevital.engines import vllm_names
+from corevital.engines import vllm_calls, vllm_names
 from corevital.engines.vllm_frontend import attach
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.stamp import EXTRA_ARG, Stamp
@@ -28,6 +34,7 @@ class Observer:
         self.draw = draw
         self.admitted: list[Admitted] = []
         self.finished: list[tuple[int, Finished]] = []
+        self.drained: list[float] = []
 
     def admit(self, request: Admitted) -> Stamp | None:
         self.admitted.append(request)
@@ -36,13 +43,28 @@ class Observer:
     def finish(self, key: int, outcome: Finished) -> None:
         self.finished.append((key, outcome))
 
+    def drain(self, timeout_s: float) -> bool:
+        self.drained.append(timeout_s)
+        return True
 
-def frontend(observer: Observer, **wanted: Any) -> OutputProcessor:
-    processor = OutputProcessor(None, log_stats=False)
+    @property
+    def reasons(self) -> list[str]:
+        return [outcome.reason for _, outcome in self.finished]
+
+
+def configuration() -> SimpleNamespace:
     parallel = SimpleNamespace(nnodes=1)
-    config = SimpleNamespace(model_config=SimpleNamespace(served_model_name="tiny"), parallel_config=parallel)
-    assert attach(SimpleNamespace(output_processor=processor), config, observer, **wanted)
+    return SimpleNamespace(model_config=SimpleNamespace(served_model_name="tiny"), parallel_config=parallel)
+
+
+def frontend(observer: Observer, log_stats: bool = False, **wanted: Any) -> OutputProcessor:
+    processor = OutputProcessor(None, log_stats=log_stats)
+    assert attach(SimpleNamespace(output_processor=processor), configuration(), observer, **wanted)
     return processor
+
+
+def output(name: str, tokens: list[int], reason: FinishReason | None = None) -> EngineCoreOutput:
+    return EngineCoreOutput(request_id=name, new_token_ids=tokens, finish_reason=reason)
 
 
 def request(name: str, params: SamplingParams | None = None, **fields: Any) -> EngineCoreRequest:
@@ -184,3 +206,214 @@ def test_a_vllm_that_makes_its_spans_in_another_way_is_said_once(
     vllm_names.leave_tokens_to_us()
     (line,) = [record.message for record in logged() if "makes its own spans" in record.message]
     assert "--otlp-traces-endpoint" in line
+
+
+class Core:
+    """Stands in for the client of the engine's core: hands over what it is told to."""
+
+    def __init__(self) -> None:
+        self.fails: BaseException | None = None
+
+    async def add_request_async(self, request: EngineCoreRequest) -> None:
+        await asyncio.sleep(0)
+        if self.fails is not None:
+            raise self.fails
+
+    def add_request(self, request: EngineCoreRequest) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+class Engine:
+    """Stands in for ``AsyncLLM`` and ``LLMEngine``."""
+
+    def __init__(self) -> None:
+        self.output_processor = OutputProcessor(None, log_stats=False)
+        self.engine_core = Core()
+        self.stopped = 0
+        self.fails: Exception | None = None
+
+    def shutdown(self, timeout: float | None = None) -> None:
+        self.stopped += 1
+
+    def step(self) -> None:
+        if self.fails is not None:
+            raise self.fails
+
+
+def followed(observer: Observer) -> Engine:
+    engine = Engine()
+    assert attach(engine, configuration(), observer)
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), "error"),
+        (EngineDeadError(), "error"),
+        (asyncio.CancelledError(), "abort"),
+        (KeyboardInterrupt(), "abort"),
+    ],
+)
+@pytest.mark.parametrize("how", ["async", "sync"])
+def test_a_request_that_cannot_be_handed_over_ends_at_once(error: BaseException, reason: str, how: str) -> None:
+    observer = Observer()
+    engine = followed(observer)
+    core = engine.engine_core
+    a, b = request("a"), request("b")
+    for sent in (a, b):
+        engine.output_processor.add_request(sent, None)
+
+    def hand_over(sent: EngineCoreRequest) -> None:
+        asyncio.run(core.add_request_async(sent)) if how == "async" else core.add_request(sent)
+
+    hand_over(a)
+    core.fails = error
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            hand_over(b)
+    assert observer.reasons == [reason], "once, and only the one"
+    engine.output_processor.abort_requests(["a", "b"], True)
+    assert observer.reasons == [reason, "abort"]
+    assert observer.finished[0][1].token_ids == ()
+
+
+@pytest.mark.parametrize("finish", [FinishReason.STOP, FinishReason.LENGTH, FinishReason.ABORT, FinishReason.ERROR])
+def test_an_end_without_a_token_is_an_end(finish: FinishReason) -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    processor.add_request(request("a"), None, None, 0, SimpleNamespace(put=lambda output: None))
+    processor.process_outputs([output("a", [], finish)])
+    assert observer.reasons == [str(finish)]
+    assert observer.finished[0][1].first_chunk_s is None
+
+
+def test_what_vllm_lets_go_of_in_another_way_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    processor.add_request(request("a"), None, None, 0, SimpleNamespace(put=lambda output: None))
+    monkeypatch.setattr(processor, "_update_stats_from_finished", lambda *_: None)  # as if this vLLM had none
+    processor.process_outputs([output("a", [5], FinishReason.STOP)])
+    assert observer.reasons == ["error"]
+
+
+def test_an_engine_that_dies_offline_ends_what_it_had() -> None:
+    observer = Observer()
+    engine = followed(observer)
+    engine.output_processor.add_request(request("a"), None)
+    engine.fails = RuntimeError("theirs")
+    with pytest.raises(RuntimeError):
+        engine.step()
+    assert observer.reasons == []
+    engine.fails = EngineDeadError()
+    with pytest.raises(EngineDeadError):
+        engine.step()
+    assert observer.reasons == ["error"]
+
+
+def test_an_engine_that_dies_ends_what_it_had() -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    for name in "ab":
+        processor.add_request(request(name), None, None, 0, _queue())
+    processor.process_outputs([output("a", [7])])
+    processor.propagate_error(EngineDeadError())
+    assert [(outcome.reason, outcome.token_ids) for _, outcome in observer.finished] == [("error", (7,)), ("error", ())]
+    processor.abort_requests(["a", "b"], True)
+    assert len(observer.finished) == 2
+
+
+def test_an_engine_that_is_shut_down_waits_for_the_last_statistics_first() -> None:
+    observer = Observer()
+    engine = followed(observer)
+    engine.shutdown(timeout=3)
+    assert (len(observer.drained), engine.stopped) == (1, 1)
+    assert observer.drained[0] < 2
+    Engine().shutdown()
+    assert len(observer.drained) == 1, "another engine of the same class"
+
+
+def test_an_engine_that_nobody_holds_ends_at_once() -> None:
+    gc.disable()
+    try:
+        engine = followed(Observer())
+        gone = [weakref.ref(engine), weakref.ref(engine.engine_core)]
+        del engine
+        assert [ref() for ref in gone] == [None, None], "without the garbage collector"
+    finally:
+        gc.enable()
+
+
+def test_the_first_token_is_timed_where_vllm_keeps_no_statistics() -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    for name, age in (("a", 5.0), ("b", 0.0), ("future", -100.0)):
+        processor.add_request(request(name, arrival_time=time.time() - age), None, None, 0, _queue())
+    processor.process_outputs([output("a", []), output("b", [1]), output("stranger", [1])])
+    time.sleep(0.05)
+    processor.process_outputs([output("a", [1], FinishReason.STOP), output("b", [2], FinishReason.STOP)])
+    processor.process_outputs([output("future", [1], FinishReason.STOP)])
+    (_, a), (_, b), (_, future) = observer.finished
+    assert a.first_chunk_s is not None
+    assert b.first_chunk_s is not None
+    assert future.first_chunk_s is not None
+    assert 5.05 <= a.first_chunk_s < 10
+    assert 0 < b.first_chunk_s < 5
+    assert 0 < future.first_chunk_s < 10, "an arrival in the future is one now"
+
+
+def test_with_statistics_the_time_is_vllms() -> None:
+    observer = Observer()
+    processor = frontend(observer, log_stats=True)
+    processor.add_request(request("a", arrival_time=time.time() - 5), None, None, 0, _queue())
+    state, stats = processor.request_states["a"], IterationStats()
+    processor.process_outputs([output("a", [1])], time.monotonic(), stats)
+    state.stats.first_token_latency = 1.25
+    processor.process_outputs([output("a", [2], FinishReason.STOP)], time.monotonic(), IterationStats())
+    assert [outcome.first_chunk_s for _, outcome in observer.finished] == [1.25]
+
+
+def _queue() -> SimpleNamespace:
+    return SimpleNamespace(put=lambda output: None)
+
+
+def test_steps_of_a_search_are_no_requests_and_carry_no_stamp() -> None:
+    observer = Observer()
+    processor, step = frontend(observer), request("a", SamplingParams(extra_args={EXTRA_ARG: FORGED}, max_tokens=1))
+    token = vllm_calls._inner.set(True)
+    try:
+        processor.add_request(step, None, None, 0, _queue())
+    finally:
+        vllm_calls._inner.reset(token)
+    processor.process_outputs([output("a", [1], FinishReason.LENGTH)])
+    assert (observer.admitted, observer.finished, stamp_of(step)) == ([], [], None)
+
+
+@pytest.mark.parametrize(("scores", "reason"), [(True, "stop"), (False, "length")])
+def test_a_part_has_the_calls_id_number_and_operation(scores: bool, reason: str) -> None:
+    observer = Observer()
+    processor = frontend(observer)
+    call = vllm_calls.Call(vllm_calls.Entry("m", "C.f", "chat", scores=scores))
+    call.request_id = "mine-7"
+    token = vllm_calls._call.set(call)
+    try:
+        for part in (0, 1):
+            params = SamplingParams(n=2, max_tokens=1, detokenize=False)
+            name = f"mine-7_{part}"
+            processor.add_request(request(name, params), None, SimpleNamespace(
+                sampling_params=params, request_id=name, external_req_id=name, child_requests={name},
+                get_outputs=lambda request_id, output: ([], True)), 1, _queue())  # fmt: skip
+            processor.process_outputs([output(name, [1], FinishReason.LENGTH)])
+    finally:
+        vllm_calls._call.reset(token)
+    told = [(found.request_id, found.sequence, found.operation) for found in observer.admitted]
+    assert told == [("mine-7", 1, "chat"), ("mine-7", 3, "chat")]
+    assert observer.reasons == [reason, reason], "one token is all that a score asks for"
+
+
+def test_without_a_call_the_id_is_the_engines() -> None:
+    observer = Observer()
+    frontend(observer).add_request(request("cmpl-own-7"), None)
+    (told,) = observer.admitted
+    assert (told.request_id, told.sequence, told.operation) == ("cmpl-own-7", 0, "text_completion")

@@ -1,6 +1,7 @@
 """vLLM's two model runners: which of them the vLLM installed can run on a CPU, and how it is made to."""
 
 import importlib.util
+import os
 from pathlib import Path
 
 from integration.harness.processes import ROOT
@@ -19,12 +20,17 @@ def _runners() -> tuple[str, ...]:
 RUNNERS = _runners()
 
 
+def python_path(*folders: Path) -> str:
+    """``PYTHONPATH`` with these folders and the repository before what it has already."""
+    return ":".join([*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def runner_environment(runner: str) -> dict[str, str]:
     """What makes vLLM choose a model runner on a CPU, where V1 is its own choice."""
     if runner == "v1":
-        return {"PYTHONPATH": str(ROOT)}
+        return {"PYTHONPATH": python_path()}
     return {
-        "PYTHONPATH": f"{ROOT / 'integration/mrv2_on_cpu'}:{ROOT}",
+        "PYTHONPATH": python_path(ROOT / "integration/mrv2_on_cpu"),
         "VLLM_USE_V2_MODEL_RUNNER": "1",
         "TORCHDYNAMO_DISABLE": "1",  # it asks the Triton driver that is none
     }

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integration.harness.alerting import RULES, Alertmanager, alertmanager, shortened_rules
-from integration.harness.processes import ROOT, Vllm, vllm
+from integration.harness.processes import Vllm, vllm
 from integration.harness.prometheus import Prometheus, prometheus
+from integration.harness.runners import python_path
 from integration.harness.traffic import Traffic
 
 
@@ -50,7 +51,7 @@ def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
         folder: for logs, data and the store.
         otlp: endpoint that spans go to by HTTP; none without.
     """
-    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     if otlp:
         env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
         env |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_BSP_SCHEDULE_DELAY": "200", "COREVITAL_OTEL_PROFILE": "phoenix"}

@@ -13,6 +13,15 @@ name                                             for                            
 ``OutputProcessor._update_stats_from_finished``  the end of a request, its tokens                   no spans
 ``OutputProcessor.abort_requests``               aborts                                             aborts come late
 ``OutputProcessor.propagate_error``              the engine's death                                 reported at shutdown
+``OutputProcessor._finish_request``              requests that end in no other way we know          reported at shutdown
+``OutputProcessor.process_outputs``              time to the first token without vLLM's statistics  no such time
+``EngineCoreClient.add_request[_async]``         requests that do not reach the engine              reported at shutdown
+``AsyncLLM.shutdown``                            the wait for the last statistics                   those incomplete
+``LLMEngine.step``                               the engine's death, offline                        reported at shutdown
+``vllm_calls.ENTRIES``, serving methods          the client's id, its parts, the operation          the engine's id
+``RequestResponseMetadata``                      the client's id                                    by ``ENTRIES`` alone
+``BeamSearch*Mixin.beam_search``                 to leave out its inner steps                       each is a request
+``SpeechToTextBaseServing._detect_language``     the same                                           each is a request
 ``RequestState.detokenizer.output_token_ids``    the tokens the client got                          incomplete spans
 ``parallel_state.get_tp_group, get_pcp_group``   each token reported once                           every rank reports
 ``BatchSharder``: slot % ranks owns a request    the same, under batch-sharded sampling             tokens are missing
@@ -45,12 +54,6 @@ _MARK: Final = "_corevital"
 _MAKER: Final = "instrument_manual"
 _USAGE: Final = "gen_ai.usage."
 
-_OPERATIONS: Final = (("chatcmpl-", "chat"), ("resp_", "chat"), ("msg_", "chat"))
-"""Prefixes of vLLM's request ids for each endpoint; everything else completes text."""
-
-_NUMBERED: Final = re.compile(r"(cmpl-.+)-(\d+)\Z|(resp_.+)_(\d+)\Z")
-"""Behind the id that the client sees, completions number their prompts and responses their turns."""
-
 
 def version() -> str:
     """vLLM's version, as it says itself."""
@@ -66,7 +69,7 @@ def warn_if_unchecked() -> None:
     if not match or not CHECKED[0] <= (int(match[1]), int(match[2])) <= CHECKED[1]:
         oldest, newest = (f"{major}.{minor}" for major, minor in CHECKED)
         warn_once(
-            "version", "vLLM %s is outside the checked range %s to %s; trying all the same", found, oldest, newest
+            "version", "vLLM %s is outside the checked range %s to %s: untested; continuing", found, oldest, newest
         )
 
 
@@ -123,17 +126,6 @@ def nodes(vllm_config: Any) -> int:
 def client_id(request: Any) -> str:
     """The engine request's id as vLLM's entrypoint gave it, before the engine made it unique."""
     return str(getattr(request, "external_req_id", None) or request.request_id)
-
-
-def operation(request_id: str) -> str:
-    """The GenAI operation name that a request id tells."""
-    return next((name for prefix, name in _OPERATIONS if request_id.startswith(prefix)), "text_completion")
-
-
-def split_number(request_id: str) -> tuple[str, int]:
-    """The id the client sees, and the number of the prompt or turn within a request that has several."""
-    match = _NUMBERED.match(request_id)
-    return (match[1] or match[3], int(match[2] or match[4])) if match else (request_id, 0)
 
 
 def traces_endpoint(vllm_config: Any) -> str | None:
