@@ -57,14 +57,14 @@ def test_a_wrong_value_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, v
         ("COREVITAL_ZZZZ", "the README lists the settings"),
     ],
 )
-def test_a_name_that_is_no_setting_is_said_with_the_one_that_was_meant(
+def test_an_unknown_setting_is_reported_with_the_one_that_was_meant(
     monkeypatch: pytest.MonkeyPatch, name: str, says: str
 ) -> None:
     for known in ("COREVITAL_CAPTURE", "COREVITAL_CONFIG", "corevital_db"):
         monkeypatch.setenv(known, "")
     assert unknown() == []
     monkeypatch.setenv(name, "1")
-    assert unknown() == [f"{name} is no setting and has no effect: {says}"]
+    assert unknown() == [f"{name}: unknown setting, ignored: {says}"]
 
 
 def test_an_empty_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_an_empty_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load().db is None
 
 
-def test_a_file_serves_and_the_environment_goes_before_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_overrides_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     file = tmp_path / "corevital.toml"
     file.write_text('capture = "full"\nsample_rate = 0.5\n')
     monkeypatch.setenv("COREVITAL_CONFIG", str(file))
@@ -82,7 +82,7 @@ def test_a_file_serves_and_the_environment_goes_before_it(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [("captur = 'full'\n", "'captur' is no setting"), ("capture = ", "is no valid TOML"), (None, "cannot be read")],
+    [("captur = 'full'\n", "unknown setting 'captur'"), ("capture = ", "is no valid TOML"), (None, "cannot be read")],
 )
 def test_a_wrong_file_is_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None, says: str

@@ -26,7 +26,7 @@ from opentelemetry.sdk.resources import Resource
 from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
-from corevital_otel.destination import protocol_in, shown
+from corevital_otel.destination import endpoint_of, protocol_of, shown
 from corevital_otel.errors import SettingsError
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
 from corevital_otel.otlp import failure, http_session, listen
@@ -37,11 +37,7 @@ _logger = logging.getLogger("corevital.otlp")
 
 def endpoint() -> str | None:
     """Where metrics go by the ``OTEL_*`` variables, or None if nowhere."""
-    env = os.environ
-    wanted = [part.strip() for part in env.get("OTEL_METRICS_EXPORTER", "otlp").split(",")]
-    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or ("otlp" not in wanted and wanted != [""]):
-        return None
-    return env.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+    return endpoint_of(os.environ, "METRICS")
 
 
 def protocol() -> str:
@@ -50,7 +46,7 @@ def protocol() -> str:
     Raises:
         SettingsError: neither ``grpc`` nor ``http/protobuf``.
     """
-    return protocol_in(os.environ, ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"))
+    return protocol_of(os.environ, "METRICS")
 
 
 class Otlp:
