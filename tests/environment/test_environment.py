@@ -109,10 +109,14 @@ NAMES = sorted({name for name, _ in BAD if name.startswith("OTEL_") and name != 
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
+def _clean() -> Iterator[None]:
+    before = dict(os.environ)
+    for name in before:
         if name.startswith(("OTEL_", "COREVITAL_")) and name != "COREVITAL_RAISE":
-            monkeypatch.delenv(name)
+            del os.environ[name]
+    yield
+    os.environ.clear()  # `tidy` may have removed variables and set others
+    os.environ.update(before)
 
 
 @pytest.fixture
