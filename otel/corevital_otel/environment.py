@@ -20,7 +20,7 @@ from corevital_otel.destination import Signal, endpoint_of, exporters, given, is
 from corevital_otel.errors import SettingsError
 from corevital_otel.settings import Settings, faults, load
 
-__all__ = ["Problem", "check", "notes", "require", "tidy"]
+__all__ = ["Problem", "at_import", "check", "notes", "require", "tidy"]
 
 _SIGNALS: Final[Mapping[Signal, str]] = {"TRACES": "spans", "METRICS": "metrics"}
 _COMPRESSION: Final = "OTEL_EXPORTER_OTLP_{}COMPRESSION"
@@ -73,6 +73,13 @@ def check(env: Mapping[str, str] | None = None, engine_endpoint: str | None = No
     if not found and not load(env).enabled:
         return []
     return found + _otel(env, engine_endpoint)
+
+
+def at_import(env: Mapping[str, str] | None = None) -> list[Problem]:
+    """Problems that end in a traceback as soon as OpenTelemetry is imported, whatever it is imported for."""
+    env = os.environ if env is None else env
+    rules = ((name, values.ALWAYS[name]) for name in values.AT_IMPORT)
+    return [Problem(name, text) for name, rule in rules for _, text in _wrong(env, name, rule)]
 
 
 def notes(env: Mapping[str, str] | None = None) -> list[str]:

@@ -302,6 +302,8 @@ ALWAYS: Final[Mapping[str, Rule]] = {
 }  # fmt: skip
 """What is checked whether or not anything is sent."""
 
+AT_IMPORT: Final = ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT")
+"""Those of them on which the SDK raises, or logs a traceback, when it is imported."""
 LOWER: Final = frozenset(
     ("OTEL_METRICS_EXEMPLAR_FILTER", "OTEL_TRACES_SAMPLER", "OTEL_SEMCONV_STABILITY_OPT_IN", "OTEL_SDK_DISABLED",
      "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED")
