@@ -59,7 +59,7 @@ def run(
     except ModuleNotFoundError:
         raise CommandError(MISSING_EXTRA) from None
     if result.overall.auroc is None:
-        raise CommandError(f"no group of {group!r} has both bad and good runs: choose another --group")
+        raise CommandError(f"no group of {cell(group)[:60]!r} has both bad and good runs: choose another --group")
     unscored = int((~known).sum())
     if as_json:
         facts: dict[str, Any] = {
@@ -89,8 +89,11 @@ def _scores(basis: str, found: Labelled) -> tuple[FloatArray, list[str]]:
         return _baseline(found)
     if basis == "prior":
         return scores(PriorRisk(1.0), found.runs), _missing(found, list(SIGNALS))
+    path = Path(basis).expanduser()
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CommandError(f"the profile {cell(basis)} is no file: name one that `corevital calibrate` wrote")
     try:
-        profile = load(Path(basis))
+        profile = load(path)
     except ProfileError as error:
         raise CommandError(str(error)) from None
     return scores(profile, found.runs), _missing(found, [term.name for term in profile.terms])
@@ -111,7 +114,7 @@ def _baseline(found: Labelled) -> tuple[FloatArray, list[str]]:
 def _number(cell: Any) -> float | None:
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
