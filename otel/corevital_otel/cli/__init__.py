@@ -304,12 +304,12 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # `corevital spans | head`
+    except terminal.OutputError as error:
         terminal.abandon()
-        sys.exit(0)
+        if error.closed:  # `corevital spans | head`
+            sys.exit(0)
+        _fail(str(error), 1)
     except OSError as error:  # a folder that we may not enter, a full disk
-        if terminal.flush() is not None:
-            _fail(f"standard output cannot be written ({error.strerror}): free space, or write elsewhere", 1)
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}; fix it, or name another file with --db", 1)
     except MemoryError:
@@ -324,6 +324,9 @@ def main() -> None:
 def _fail(message: str, code: int) -> NoReturn:
     from corevital_otel.cli import terminal
 
-    terminal.flush()
+    try:
+        sys.stdout.flush()
+    except terminal.OutputError:
+        terminal.abandon()
     terminal.complain(message)
     sys.exit(code)

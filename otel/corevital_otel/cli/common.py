@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from datetime import timedelta
@@ -17,7 +18,18 @@ from corevital_otel.cli.terminal import console, say
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
-__all__ = ["cell", "console", "duration", "flags_text", "number_of", "risk_text", "say", "store", "store_path"]
+__all__ = [
+    "argument",
+    "cell",
+    "console",
+    "duration",
+    "flags_text",
+    "number_of",
+    "risk_text",
+    "say",
+    "store",
+    "store_path",
+]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "green", "unknown": "dim"}
@@ -29,6 +41,11 @@ _LONGEST: Final = timedelta(days=36500)
 def cell(value: object) -> str:
     """A value of anyone's for a table: one printable line of a bounded length."""
     return printable(value, _CELL)
+
+
+def argument(text: str) -> str:
+    """An argument as text, where the locale could not decode it. What is no UTF-8 is replaced."""
+    return os.fsencode(text).decode("utf-8", "replace")
 
 
 def number_of(value: object) -> float | None:

@@ -16,7 +16,7 @@ from rich.text import Text
 from corevital.text import printable
 from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import cell, console, number_of, risk_text, say, store
+from corevital_otel.cli.common import argument, cell, console, number_of, risk_text, say, store
 from corevital_otel.report import Series
 from corevital_otel.store.reader import StoredReport, StoreError
 
@@ -45,6 +45,7 @@ _FLAG_TEXTS: Final = {
 
 def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.show`."""
+    request_id = argument(request_id)
     try:
         reports = store(db).get(request_id)
     except StoreError as error:

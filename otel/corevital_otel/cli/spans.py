@@ -12,7 +12,7 @@ from rich.table import Table
 
 from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import cell, console, duration, flags_text, risk_text, say, store_path
+from corevital_otel.cli.common import argument, cell, console, duration, flags_text, risk_text, say, store_path
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 _ID_LENGTH: Final = 8
@@ -38,7 +38,7 @@ def run(
     path = store_path(db)
     try:
         reports = StoreReader(path).list_reports(
-            since=younger, risk_above=risk_above, flag=flag, models=[model] if model else [], limit=limit
+            since=younger, risk_above=risk_above, flag=flag, models=[argument(model)] if model else [], limit=limit
         )
     except StoreError as error:
         raise CommandError(str(error)) from None

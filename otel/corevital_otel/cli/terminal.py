@@ -43,9 +43,10 @@ def prepare() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
     codecs.register_error(_ERRORS, _replaced)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_ERRORS)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(sys.stdout)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=_ERRORS)
     for variable in ("COLUMNS", "LINES"):
         value = os.environ.get(variable, "")
         if not (value.isascii() and value.isdigit() and len(value) <= 5 and int(value) > 0):
@@ -75,14 +76,40 @@ def complain(message: str) -> None:
         print(f"corevital: {printable(' '.join(message.split()), _LONGEST_LINE)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def flush() -> OSError | None:
-    """Write what standard output still holds. The error if it cannot be; then nothing more is tried at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        abandon()
-        return error
-    return None
+class OutputError(Exception):
+    """Standard output cannot be written. No ``OSError``: click and rich would answer that in their own ways.
+
+    Attributes:
+        closed: its reader has left.
+    """
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(
+            f"standard output cannot be written ({cause.strerror or cause}): free space, or write elsewhere"
+        )
+        self.closed = isinstance(cause, BrokenPipeError)
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output, whose failures are :class:`OutputError`."""
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        encoding, line_buffering = stream.encoding, stream.line_buffering
+        super().__init__(stream.detach(), encoding, _ERRORS, line_buffering=line_buffering)
+
+    def write(self, text: str) -> int:
+        """As ``TextIOWrapper``."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            raise OutputError(error) from None
+
+    def flush(self) -> None:
+        """As ``TextIOWrapper``."""
+        try:
+            super().flush()
+        except OSError as error:
+            raise OutputError(error) from None
 
 
 def abandon() -> None:
@@ -113,10 +140,6 @@ class _Console(Console):
         """The terminal's size, within bounds."""
         found = super().size
         return ConsoleDimensions(_within(found.width, _WIDTHS), _within(found.height, _HEIGHTS))
-
-    def on_broken_pipe(self) -> None:
-        """`corevital spans | head`: for the command to end by."""
-        raise BrokenPipeError
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """The renderable's segments, all text in them printable."""
