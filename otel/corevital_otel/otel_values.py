@@ -36,6 +36,10 @@ def _hidden(value: str) -> None:
     return None
 
 
+def _path(value: str) -> str | None:
+    return None if "-----" in value else value  # the content in place of the file's name
+
+
 def _one_of(*allowed: str) -> Check:
     return lambda value: None if value.lower() in allowed else f"use one of {', '.join(allowed)}"
 
@@ -325,9 +329,9 @@ def of_signal(signal: Signal, wire: str) -> dict[str, Rule]:
         "HEADERS": Rule(_headers(wire), _hidden),
         "TIMEOUT": Rule(_number("seconds", 1_000_000)),
         "COMPRESSION": Rule(_one_of("none", "gzip") if wire == "grpc" else _one_of("none", "gzip", "deflate")),
-        "CERTIFICATE": Rule(_certificates(wire)),
-        "CLIENT_KEY": Rule(_pem("PRIVATE KEY")),
-        "CLIENT_CERTIFICATE": Rule(_pem("CERTIFICATE")),
+        "CERTIFICATE": Rule(_certificates(wire), _path),
+        "CLIENT_KEY": Rule(_pem("PRIVATE KEY"), _hidden),  # some write the key itself in place of its file
+        "CLIENT_CERTIFICATE": Rule(_pem("CERTIFICATE"), _path),
         "INSECURE": _BOOLEAN,
     }
     rules = {f"OTEL_EXPORTER_OTLP_{of}{name}": rule for name, rule in exporter.items() for of in (f"{signal}_", "")}

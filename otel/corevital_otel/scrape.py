@@ -136,7 +136,7 @@ class _Reading:
         if isinstance(self._error, ScrapeError):
             raise self._error
         if self._error is not None:
-            cause = printable(getattr(self._error, "strerror", None) or self._error, _CAUSE)
+            cause = _cause(getattr(self._error, "strerror", None) or self._error)
             raise NoServerError(f"no server answers at {self._shown} ({cause}): {_START}") from None
         return self._text
 
@@ -189,6 +189,11 @@ class _Reading:
         return data.decode("utf-8", "replace")
 
 
+def _cause(error: object) -> str:
+    """Its text, printable and short also where much of it is escaped."""
+    return printable(error, _CAUSE)[: 2 * _CAUSE] or type(error).__name__
+
+
 def _parse(page: str, text: str) -> dict[str, list[tuple[Labels, float]]]:
     """The page's samples of ours that can be: neither NaN nor negative nor huge, with labels of a bounded length."""
     samples: dict[str, list[tuple[Labels, float]]] = {}
@@ -203,8 +208,7 @@ def _parse(page: str, text: str) -> dict[str, list[tuple[Labels, float]]]:
                     labels = {cut(name): cut(text) for name, text in sample.labels.items()}
                     samples.setdefault(cut(sample.name), []).append((labels, value))
     except Exception as error:  # the parser raises what it likes
-        cause = printable(error or type(error).__name__, _CAUSE)
-        raise ScrapeError(f"{page} cannot be read as Prometheus metrics ({cause}): {_START}") from None
+        raise ScrapeError(f"{page} cannot be read as Prometheus metrics ({_cause(error)}): {_START}") from None
     if not any(name.startswith("corevital_") for name in samples):
         raise ScrapeError(f"{page} has no corevital metrics: {_START} (and not with COREVITAL_ENABLED=0)")
     return samples

@@ -51,6 +51,8 @@ BAD: list[tuple[str, str]] = [
       for value in ("/nowhere/ca.pem", __file__, "/dev/null")),
     ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "/nowhere/key.pem"),
     ("OTEL_EXPORTER_OTLP_CLIENT_KEY", __file__ + "x"),
+    ("OTEL_EXPORTER_OTLP_CLIENT_KEY", f"-----BEGIN PRIVATE KEY-----\n{SECRET}"),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", f"-----BEGIN PRIVATE KEY-----\n{SECRET}"),
     ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "/dev/null"),
     *((f"OTEL_EXPORTER_OTLP_{signal}INSECURE", "1") for signal in ("", "TRACES_", "METRICS_")),
     ("OTEL_SDK_DISABLED", "1"),
