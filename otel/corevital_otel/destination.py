@@ -30,7 +30,7 @@ class Destination:
     Attributes:
         endpoint: as it was given, for people to read: without credentials.
         protocol: one of :data:`PROTOCOLS`.
-        url: what the exporter is told: for HTTP with the signal's path.
+        url: what the exporter is given: for HTTP with the signal's path.
         insecure: True for gRPC without TLS whatever the URL's scheme; None: as the scheme and ``OTEL_*`` say.
     """
 

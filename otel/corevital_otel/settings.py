@@ -5,6 +5,7 @@ An empty variable is an unset one, but for ``COREVITAL_DB``, where it means no s
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -166,6 +167,9 @@ class Settings(BaseSettings):
             raise ValueError("no path") from None
         if "\0" in str(expanded):
             raise ValueError("no path")
+        with contextlib.suppress(OSError):
+            if expanded.exists() and not (expanded.is_file() or expanded.is_dir()):
+                raise ValueError("no file")  # a pipe would be waited for
         return expanded
 
     @classmethod

@@ -216,6 +216,10 @@ def test_a_pipe_is_no_settings_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("COREVITAL_CONFIG", str(tmp_path / "pipe"))
     with pytest.raises(SettingsError, match="cannot be read: name a readable TOML file"):
         load()
+    monkeypatch.delenv("COREVITAL_CONFIG")
+    monkeypatch.setenv("COREVITAL_PROFILE", str(tmp_path / "pipe"))
+    with pytest.raises(SettingsError, match=r"^COREVITAL_PROFILE=.* is not allowed: use a file's path$"):
+        load()
 
 
 def test_a_given_environment_is_read_instead_of_the_process_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,11 @@ def _of_settings(db: Path | None, problems: Sequence[Problem]) -> Iterator[Check
     if settings is not None:
         if not exporting:
             yield _exporter()
-        yield _store(db or settings.db)
+        try:
+            yield _store(db or settings.db)
+        except (OSError, ValueError) as error:  # a name that the system refuses, a row that somebody edited
+            cause = printable(getattr(error, "strerror", None) or error, _CAUSE)
+            yield Check("store", "fail", f"{db or settings.db} cannot be read ({cause}): set COREVITAL_DB elsewhere")
 
 
 def _engine() -> Check:
@@ -214,7 +218,7 @@ def _metrics(url: str | None) -> Check:
     except NoServerError as error:
         if url is not None:
             return Check("metrics", "fail", str(error))
-        return Check("metrics", "none", f"no server at {_DEFAULT_URL} to look at: name one with --url")
+        return Check("metrics", "none", f"no server at {_DEFAULT_URL}: name one with --url")
     except ScrapeError as error:
         return Check("metrics", "warn" if url is None else "fail", str(error))
     served = (

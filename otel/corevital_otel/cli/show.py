@@ -71,7 +71,7 @@ def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
 
 def _print(screen: Console, report: StoredReport) -> None:
     found = report.summary
-    number = f"  sequence {report.sequence}" if report.sequence else ""
+    number = f"  sequence {cell(report.sequence)}" if report.sequence else ""
     screen.print(Text(f"{cell(report.request_id)}{number}", style="bold"))
     facts = Table.grid(padding=(0, 2))
     for name, value in _facts(report):

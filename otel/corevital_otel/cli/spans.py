@@ -83,7 +83,7 @@ def table(reports: list[StoredReport], ids: dict[str, str] | None = None, *, wit
     result.add_column("risk", no_wrap=True)
     result.add_column("flags", overflow="fold")
     for report in reports:
-        number = f" #{report.sequence}" if report.sequence else ""
+        number = f" #{cell(report.sequence)}" if report.sequence else ""
         shown = (ids or {}).get(report.request_id, report.request_id)
         model = [cell(report.model)] if with_model else []
         result.add_row(

@@ -1,4 +1,4 @@
-"""What is printed: to any encoding, width and standard output that there may be, and safely whoever wrote the text."""
+"""What is printed: in any encoding and width, to any standard output, and safe to print wherever the text came from."""
 
 from __future__ import annotations
 

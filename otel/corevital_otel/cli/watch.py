@@ -83,7 +83,7 @@ def _newest(db: Path | None, models: list[str]) -> list[StoredReport]:
     """The newest requests to these models, where a store can be read here; the server may be on another machine."""
     try:
         return store(db).list_reports(models=[] if OTHER in models else models[:_QUERIED], limit=_NEWEST)
-    except (StoreError, CommandError):
+    except (StoreError, CommandError, ValueError):  # ValueError: settings, or a row that somebody edited
         return []
 
 
