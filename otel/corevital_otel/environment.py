@@ -143,7 +143,9 @@ def _found(env: Mapping[str, str], engine_endpoint: str | None) -> Iterator[tupl
             yield str(error).partition("=")[0], str(error)
             continue
         for name, rule in values.of_signal(signal, wire).items():
-            yield from _wrong(env, name, rule)
+            own = name.replace("OTEL_EXPORTER_OTLP_", f"OTEL_EXPORTER_OTLP_{signal}_")
+            if own == name or given(env, own) is None:  # else the signal's own takes precedence
+                yield from _wrong(env, name, rule)
         for name, text in values.together(env, signal):
             yield name, f"{name} is not allowed: {text}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -379,7 +380,7 @@ def together(env: Mapping[str, str], signal: Signal) -> Iterator[tuple[str, str]
              for of in (f"{signal}_", "")]  # fmt: skip
     for certificate, key in pairs:
         chain, secret = given(env, certificate), given(env, key)
-        if chain and secret and Path(chain).is_file() and Path(secret).is_file():
+        if chain and secret and os.path.isfile(chain) and os.path.isfile(secret):
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, secret, password=lambda: "")
             except (OSError, ValueError) as error:

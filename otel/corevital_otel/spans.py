@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Sampler
 from opentelemetry.trace import SpanKind, Status, StatusCode, format_span_id, format_trace_id
 
-from corevital_otel import __version__, sampling
+from corevital_otel import __version__, environment, sampling
 from corevital_otel import conventions as names
 from corevital_otel.attributes import content_attributes, evaluation_of, series_events, span_attributes, span_name
 from corevital_otel.counters import Counters
@@ -82,6 +82,7 @@ class SpanEmitter:
         self._exporter: CountingExporter | None = None
         self._processor: BoundedProcessor | None = None
         self._shutdown: Callable[[], None] = _nothing
+        environment.tidy()
         try:
             where = where or destination()
             self._resource = make_resource(engine)

@@ -269,6 +269,17 @@ def test_another_exporter_is_one_line_where_there_is_an_endpoint() -> None:
     assert notes(env) == notes(BASE) == notes({**BASE, "OTEL_TRACES_EXPORTER": "none"}) == []
 
 
+def test_a_variable_that_a_signal_s_own_overrides_is_checked_for_the_other_signal_alone() -> None:
+    env = {ENDPOINT: "tempo:4317", "OTEL_EXPORTER_OTLP_COMPRESSION": "deflate"}
+    metrics = {
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://prometheus:9090/api/v1/otlp/v1/metrics",
+    }
+    assert [problem.name for problem in check({**env, **metrics})] == ["OTEL_EXPORTER_OTLP_COMPRESSION"]
+    assert check({**env, **metrics, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "gzip"}) == []
+    assert ENDPOINT in [problem.name for problem in check({**env, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"})]
+
+
 def test_a_propagator_that_is_not_installed_is_named_with_its_package() -> None:
     (problem,) = check({"OTEL_PROPAGATORS": "tracecontext,b3"})
     assert "'b3' is not installed: pip install opentelemetry-propagator-b3" in problem.text
@@ -322,3 +333,11 @@ def test_the_check_does_not_import_the_sdk() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_an_emitter_takes_empty_variables_for_unset_ones() -> None:
+    from corevital_otel.counters import Counters
+    from corevital_otel.spans import SpanEmitter
+
+    os.environ |= {**BASE, **dict.fromkeys(NAMES, "")}
+    SpanEmitter(Counters()).shutdown(0.1)
