@@ -1,24 +1,39 @@
-"""Settings: ``COREVITAL_*`` variables, over a TOML file named by ``COREVITAL_CONFIG``, over defaults."""
+"""Settings: ``COREVITAL_*`` variables, over a TOML file named by ``COREVITAL_CONFIG``, over defaults.
+
+An empty variable is an unset one, but for ``COREVITAL_DB``, where it means no store.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
+import tomllib
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from corevital.text import printable
 from corevital_otel import profiles
 from corevital_otel.errors import SettingsError
 
-__all__ = ["Settings", "SettingsError", "describe", "load", "unknown"]
+__all__ = ["Settings", "SettingsError", "describe", "faults", "load", "unknown"]
 
 _PREFIX: Final = "COREVITAL_"
 _FILE: Final = "COREVITAL_CONFIG"
 _RAISE: Final = "RAISE"
 """``COREVITAL_RAISE`` is of our own tests: see :mod:`corevital.guard`."""
+_FILE_BYTES: Final = 1 << 20
+_SHOWN: Final = 80
+"""Characters that are shown of a value or a name."""
+_SECRETS: Final = frozenset(("key", "secret", "token", "password"))
+"""A setting with one of these words in its name is never shown."""
+_environment: ContextVar[Mapping[str, str] | None] = ContextVar("corevital_environment", default=None)
 
 
 def _setting(default: Any, allowed: str, meaning: str, **constraints: Any) -> Any:
@@ -41,8 +56,8 @@ class Settings(BaseSettings):
     sample_rate: float = _setting(
         1.0,
         "a number from 0 to 1",
-        "share of requests kept, decided per request at admission; a caller's sampled flag goes before it, and what is "
-        "at high risk or faulty is kept whatever it is",
+        "share of requests kept, decided per request at admission; a caller's sampled flag overrides it, and what is "
+        "at high risk or faulty is always kept",
         ge=0,
         le=1,
     )
@@ -59,7 +74,7 @@ class Settings(BaseSettings):
     high_entropy_tokens: int = _setting(
         64,
         "a whole number from 8 to 100000",
-        "a run of so many such steps is `sustained_high_entropy`; a step that is none takes two off",
+        "a run of so many such steps is `sustained_high_entropy`; each other step subtracts two",
         ge=8,
         le=100_000,
     )
@@ -83,10 +98,12 @@ class Settings(BaseSettings):
     db_retention_days: float = _setting(
         30, "a number above 0, up to 36500", "the store prunes itself to this age, oldest first", gt=0, le=36500
     )
-    db_max_mb: float = _setting(1024, "a number from 1 up", "the store prunes itself to this size, oldest first", ge=1)
+    db_max_mb: float = _setting(
+        1024, "a number from 1 up", "the store prunes itself to this size, oldest first", ge=1, le=1e12
+    )
     profile: Path | None = _setting(
         None,
-        "a file's path, or empty for none",
+        "a file's path",
         "a calibration profile (`corevital calibrate`); the risk's basis is then `calibrated`",
     )
     risk_basis: Literal["auto", "prior", "baseline"] = _setting(
@@ -116,7 +133,7 @@ class Settings(BaseSettings):
 
     prompt_hash_key: str | None = _setting(
         None,
-        "a secret of any text, or empty for none",
+        "a secret of any text",
         "a secret: spans then carry `corevital.prompt.hash`, by which repeated prompts are found",
     )
     otel_profile: str = _setting(
@@ -138,6 +155,23 @@ class Settings(BaseSettings):
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("db", "profile")
+    @classmethod
+    def _is_path(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        try:
+            expanded = value.expanduser()
+            os.fsencode(expanded)
+        except (RuntimeError, ValueError):  # no such user, or no path that this system can have
+            raise ValueError("no path") from None
+        if "\0" in str(expanded):
+            raise ValueError("no path")
+        with contextlib.suppress(OSError):
+            if expanded.exists() and not (expanded.is_file() or expanded.is_dir()):
+                raise ValueError("no file")  # a pipe would be waited for
+        return expanded
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -148,36 +182,98 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, then the environment, then the file."""
-        file = os.environ.get(_FILE)
-        sources = (init_settings, env_settings)
-        return (*sources, TomlConfigSettingsSource(settings_cls, file)) if file else sources
+        env = _env()
+        sources = (init_settings, InitSettingsSource(settings_cls, _from_environment(env)))
+        return (*sources, InitSettingsSource(settings_cls, _from_file(env)))
 
 
-def load() -> Settings:
+def load(env: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process.
+
+    Args:
+        env: environment variables, those of the process by default.
 
     Raises:
         SettingsError: a setting or the file is wrong.
     """
-    file = os.environ.get(_FILE)
-    if file and not (Path(file).is_file() and os.access(file, os.R_OK)):
-        raise SettingsError(f"{_FILE}={file!r} cannot be read: name a readable TOML file, or unset it")
+    found, problems = _read(env)
+    if found is None:
+        raise SettingsError(problems[0][1])
+    return found
+
+
+def faults(env: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """What is wrong with the settings: the variable's name, and a line about it. Empty where :func:`load` succeeds."""
+    return _read(env)[1]
+
+
+def _read(env: Mapping[str, str] | None) -> tuple[Settings | None, list[tuple[str, str]]]:
+    token = _environment.set(env)
     try:
-        return Settings()
+        return Settings(), []
     except ValidationError as error:
-        raise SettingsError(_one_line(error)) from None
-    except ValueError as error:  # TOML's own errors
-        raise SettingsError(f"{_FILE}={file!r} is no valid TOML: {error}") from None
+        return None, [_one_line(cast("dict[str, Any]", one)) for one in error.errors(include_url=False)]
+    except SettingsError as error:
+        return None, [(_FILE, str(error))]
+    finally:
+        _environment.reset(token)
 
 
-def _one_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    name = str(first["loc"][0])
+def _env() -> Mapping[str, str]:
+    env = _environment.get()
+    return os.environ if env is None else env
+
+
+def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
+    """Variables by their settings' names. Upper or lower case; an exact name takes precedence."""
+    folded = {name.upper(): value for name, value in env.items()} | dict(env)
+    found = {}
+    for field in Settings.model_fields:
+        value = folded.get(f"{_PREFIX}{field.upper()}")
+        if value is not None and (value.strip() or field == "db"):
+            found[field] = value.strip()
+    return found
+
+
+def _from_file(env: Mapping[str, str]) -> dict[str, Any]:
+    """The TOML file's values.
+
+    Raises:
+        SettingsError: there is a file and it cannot be read. Its content, which may be secret, is not in the text.
+    """
+    name = env.get(_FILE, "").strip()
+    if not name:
+        return {}
+    shown = f"{_FILE}={printable(repr(name), _SHOWN)}"
+    try:
+        path = Path(name).expanduser()
+        if not path.is_file():  # a pipe would be waited for
+            raise OSError
+        with path.open("rb") as file:
+            data = file.read(_FILE_BYTES + 1)
+    except (OSError, RuntimeError, ValueError):
+        raise SettingsError(f"{shown} cannot be read: name a readable TOML file, or unset it") from None
+    if len(data) > _FILE_BYTES:
+        raise SettingsError(f"{shown} is larger than 1 MiB: name a TOML file of settings")
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError:
+        raise SettingsError(f"{shown} is no valid TOML: save it in UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        place = re.search(r"at (line \d+, column \d+|end of document)\)$", str(error))
+        where = f" at {place[1]}" if place else ""
+        raise SettingsError(f"{shown} is no valid TOML{where}: write one `name = value` a line") from None
+
+
+def _one_line(error: Mapping[str, Any]) -> tuple[str, str]:
+    name = str(error["loc"][0])
     field = Settings.model_fields.get(name)
     if field is None:
         known = ", ".join(Settings.model_fields)
-        return f"{_FILE}: {name!r} is no setting: use one of {known}"
-    return f"{_PREFIX}{name.upper()}={str(first['input'])!r} is not allowed: use {_allowed(field.json_schema_extra)}"
+        return _FILE, f"{_FILE}: unknown setting {printable(repr(name), _SHOWN)}: use one of {known}"
+    variable = f"{_PREFIX}{name.upper()}"
+    value = "" if _SECRETS & set(name.split("_")) else f"={printable(repr(str(error['input'])), _SHOWN)}"
+    return variable, f"{variable}{value} is not allowed: use {_allowed(field.json_schema_extra)}"
 
 
 def _allowed(extra: object) -> str:
@@ -185,7 +281,7 @@ def _allowed(extra: object) -> str:
 
 
 def unknown() -> list[str]:
-    """One line for each ``COREVITAL_*`` variable of the environment that is no setting, with the one that was meant."""
+    """One line for each unknown ``COREVITAL_*`` variable of the environment, with the setting that was meant."""
     known = [name.removeprefix(_PREFIX) for name in (_FILE, *(field.upper() for field in Settings.model_fields))]
     lines = []
     for name in sorted(os.environ):
@@ -193,7 +289,7 @@ def unknown() -> list[str]:
         if bare != name.upper() and bare not in (*known, _RAISE):
             close = difflib.get_close_matches(bare, known, 1)
             meant = f"did you mean {_PREFIX}{close[0]}?" if close else "the README lists the settings"
-            lines.append(f"{name} is no setting and has no effect: {meant}")
+            lines.append(f"{printable(name, _SHOWN)}: unknown setting, ignored: {meant}")
     return lines
 
 

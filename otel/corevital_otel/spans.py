@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 from corevital_otel import conventions as names
-from corevital_otel import sampling
+from corevital_otel import environment, sampling
 from corevital_otel.attributes import content_attributes, evaluation_of, span_attributes, span_name
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import SPAN_BYTES, Delivery, Fate
@@ -84,6 +84,7 @@ class SpanEmitter:
         self._fate = fate
         self._delivery: Delivery | None = None
         self._processor: SpanQueue | None = None
+        environment.tidy()
         where = where or destination()
         with reading_variables("TRACES"):
             self._resource = make_resource(engine)

@@ -1,4 +1,4 @@
-"""What a server's log says of us at its start: one line that tells what is measured, how, and where it goes."""
+"""The line in a server's log at its start: what is measured, how, and where it goes."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def register() -> None:
     @functools.wraps(create_model_config)
     def with_our_name(self: Any, *args: Any, **kwargs: Any) -> Any:
         if any(_is_ours(name) for name in self.logits_processors or ()):
-            self.logits_processors = _resolve(self.logits_processors)
+            self.logits_processors = _resolve(self.logits_processors, getattr(self, "otlp_traces_endpoint", None))
         return create_model_config(self, *args, **kwargs)
 
     setattr(with_our_name, _MARK, True)
@@ -54,31 +54,34 @@ def _is_ours(name: object) -> bool:
     return name in (vllm_names.NAME, vllm_names.CLASS_PATH)
 
 
-def _resolve(names: list[Any]) -> list[Any] | None:
+def _resolve(names: list[Any], traces_endpoint: str | None = None) -> list[Any] | None:
     """Our name replaced by our class, once; or taken out where ``COREVITAL_ENABLED=0``. Follows engines from here on.
 
+    Args:
+        names: the engine's logits processors.
+        traces_endpoint: where the engine's own tracing sends spans.
+
     Raises:
-        SystemExit: a setting is wrong; its text is the one line for the user.
+        SystemExit: a setting or an ``OTEL_*`` variable is wrong; its text is the one line for the user.
     """
     from corevital import log
-    from corevital_otel import destination as traces
-    from corevital_otel.metrics import otlp as metrics
-    from corevital_otel.risk.bases import profile_of
-    from corevital_otel.settings import SettingsError, load, unknown
+    from corevital_otel import environment
+    from corevital_otel.settings import SettingsError, unknown
 
     try:
-        settings = load()
+        settings = environment.require(engine_endpoint=traces_endpoint)
         if settings.log_format == "json":
-            os.environ[log.FORMAT_VARIABLE] = "json"  # wherever it was said: worker processes read no settings
-        for signal in (traces, metrics):
-            if settings.enabled and signal.endpoint() is not None:
-                signal.protocol()  # a wrong one is said now, not when the first span is made
-        profile_of(settings)  # likewise
+            os.environ[log.FORMAT_VARIABLE] = "json"  # wherever it was set: worker processes read no settings
+        if settings.enabled:
+            environment.tidy()
+        from corevital_otel.risk.bases import profile_of
+
+        profile_of(settings)
     except SettingsError as error:
         sys.exit(f"corevital: {error}")
     if settings.enabled:
         log.configure()
-        for line in unknown():
+        for line in (*unknown(), *environment.notes()):
             log.warn_once(line, "%s", line)
         vllm_names.warn_if_unchecked()
         _follow_engines()

@@ -88,8 +88,8 @@ def test_the_setting_names_them(monkeypatch: pytest.MonkeyPatch, value: str, exp
     assert profiles.parse(load().otel_profile) == expected
 
 
-@pytest.mark.parametrize("value", ["", "jaeger", "auto,phoenix", "none,phoenix"])
-def test_a_profile_that_is_none_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+@pytest.mark.parametrize("value", [",", "jaeger", "auto,phoenix", "none,phoenix"])
+def test_an_unknown_profile_is_one_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("COREVITAL_OTEL_PROFILE", value)
     with pytest.raises(SettingsError, match=r"^COREVITAL_OTEL_PROFILE='.*' is not allowed: use auto, none, or some of"):
         load()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -29,30 +30,54 @@ _UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 class CommandError(Exception):
-    """A failure with one line for the user, which names the cause and the mend. Exit 1, or 2 for wrong usage."""
+    """A failure with one line for the user, which names the cause and the fix. Exit 1, or 2 for wrong usage."""
 
     def __init__(self, message: str, code: int = 1) -> None:
         super().__init__(message)
         self.code = code
 
 
-Database = Annotated[Path | None, typer.Option("--db", help="The store's file. Default: COREVITAL_DB.")]
+def _path(text: str) -> Path:
+    """A path that a user typed; the shell does not expand ``~`` behind ``--db=``."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{text!r}: there is no such user") from None
+
+
+Database = Annotated[
+    Path | None,
+    typer.Option("--db", parser=_path, metavar="FILE", help="The store's file. Default: COREVITAL_DB."),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"corevital {__version__}")
+        from corevital_otel.cli.terminal import say
+
+        say(f"corevital {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand != "doctor" and "--help" not in sys.argv:
+        _check_imports()
+
+
+def _check_imports() -> None:
+    """Refuse variables that OpenTelemetry would answer with a traceback as soon as a command imports it."""
+    from corevital_otel import environment
+
+    environment.tidy()
+    if problems := environment.at_import():
+        raise SettingsError(problems[0].text)
 
 
 @app.command()
@@ -88,7 +113,7 @@ def watch(
     url: Annotated[str, typer.Option(help="The running server.")] = "http://localhost:8000",
     every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two readings.")] = 1.0,
     once: Annotated[
-        bool, typer.Option("--once", help="One reading, and the end; so it is, too, where nobody looks at a terminal.")
+        bool, typer.Option("--once", help="One reading, then exit; also the default where there is no terminal.")
     ] = False,
     db: Database = None,
 ) -> None:
@@ -101,15 +126,22 @@ def watch(
 @app.command()
 def doctor(
     url: Annotated[
-        str | None, typer.Option(help="A running server, whose metrics are looked at. Default: one at port 8000.")
+        str | None, typer.Option(help="A running server, whose metrics are read. Default: one at port 8000.")
     ] = None,
     as_json: Json = False,
     db: Database = None,
 ) -> None:
     """Check engine, settings, exporter, metrics and store; one line a check."""
+    from corevital_otel import environment
+
+    problems = environment.check()
+    for problem in environment.at_import():  # it is reported, and must not end the other checks
+        del os.environ[problem.name]
+    environment.tidy()
+
     from corevital_otel.cli.doctor import run
 
-    run(url=url, as_json=as_json, db=db)
+    run(url=url, as_json=as_json, db=db, problems=problems)
 
 
 @app.command()
@@ -121,15 +153,28 @@ def demo(
     db: Database = None,
 ) -> None:
     """Serve the demo model in a real vLLM, send it traffic, and show each request with its risk."""
+    from corevital_otel import environment
     from corevital_otel.cli.demo import run
 
+    environment.require()  # the server would stop, after a minute
     run(requests=requests, port=port, db=db)
 
 
-_File = Annotated[Path, typer.Argument(help="CSV, Parquet, or a store such as runs/corevital.db.", show_default=False)]
+_File = Annotated[
+    Path,
+    typer.Argument(
+        parser=_path, metavar="FILE", help="CSV, Parquet, or a store such as runs/corevital.db.", show_default=False
+    ),
+]
 _Label = Annotated[str, typer.Option(help="The column of labels.", show_default=False)]
 _Labels = Annotated[
-    Path | None, typer.Option(help="A table with the labels, joined by request_id; for a store.", show_default=False)
+    Path | None,
+    typer.Option(
+        parser=_path,
+        metavar="FILE",
+        help="A table with the labels, joined by request_id; for a store.",
+        show_default=False,
+    ),
 ]
 _Bad = Annotated[
     str | None,
@@ -147,7 +192,9 @@ _LeaveOut = Annotated[
 def calibrate(
     file: _File,
     label: _Label,
-    out: Annotated[Path, typer.Option(help="Where the profile goes.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(parser=_path, metavar="FILE", help="Where the profile goes.", show_default=False)
+    ],
     labels: _Labels = None,
     bad: _Bad = None,
     leave_out: _LeaveOut = None,
@@ -203,7 +250,7 @@ def db_prune(
     max_mb: Annotated[float | None, typer.Option(min=0, max=1e9, help="Delete the oldest beyond this size.")] = None,
     db: Database = None,
 ) -> None:
-    """Delete the oldest requests now, as asked or else by the settings; servers do so themselves, and may go on."""
+    """Delete the oldest requests now, as asked or else by the settings. Servers may go on, and do so themselves."""
     from corevital_otel.cli.db import prune
 
     prune(db, older_than, max_mb)
@@ -211,7 +258,9 @@ def db_prune(
 
 @_db.command("backup")
 def db_backup(
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes; must not be there yet.")],
+    target: Annotated[
+        Path, typer.Argument(parser=_path, metavar="FILE", help="Where the copy goes; must not be there yet.")
+    ],
     db: Database = None,
 ) -> None:
     """Copy the store into FILE, whole and checked, while servers go on writing."""
@@ -229,17 +278,23 @@ def db_export(
     db: Database = None,
 ) -> None:
     """Send the spans that could not be delivered when they were made; none is sent twice."""
+    from corevital_otel import environment
     from corevital_otel.cli.db import export
 
     if not otlp:
         raise CommandError("corevital db export needs to know where to: use --otlp", 2)
+    environment.require()
     export(db, dry_run=dry_run)
 
 
 def main() -> None:
     """Entry point: every expected failure is one line on stderr; exit 2 for wrong usage, 1 for a failure."""
+    from corevital_otel.cli import terminal
+
+    terminal.prepare()
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()
     except CommandError as error:
         _fail(str(error), error.code)
     except SettingsError as error:
@@ -249,15 +304,29 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}{hint}", 2)
     except (typer.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
-    except BrokenPipeError:  # `corevital spans | head`
-        sys.stderr.close()
-        sys.exit(0)
-    except OSError as error:  # a folder we may not enter, a full disk
+    except terminal.OutputError as error:
+        terminal.abandon()
+        if error.closed:  # `corevital spans | head`
+            sys.exit(0)
+        _fail(str(error), 1)
+    except OSError as error:  # a folder that we may not enter, a full disk
         where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}; mend it, or name another file with --db", 1)
+        _fail(f"{where}{error.strerror or error}; fix it, or name another file with --db", 1)
+    except MemoryError:
+        _fail("not enough memory: ask for less, such as with --limit or a smaller table", 1)
+    except Exception as error:
+        if os.environ.get("COREVITAL_RAISE") == "1":
+            raise
+        _fail(f"unexpected {type(error).__name__}: {error}; COREVITAL_RAISE=1 shows the traceback: please report it", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"corevital: {' '.join(message.split())}", err=True)
+def _fail(message: str, code: int) -> NoReturn:
+    from corevital_otel.cli import terminal
+
+    try:
+        sys.stdout.flush()
+    except terminal.OutputError:
+        terminal.abandon()
+    terminal.complain(message)
     sys.exit(code)

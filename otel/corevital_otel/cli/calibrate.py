@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import typer
 from rich.console import Console
 
 from corevital_otel.cli import CommandError
+from corevital_otel.cli.common import say
 from corevital_otel.cli.tables import Labelled, labelled
 
 MISSING_EXTRA = "this needs scikit-learn: pip install 'corevital[calibrate]'"
@@ -36,26 +36,26 @@ def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | No
     except OSError as error:
         raise CommandError(f"no profile can be written to {out} ({error.strerror}): name another --out") from None
     used = [term.name for term in profile.terms]
-    typer.echo(f"{profile.runs} labelled runs of {file}, {profile.bad} of them bad: {found.rule}")
+    say(f"{profile.runs} labelled runs of {file}, {profile.bad} of them bad: {found.rule}")
     tell_left_out(found)
-    typer.echo(f"features used: {', '.join(used)}")
+    say(f"features used: {', '.join(used)}")
     if unused := [name for name in found.runs.columns if name not in used]:
-        typer.echo(f"not used, mostly unknown or always the same: {', '.join(unused)}")
+        say(f"not used, mostly unknown or always the same: {', '.join(unused)}")
     for name in used:
         if unknown := int(np.isnan(found.runs.columns[name]).sum()):
-            typer.echo(f"{name} is not known of {unknown} runs: its typical value stands there")
+            say(f"{name} is not known of {unknown} runs: its typical value stands there")
     if missing := [name for name in found.runs.missing if name not in used]:
-        typer.echo(f"no column of: {', '.join(missing)}")
+        say(f"no column of: {', '.join(missing)}")
     auroc = profile.auroc or 0.0
-    typer.echo(f"AUROC {auroc:.2f}, cross-validated over all runs; within groups: corevital evaluate, on other runs")
+    say(f"AUROC {auroc:.2f}, cross-validated over all runs; within groups: corevital evaluate, on other runs")
     if auroc < 0.6:
-        typer.echo("these features hardly tell bad runs from good ones: most scores will be near the base rate")
+        say("these features hardly tell bad runs from good ones: most scores will be near the base rate")
     if profile.alarm is not None:
-        typer.echo(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
-    typer.echo(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")
+        say(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
+    say(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")
 
 
 def tell_left_out(found: Labelled) -> None:
     """Say which rows were not used."""
     for why, count in found.left_out.items():
-        typer.echo(f"left out: {count} rows, {why}")
+        say(f"left out: {count} rows, {why}")

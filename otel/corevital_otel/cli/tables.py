@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
+from corevital.text import printable
 from corevital_otel.cli import CommandError
 from corevital_otel.risk.table import Runs
 from corevital_otel.store.reader import StoreError, StoreReader
@@ -27,6 +29,16 @@ _FALSE: Final = ("0", "false", "no", "n", "f")
 _GOOD_WORDS: Final = ("correct", "is_correct", "success", "passed", "good", "ok", "right", "accepted", "accurate")
 """Columns of these names say that a run was good: there 0 is bad."""
 _EVERYTHING: Final = 10_000_000
+_MAX_CELLS: Final = 20_000_000
+_MAX_COLUMNS: Final = 10_000
+_MAX_LINE: Final = 1 << 20
+"""Characters of a line of CSV."""
+_MAX_BYTES: Final = 1 << 30
+"""Bytes of a Parquet file's values, unpacked."""
+_BATCH_CELLS: Final = 1_000_000
+_CELL: Final = 60
+"""Characters of a name or a cell in an error's line."""
+_CAUSE: Final = 200
 _NO_ROWS: Final = "it needs a line of column names, and a row for each run"
 
 
@@ -79,7 +91,9 @@ def labelled(
         if foreign:
             dropped[f"of {labels}: their requests are not in {file}"] = foreign
     elif label not in table and _is_store(file):
-        raise CommandError(f"a store has no labels: name a table with the columns request_id and {label} with --labels")
+        raise CommandError(
+            f"a store has no labels: name a table with the columns request_id and {_shown(label)} with --labels"
+        )
     cells = _column(table, label)
     wanted, rule = _rule(label, cells, bad)
     kept, marks = [], []
@@ -91,7 +105,7 @@ def labelled(
             f"{file} has no feature columns: it needs some such as entropy_mean, entropy_max, surprisal_sum"
         )
     for i, cell in enumerate(cells):
-        reason = next((f"`{name}` is true" for name, out in excluded.items() if out[i]), None)
+        reason = next((f"`{_shown(name)}` is true" for name, out in excluded.items() if out[i]), None)
         if reason is None and _text(cell) in ("", "none", "nan", "null"):
             reason = "without a label"
         if reason is None and empty[i]:
@@ -102,7 +116,7 @@ def labelled(
         else:
             dropped[reason] += 1
     if not kept:
-        raise CommandError(f"{file} has no labelled rows: {_counts(dropped)}; fill in the column {label!r}")
+        raise CommandError(f"{file} has no labelled rows: {_counts(dropped)}; fill in the column {_shown(label)!r}")
     rows = np.array(kept)
     return Labelled(
         {name: [column[i] for i in kept] for name, column in table.items()},
@@ -117,34 +131,62 @@ def read(path: Path) -> Table:
     """A table's columns, by their names. Of a store: each report's columns and its attributes.
 
     Raises:
-        CommandError: it cannot be read.
+        CommandError: it cannot be read, or is larger than this reads.
     """
+    wanted = "name a CSV or Parquet file, or a store"
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise CommandError(f"{_shown(path)} is no regular file: {wanted}")
         with path.open("rb") as file:
             head = file.read(len(_SQLITE))
-    except OSError as error:
-        raise CommandError(
-            f"{path} cannot be read ({error.strerror}): name a CSV or Parquet file, or a store"
-        ) from None
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise CommandError(f"{_shown(path)} cannot be read ({cause}): {wanted}") from None
     if head == _SQLITE:
         return _store(path)
-    if head[:4] == _PARQUET:
-        return _parquet(path)
+    return _parquet(path) if head[:4] == _PARQUET else _csv(path)
+
+
+def _csv(path: Path) -> Table:
+    wanted = "name a CSV or Parquet file, or a store"
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
+            reader = csv.reader(_lines(file, path))
+            names = next(filter(None, reader), [])
+            _distinct(names, path)
+            columns: list[list[Any]] = [[] for _ in names]
+            for row in filter(None, reader):
+                _within(len(columns[0]) + 1, len(names), path)
+                for column, value in zip_longest(columns, row[: len(names)]):
+                    column.append(value)
     except UnicodeDecodeError as error:
         raise CommandError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as CSV in UTF-8"
+            f"{_shown(path)} is no UTF-8 text ({error.reason} at byte {error.start}): save it as CSV in UTF-8"
         ) from None
     except csv.Error as error:
-        raise CommandError(f"{path} is no CSV ({error}): name a CSV or Parquet file, or a store") from None
-    if not rows or not reader.fieldnames:
-        raise CommandError(f"{path} has no rows: {_NO_ROWS}")
-    if twice := [name for name, count in Counter(reader.fieldnames).items() if name and count > 1]:
-        raise CommandError(f"{path} has more than one column {twice[0]!r}: leave one of them")
-    return {name: [row.get(name) for row in rows] for name in reader.fieldnames}
+        raise CommandError(f"{_shown(path)} is no CSV ({error}): {wanted}") from None
+    if not columns or not columns[0]:
+        raise CommandError(f"{_shown(path)} has no rows: {_NO_ROWS}")
+    return dict(zip(names, columns, strict=True))
+
+
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    while line := file.readline(_MAX_LINE + 1):
+        if len(line) > _MAX_LINE:
+            raise CommandError(f"{_shown(path)} has a line of more than {_MAX_LINE:,} characters: is it a table?")
+        yield line
+
+
+def _distinct(names: Sequence[str], path: Path) -> None:
+    if len(names) > _MAX_COLUMNS:
+        raise CommandError(f"{_shown(path)} has {len(names):,} columns: leave at most {_MAX_COLUMNS:,}")
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise CommandError(f"{_shown(path)} has more than one column {_shown(twice[0])!r}: leave one of them")
+
+
+def _within(rows: int, columns: int, path: Path) -> None:
+    if rows * columns > _MAX_CELLS:
+        raise CommandError(f"{_shown(path)} has more than {_MAX_CELLS:,} cells: leave out rows or columns")
 
 
 def _is_store(path: Path) -> bool:
@@ -167,16 +209,67 @@ def _store(path: Path) -> Table:
 
 def _parquet(path: Path) -> Table:
     try:
-        from pyarrow import parquet  # type: ignore[import-untyped]
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
     except ImportError:
         raise CommandError("Parquet needs pyarrow: pip install 'corevital[calibrate]', or use CSV") from None
     try:
-        found: Table = parquet.read_table(path).to_pydict()
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} is damaged ({error}): write it anew") from None
-    if not any(found.values()):
-        raise CommandError(f"{path} has no rows: {_NO_ROWS}")
-    return found
+        with parquet.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            _distinct(schema.names, path)
+            names = [field.name for field in schema if _is_flat(field.type)]
+            _within(rows, len(names), path)
+            if sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) > _MAX_BYTES:
+                raise CommandError(f"{_shown(path)} has more than {_MAX_BYTES >> 20:,} MiB unpacked: leave out columns")
+            texts = [field.name for field in schema if _is_text(field.type)]
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+            for batch in file.iter_batches(max(1, _BATCH_CELLS // max(1, len(names))), columns=names):
+                for name, values in zip(batch.schema.names, batch.columns, strict=True):
+                    columns[name] += _cells(values)
+    except (OSError, ValueError, LookupError, MemoryError, pyarrow.ArrowException) as error:
+        cause = printable(" ".join(str(error).split()) or type(error).__name__, _CAUSE)
+        raise CommandError(f"{_shown(path)} is damaged ({cause}): write it anew") from None
+    if not any(columns.values()):
+        raise CommandError(f"{_shown(path)} has no rows: {_NO_ROWS}")
+    return columns
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
+def _is_flat(kind: Any) -> bool:
+    """Whether values of this type can be features, labels or names: text, numbers, truth values and times."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return _is_text(kind) or (types.is_primitive(kind) and not types.is_fixed_size_binary(kind)) or types.is_null(kind)
+
+
+def _cells(values: Any) -> list[Any]:
+    """An Arrow array's values. A text that many rows share is unpacked once: a file can make it a thousand times."""
+    from pyarrow import types
+
+    if not types.is_dictionary(values.type):
+        return list(values.to_pylist())
+    used = values.indices.unique().drop_null()
+    known = dict(zip(used.to_pylist(), values.dictionary.take(used).to_pylist(), strict=True))
+    return [known.get(index) for index in values.indices.to_pylist()]
+
+
+def _shown(value: object) -> str:
+    """A name or a cell of anyone's in an error's line."""
+    return printable(value, _CELL)
+
+
+def _listed(values: Iterable[object], most: int) -> str:
+    """Some of them, and a mark where there are more."""
+    some = list(islice(values, most + 1))
+    return ", ".join(map(_shown, some[:most])) + (", …" if len(some) > most else "")
 
 
 def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Path) -> tuple[Table, int]:
@@ -192,9 +285,8 @@ def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Pa
     for i, key in enumerate(given):
         first = places.setdefault(key, i)
         if _text(cells[first]) != _text(cells[i]):
-            raise CommandError(
-                f"{labels_file} has both {cells[first]} and {cells[i]} as {label} of {' '.join(key)}: leave one of them"
-            )
+            both = f"both {_shown(cells[first])} and {_shown(cells[i])} as {_shown(label)} of {_shown(' '.join(key))}"
+            raise CommandError(f"{_shown(labels_file)} has {both}: leave one of them")
     at = [places.get(key) for key in asked]
     if all(i is None for i in at):
         raise CommandError(
@@ -215,26 +307,24 @@ def _id(table: Table, file: Path) -> str:
 
 def _column(table: Mapping[str, list[Any]], name: str) -> list[Any]:
     if name not in table:
-        known = ", ".join(sorted(table)[:12]) + (", …" if len(table) > 12 else "")
-        raise CommandError(f"the table has no column {name!r}: it has {known}")
+        raise CommandError(f"the table has no column {_shown(name)!r}: it has {_listed(sorted(table), 12)}")
     return table[name]
 
 
 def _rule(label: str, cells: list[Any], bad: str | None) -> tuple[str, str]:
-    """The label's value that means bad, and what to say of it."""
+    """The label's value that means bad, and the rule in words."""
     values = {_text(cell) for cell in cells} - {"", "none", "nan", "null"}
+    known = _listed(sorted(values), 8)
     if bad is not None:
         wanted = _text(bad)
         if wanted not in values:
-            raise CommandError(f"--bad {bad!r} is no value of {label!r}: it has {', '.join(sorted(values)[:8])}")
-        return wanted, f"{label} = {bad} is bad"
+            raise CommandError(f"--bad {_shown(bad)!r} is no value of {_shown(label)!r}: it has {known}")
+        return wanted, f"{_shown(label)} = {_shown(bad)} is bad"
     if not values <= {"0", "1"}:
-        raise CommandError(
-            f"the label {label!r} has the values {', '.join(sorted(values)[:8])}: say which is bad with --bad"
-        )
+        raise CommandError(f"the label {_shown(label)!r} has the values {known}: say which is bad with --bad")
     if label.lower() in _GOOD_WORDS:
-        return "0", f"{label} = 0 (false) is bad, by its name; say otherwise with --bad"
-    return "1", f"{label} = 1 (true) is bad; say otherwise with --bad"
+        return "0", f"{_shown(label)} = 0 (false) is bad, by its name; say otherwise with --bad"
+    return "1", f"{_shown(label)} = 1 (true) is bad; say otherwise with --bad"
 
 
 def _text(cell: Any) -> str:

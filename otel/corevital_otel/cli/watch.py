@@ -14,9 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import console, store
+from corevital_otel.cli.common import cell, console, store
 from corevital_otel.cli.spans import short_ids
 from corevital_otel.cli.spans import table as requests_table
+from corevital_otel.destination import shown
 from corevital_otel.metrics.instruments import OTHER
 from corevital_otel.scrape import Page, ScrapeError, Window, base, scrape
 from corevital_otel.store.reader import StoredReport, StoreError
@@ -24,6 +25,10 @@ from corevital_otel.store.reader import StoredReport, StoreError
 _MODEL: Final = "gen_ai_request_model"
 _MODELS: Final = 8
 """Rows of models at most; the busiest, and then how many more there are."""
+_QUERIED: Final = 500
+"""Models whose requests are looked for in the store."""
+_REASONS: Final = 8
+"""Finish reasons at most; the most frequent, and then how many more there are."""
 _NEWEST: Final = 20
 _TOP_LINES: Final = 10
 """Lines besides rows of models and requests."""
@@ -71,19 +76,19 @@ def _watch(screen: Console, url: str, window: Window, every: float, db: Path | N
                 window.add(scrape(url))
                 trouble = ""
             except ScrapeError as error:
-                trouble = f"{error}; what is shown is {time.monotonic() - window.now.at:.0f} s old"
+                trouble = f"{error}; the view is {time.monotonic() - window.now.at:.0f} s old"
 
 
 def _newest(db: Path | None, models: list[str]) -> list[StoredReport]:
     """The newest requests to these models, where a store can be read here; the server may be on another machine."""
     try:
-        return store(db).list_reports(models=[] if OTHER in models else models, limit=_NEWEST)
-    except (StoreError, CommandError):
+        return store(db).list_reports(models=[] if OTHER in models else models[:_QUERIED], limit=_NEWEST)
+    except (StoreError, CommandError, ValueError):  # ValueError: settings, or a row that somebody edited
         return []
 
 
 def _frame(screen: Console, url: str, window: Window, db: Path | None, trouble: str) -> RenderableType:
-    head = Text(f"{url}   last {window.seconds:.0f} s   {datetime.now():%H:%M:%S}", "bold")
+    head = Text(f"{shown(url)}   last {window.seconds:.0f} s   {datetime.now():%H:%M:%S}", "bold")
     parts: list[RenderableType] = [head, Text(trouble, "red"), _models(screen, window)]
     models = _busiest(window.now)
     if len(models) > _MODELS:
@@ -91,9 +96,9 @@ def _frame(screen: Console, url: str, window: Window, db: Path | None, trouble: 
     parts += [Text(), *_lines(window)]
     height = screen.height if sys.stdout.isatty() else _PIPE_LINES
     room = height - _TOP_LINES - min(len(models), _MODELS + 1) - 2
-    if (shown := _newest(db, models)[: max(room, 0)]) and screen.width >= 80:
-        several = len({report.model for report in shown}) > 1
-        parts += [Text(), requests_table(shown, short_ids(shown), with_model=several)]
+    if (newest := _newest(db, models)[: max(room, 0)]) and screen.width >= 80:
+        several = len({report.model for report in newest}) > 1
+        parts += [Text(), requests_table(newest, short_ids(newest), with_model=several)]
     return Group(*parts)
 
 
@@ -114,7 +119,7 @@ def _models(screen: Console, window: Window) -> Table:
         looping = window.now.total("corevital_sequences_looping", **only)
         ttft = window.quantile("gen_ai_server_time_to_first_token_seconds", 0.95, **only)
         table.add_row(
-            model,
+            cell(model),
             f"{window.now.total('corevital_sequences_running', **only):.0f}",
             Text(f"{looping:.0f}", "red" if looping else ""),
             _number(window.rate("corevital_requests_total", **only)),
@@ -135,7 +140,10 @@ def _lines(window: Window) -> list[Text]:
     alarmed = window.now.total("corevital_sequences_alarmed")
     warnings.append(f"alarmed now {alarmed:.0f}", "red" if alarmed else "")
     ended = window.increases("corevital_requests_total", "finish_reason")
-    finished = "   ".join(f"{reason} {count:.0f}" for reason, count in sorted(ended.items())) or "none"
+    most = sorted(ended.items(), key=lambda item: (-item[1], item[0]))[:_REASONS]
+    finished = "   ".join(f"{cell(reason)} {count:.0f}" for reason, count in sorted(most)) or "none"
+    if len(ended) > len(most):
+        finished += f"   and {len(ended) - len(most)} more reasons"
     return [flags, warnings, Text(f"finished   {finished}"), _telemetry(window)]
 
 
@@ -150,7 +158,7 @@ def _counts(line: str, counts: dict[str, float], names: dict[str, str]) -> Text:
 def _telemetry(window: Window) -> Text:
     dropped = window.increase("corevital_telemetry_dropped_total")
     lost = window.increases("corevital_telemetry_dropped_total", "why")
-    why = f" ({max(lost, key=lambda cause: lost[cause])})" if lost else ""
+    why = f" ({cell(max(lost, key=lambda cause: lost[cause]))})" if lost else ""
     faults = window.increase("corevital_telemetry_faults_total")
     cpu = window.rate("corevital_telemetry_cpu_time_seconds_total")
     line = Text("telemetry  ")

@@ -32,7 +32,7 @@ from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
 from corevital_otel.counters import Counters
-from corevital_otel.destination import protocol_in, shown
+from corevital_otel.destination import endpoint_of, protocol_of, shown
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
 from corevital_otel.otlp import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
 from corevital_otel.overheard import overheard
@@ -44,11 +44,7 @@ _logger = logging.getLogger("corevital.otlp")
 
 def endpoint() -> str | None:
     """Where metrics go by the ``OTEL_*`` variables, or None if nowhere."""
-    env = os.environ
-    wanted = [part.strip() for part in env.get("OTEL_METRICS_EXPORTER", "otlp").split(",")]
-    if env.get("OTEL_SDK_DISABLED", "").lower() == "true" or ("otlp" not in wanted and wanted != [""]):
-        return None
-    return env.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") or env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None
+    return endpoint_of(os.environ, "METRICS")
 
 
 def protocol() -> str:
@@ -57,7 +53,7 @@ def protocol() -> str:
     Raises:
         SettingsError: neither ``grpc`` nor ``http/protobuf``.
     """
-    return protocol_in(os.environ, ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"))
+    return protocol_of(os.environ, "METRICS")
 
 
 class Otlp:

@@ -80,7 +80,7 @@ class Runs:
 
 
 def scores(scorer: Scorer, runs: Runs) -> FloatArray:
-    """What a basis says of each run, ``[n]``; NaN where it can say nothing."""
+    """A basis' score of each run, ``[n]``; NaN where it has none."""
     return _numbers([scorer.score(features) for features in runs])
 
 
@@ -93,5 +93,5 @@ def _numbers(cells: Sequence[Any] | FloatArray) -> FloatArray:
 def _number(cell: Any) -> float:
     try:
         return math.nan if cell is None else float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return math.nan
