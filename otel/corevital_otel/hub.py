@@ -27,6 +27,7 @@ from corevital.text import cut
 from corevital_otel import conventions as names
 from corevital_otel import profiles
 from corevital_otel.assembler import Assembler
+from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
 from corevital_otel.destination import Destination, destination
 from corevital_otel.errors import SettingsError
@@ -354,7 +355,10 @@ class Hub:
     def _put_out(self, report: RequestReport, fields: dict[str, str]) -> None:
         found = None  # the ids that somebody can find the request's span by
         if is_kept(report):
-            ids = self._spans.emit(report, partial(self._store.put, without_content(report)))
+            attributes = span_attributes(report)  # once, for the span and for the row
+            ids = self._spans.emit(
+                report, partial(self._store.put, without_content(report), attributes=attributes), attributes
+            )
             fields["trace_id"] = ids.trace_id
             if ids.exported:
                 found = ids

@@ -135,7 +135,9 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     said: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logging.getLogger("opentelemetry").addHandler(handler)
+    loggers = [logging.getLogger(name) for name in ("opentelemetry", "corevital")]  # ours stands for the exporters'
+    for logger in loggers:
+        logger.addHandler(handler)
 
     def build() -> list[str]:
         made: list[Any] = []
@@ -166,7 +168,8 @@ def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         return found
 
     yield build
-    logging.getLogger("opentelemetry").removeHandler(handler)
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 def ids(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from corevital.text import printable
 from corevital_otel.destination import Destination
@@ -23,40 +23,29 @@ def answer(where: Destination, timeout_s: float = _ANSWER_S) -> tuple[Status, st
         timeout_s: all the time it has, whatever ``OTEL_EXPORTER_OTLP_TIMEOUT`` says.
     """
     told: queue.Queue[tuple[Status, str]] = queue.Queue()
-    asked: list[Any] = []
     # a daemon: an exporter that waits for ever cannot be ended, and must not keep the command
-    threading.Thread(target=_ask, args=(where, asked, told), name="corevital-doctor", daemon=True).start()
+    threading.Thread(target=_ask, args=(where, told), name="corevital-doctor", daemon=True).start()
     try:
         return told.get(timeout=timeout_s)
     except queue.Empty:
-        if asked and (message := _message(asked[0])):  # it answers, and the SDK tries again
-            return "fail", f" does not take spans now ({message}): {_fix(message)}"
         fix = "check the collector, and that the protocol is the port's (4317: grpc, 4318: http/protobuf)"
         return "fail", f" takes connections and gives no answer within {timeout_s:g} s: {fix}"
 
 
-def _ask(where: Destination, asked: list[Any], told: queue.Queue[tuple[Status, str]]) -> None:
+def _ask(where: Destination, told: queue.Queue[tuple[Status, str]]) -> None:
     try:
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # its words are in the check's line
-        from opentelemetry.sdk.trace.export import SpanExportResult
-
+        for name in ("opentelemetry", "corevital.otlp"):  # their words are in the check's line
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         from corevital_otel.otlp import ListeningExporter
 
-        exporter: Any = ListeningExporter(where)
-        asked.append(exporter)
-        exporter.begin()
-        result = exporter.inner.export([])
-        message = _message(exporter)
-        if result is SpanExportResult.SUCCESS and not message:
+        verdict = ListeningExporter(where).send([])
+        message = printable(verdict.message, _CAUSE)
+        if verdict.delivered:
             told.put(("ok", ""))
         else:
             told.put(("fail", f" does not take spans ({message or 'no reason given'}): {_fix(message)}"))
     except Exception as error:  # the SDK's parts raise what they like; their text may hold a header
         told.put(("fail", f" cannot be asked ({type(error).__name__}): check the OTEL_EXPORTER_OTLP_* variables"))
-
-
-def _message(exporter: Any) -> str:
-    return printable(" ".join(str(exporter.verdict.message).split()), _CAUSE)
 
 
 def _fix(message: str) -> str:

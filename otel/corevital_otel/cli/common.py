@@ -14,7 +14,7 @@ from rich.text import Text
 
 from corevital.text import printable
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.terminal import console, say
+from corevital_otel.cli.terminal import complain, console, say
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
@@ -24,6 +24,7 @@ __all__ = [
     "console",
     "duration",
     "flags_text",
+    "mention_damaged",
     "number_of",
     "risk_text",
     "say",
@@ -77,6 +78,12 @@ def store(db: Path | None) -> StoreReader:
         CommandError: there is none.
     """
     return StoreReader(store_path(db))
+
+
+def mention_damaged(reader: StoreReader) -> None:
+    """Say on standard error how many rows the reader's last query left out."""
+    if reader.damaged:
+        complain(f"{reader.damaged} damaged rows are left out ({reader.damage}): restore a backup, or delete them")
 
 
 def duration(text: str, option: str = "--since") -> timedelta:

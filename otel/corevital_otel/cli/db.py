@@ -11,12 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-import typer
-
 from corevital.text import printable
 from corevital_otel import profiles
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import duration, store_path
+from corevital_otel.cli.common import duration, say, store_path
 from corevital_otel.destination import Destination, destination
 from corevital_otel.resend import Resender
 from corevital_otel.settings import load
@@ -38,7 +36,7 @@ def migrate(db: Path | None) -> None:
         connection.set_progress_handler(lambda: progress.show("migrating"), _LOOK_EVERY)
         before, after = schema.migrate(connection)
     done = "has that schema already" if before == after else f"migrated from schema {before}"
-    typer.echo(f"{path}: schema {after}, {done}")
+    say(f"{path}: schema {after}, {done}")
 
 
 def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None:
@@ -58,7 +56,7 @@ def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None
                 None if max_mb is None else int(max_mb * 2**20),
                 lambda gone: progress.show(f"{gone} requests deleted"),
             )
-        typer.echo(f"{path}: {gone} requests deleted, {_content(connection)} left")
+        say(f"{path}: {gone} requests deleted, {_content(connection)} left")
 
 
 def backup(db: Path | None, target: Path) -> None:
@@ -76,7 +74,7 @@ def backup(db: Path | None, target: Path) -> None:
         raise CommandError(f"{target} cannot be written: {files.why(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
-    typer.echo(f"{target}: {content} backed up from {path}")
+    say(f"{target}: {content} backed up from {path}")
 
 
 def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> str:
@@ -114,7 +112,7 @@ class _Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._width:
-            typer.echo("\r" + " " * self._width + "\r", nl=False, err=True)
+            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)  # noqa: T201
 
     def show(self, text: str) -> None:
         """Show it, if a second has passed."""
@@ -122,7 +120,7 @@ class _Progress:
         if now - self._shown_at >= _SHOW_EVERY_S and sys.stderr.isatty():
             self._shown_at = now
             self._width = max(self._width, len(text))
-            typer.echo(f"\r{text.ljust(self._width)}", nl=False, err=True)
+            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 @contextmanager
@@ -159,7 +157,7 @@ def export(db: Path | None, *, dry_run: bool) -> None:
         with outbox.Outbox(path) as box:
             waiting = box.count()
             if dry_run or not waiting:
-                typer.echo(f"{waiting} spans wait to be sent")
+                say(f"{waiting} spans wait to be sent")
                 return
             assert where is not None
             sent, refused = _send(box, where, waiting)
@@ -168,7 +166,7 @@ def export(db: Path | None, *, dry_run: bool) -> None:
             damage = f"{damaged} are damaged ({why}) and left out: `corevital db prune` deletes them in time"
     except StoreError as error:
         raise CommandError(str(error)) from None
-    typer.echo(f"{sent} spans sent to {where.endpoint}")
+    say(f"{sent} spans sent to {where.endpoint}")
     if sent < waiting - damaged:
         raise CommandError(
             f"{waiting - sent} spans could not be delivered to {where.endpoint} and stay in {path}: "

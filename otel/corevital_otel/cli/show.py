@@ -16,7 +16,7 @@ from rich.text import Text
 from corevital.text import printable
 from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import argument, cell, console, number_of, risk_text, say, store
+from corevital_otel.cli.common import argument, cell, console, mention_damaged, number_of, risk_text, say, store
 from corevital_otel.report import Series
 from corevital_otel.store.reader import StoredReport, StoreError
 
@@ -46,14 +46,12 @@ _FLAG_TEXTS: Final = {
 def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
     """See :func:`corevital_otel.cli.show`."""
     request_id = argument(request_id)
+    reader = store(db)
     try:
-        reports = store(db).get(request_id)
+        reports = reader.get(request_id)
     except StoreError as error:
         raise CommandError(str(error)) from None
-    except ValueError as error:  # of a row that somebody edited, or a newer version wrote
-        raise CommandError(
-            f"the store's row of {cell(request_id)!r} cannot be read: {cell(error)}; upgrade corevital"
-        ) from None
+    mention_damaged(reader)
     ids = list(dict.fromkeys(report.request_id for report in reports))
     if not ids:
         raise CommandError(f"no request {request_id[:_SHOWN_ID]!r} in the store: `corevital spans` lists all")

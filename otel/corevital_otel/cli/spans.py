@@ -12,7 +12,17 @@ from rich.table import Table
 
 from corevital_otel import conventions as names
 from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import argument, cell, console, duration, flags_text, risk_text, say, store_path
+from corevital_otel.cli.common import (
+    argument,
+    cell,
+    console,
+    duration,
+    flags_text,
+    mention_damaged,
+    risk_text,
+    say,
+    store_path,
+)
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 _ID_LENGTH: Final = 8
@@ -36,12 +46,14 @@ def run(
         raise CommandError(f"--risk-above {risk_above} is out of range: use a number from 0 to 1", 2)
     younger = None if since is None else duration(since)
     path = store_path(db)
+    reader = StoreReader(path)
     try:
-        reports = StoreReader(path).list_reports(
+        reports = reader.list_reports(
             since=younger, risk_above=risk_above, flag=flag, models=[argument(model)] if model else [], limit=limit
         )
     except StoreError as error:
         raise CommandError(str(error)) from None
+    mention_damaged(reader)
     if as_json:
         rows = [{key: value for key, value in report.as_json().items() if key != "series"} for report in reports]
         say(json.dumps(rows, indent=2))

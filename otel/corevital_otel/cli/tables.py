@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from corevital.text import printable
 from corevital_otel.cli import CommandError
+from corevital_otel.cli.common import mention_damaged
 from corevital_otel.risk.table import Runs
 from corevital_otel.store.reader import StoreError, StoreReader
 
@@ -195,10 +196,12 @@ def _is_store(path: Path) -> bool:
 
 
 def _store(path: Path) -> Table:
+    reader = StoreReader(path)
     try:
-        reports = StoreReader(path).list_reports(limit=_EVERYTHING)
+        reports = reader.list_reports(limit=_EVERYTHING)
     except StoreError as error:
         raise CommandError(str(error)) from None
+    mention_damaged(reader)
     if not reports:
         raise CommandError(f"the store {path} has no requests yet: serve some first")
     columns = ("request_id", "sequence", "model", "finish_reason", "output_tokens", "risk_score")

@@ -192,6 +192,7 @@ class StoreWriter:
 
     def _run(self) -> None:
         try:
+            self._attempt({})  # a file that cannot be used is reported at the start, and a new one has its tables
             while self._turn():
                 pass
         finally:
