@@ -93,13 +93,19 @@ class Settings(BaseSettings):
         le=256,
     )
     db: Path | None = _setting(
-        Path("runs/corevital.db"), "a file's path, or empty for none", "the embedded SQLite store; empty: none"
+        Path("runs/corevital.db"),
+        "a file's path, or empty for none",
+        "the embedded SQLite store, a new one with mode 0600; empty: none",
     )
     db_retention_days: float = _setting(
-        30, "a number above 0, up to 36500", "the store prunes itself to this age, oldest first", gt=0, le=36500
+        30,
+        "a number above 0, up to 36500",
+        "the store prunes itself to this age, oldest first; a clock that jumps deletes nothing",
+        gt=0,
+        le=36500,
     )
     db_max_mb: float = _setting(
-        1024, "a number from 1 up", "the store prunes itself to this size, oldest first", ge=1, le=1e12
+        1024, "a number from 1 up", "the store prunes itself to this size, oldest rows first", ge=1, le=1e12
     )
     profile: Path | None = _setting(
         None,

@@ -43,9 +43,7 @@ def store(tmp_path: Path, report: Make) -> Path:
         writer.put(item, SpanIds(f"{number:032x}", f"{number:016x}"))
     writer.close(10)
     with sqlite3.connect(path) as connection:
-        connection.execute(
-            "UPDATE reports SET finish_reason = ?, created_at_utc = created_at_utc || ?", (ESCAPES, ESCAPES)
-        )
+        connection.execute("UPDATE reports SET finish_reason = ?", (ESCAPES,))
     return path
 
 
@@ -234,6 +232,7 @@ def assert_runs_at_terminal(arguments: list[str], env: dict[str, str], size: tup
         ("risk_basis", "none of ours"),
         ("output_tokens", "x"),
         ("created_at_utc", 5),
+        ("created_at_utc", f"2026-11-30T15:00:00.000Z{ESCAPES}"),
         ("flags", '["\\u001b[2J", "x"]'),
     ],
 )  # fmt: skip

@@ -169,7 +169,7 @@ def export(db: Path | None, *, dry_run: bool) -> None:
     say(f"{sent} spans sent to {where.endpoint}")
     if sent < waiting - damaged:
         raise CommandError(
-            f"{waiting - sent} spans could not be delivered to {where.endpoint} and stay in {path}: "
+            f"{waiting - sent - damaged} spans could not be delivered to {where.endpoint} and stay in {path}: "
             "check the collector and run this again" + (f"; {damage}" if damaged else "")
         )
     if damaged:

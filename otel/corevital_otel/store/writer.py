@@ -192,8 +192,8 @@ class StoreWriter:
 
     def _run(self) -> None:
         try:
-            self._attempt({})  # a file that cannot be used is reported at the start, and a new one has its tables
-            while self._turn():
+            self._attempt({}, upkeep=False)  # a file that cannot be used is reported now, and a new one has its tables
+            while not self._refused and self._turn():
                 pass
         finally:
             self._disconnect()
@@ -220,7 +220,7 @@ class StoreWriter:
             self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
         return True
 
-    def _attempt(self, fates: dict[str, str]) -> bool:
+    def _attempt(self, fates: dict[str, str], *, upkeep: bool = True) -> bool:
         """Whether all that was taken is written, or waits again because the file was moved."""
         try:
             connection = self._open()
@@ -229,7 +229,7 @@ class StoreWriter:
             if fates:
                 statements.settle(connection, fates)
             self._keep_learned(connection)
-            self._busy = self._upkeep.step(connection)
+            self._busy = upkeep and self._upkeep.step(connection)
         except _MovedError:
             with self._changed:
                 self._waiting.give_back(fates)
