@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -97,6 +98,10 @@ class Features:
     surprisal_estimated: int = 0
 
 
+_FLAGS = (*names.FLAGS, *names.CONDITIONS)
+_flags = attrgetter(*_FLAGS)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """What is wrong, each a flag of its own and never part of the score.
@@ -129,7 +134,7 @@ class Health:
     @property
     def flags(self) -> tuple[str, ...]:
         """Names of the flags that are up, the contract's first."""
-        return tuple(name for name in (*names.FLAGS, *names.CONDITIONS) if getattr(self, name))
+        return tuple([name for name, is_up in zip(_FLAGS, _flags(self), strict=True) if is_up])
 
     @property
     def faults(self) -> tuple[str, ...]:

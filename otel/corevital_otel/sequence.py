@@ -39,6 +39,8 @@ FURTHEST: Final = 8192
 _UNKNOWN: Final = -1
 _RUNNING: Final = np.iinfo(np.int64).max
 _FIRST_CAPACITY: Final = 64
+_KEPT_CAPACITY: Final = 1024
+"""Windows whose memory stays when the last one is closed: to grow again costs short requests more than all else."""
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
 _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
@@ -108,7 +110,8 @@ class Tails(NamedTuple):
 class Windows:
     """The windows of all sequences that have sent records.
 
-    Memory is about 20 KiB a window; the arrays grow by doubling and start anew when the last window is closed.
+    Memory is about 20 KiB a window; the arrays grow by doubling. Beyond 1024 windows they start anew when the last one
+    is closed.
 
     Args:
         thresholds: of the flags.
@@ -206,7 +209,7 @@ class Windows:
         self._loops["looping"][slot] = False
         self._free.append(slot)
         del self.slot_of[sequence.key]
-        if not self.slot_of and self.capacity > _FIRST_CAPACITY:
+        if not self.slot_of and self.capacity > _KEPT_CAPACITY:
             self._allocate()
 
     def finished(self, sequence: Sequence) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 from opentelemetry.context import Context
 from prometheus_client import Counter, Gauge, Histogram
@@ -33,7 +34,7 @@ class Exposition:
 
     def __init__(self) -> None:
         self._gauges: dict[tuple[str, tuple[str, ...]], float] = {}
-        self._children: dict[tuple[str, tuple[str, ...]], Counter | Gauge | Histogram] = {}
+        self._children: dict[tuple[str, tuple[str, ...]], Any] = {}  # Counter, Gauge or Histogram
         for instrument in INSTRUMENTS.values():
             _metric(instrument)
 
@@ -42,11 +43,11 @@ class Exposition:
         key = (instrument.name, tuple([labels[name] for name in instrument.labels]))
         child = self._children.get(key)
         if child is None:  # kept: looking one up costs the client as much as what is done with it
-            metric = _metric(instrument)
+            metric: Any = _metric(instrument)
             child = self._children[key] = metric.labels(*key[1]) if key[1] else metric
-        if isinstance(child, Counter):
+        if instrument.kind == "counter":
             child.inc(value)
-        elif isinstance(child, Histogram):
+        elif instrument.kind == "histogram":
             child.observe(value)
         else:  # by difference: two engines in one process add up
             child.inc(value - self._gauges.get(key, 0.0))
@@ -55,7 +56,5 @@ class Exposition:
     def close(self, timeout_s: float) -> None:
         """See :meth:`Output.close`."""
         for key, value in self._gauges.items():
-            child = self._children[key]
-            assert isinstance(child, Gauge)
-            child.dec(value)
+            self._children[key].dec(value)
         self._gauges.clear()

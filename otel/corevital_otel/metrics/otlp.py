@@ -17,14 +17,14 @@ from typing import Any, Final
 from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     MetricExporter,
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
 )
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 
 from corevital.log import warn_once
@@ -33,6 +33,7 @@ from corevital_otel import conventions as names
 from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
 from corevital_otel.counters import Counters
 from corevital_otel.destination import endpoint_of, protocol_of, shown
+from corevital_otel.metrics.histograms import Histograms
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
 from corevital_otel.otlp import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
 from corevital_otel.overheard import overheard
@@ -71,15 +72,18 @@ class Otlp:
         wire = protocol()
         module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PACKAGES[wire]}.metric_exporter")
         with reading_variables("METRICS"):
-            reader = PeriodicExportingMetricReader(_Counting(module.OTLPMetricExporter, wire, counters))
-        self._provider = MeterProvider([reader], resource, shutdown_on_exit=False, views=_views())
+            exporter = _Counting(module.OTLPMetricExporter, wire, counters)
+            reader = PeriodicExportingMetricReader(exporter)
+        self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("corevital", __version__)
         # counters and gauges are asked for at each export: adding to one of the SDK's costs ten times this
         self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
-        self._histograms = {}
+        self._histograms: dict[str, Any] = {}  # of the SDK, where its exponential ones are wanted
+        self._sums = exporter.histograms
         for name, found in INSTRUMENTS.items():
-            if found.kind == "histogram":
+            if found.kind == "histogram" and _wants_exponential():
                 self._histograms[name] = meter.create_histogram(name, unit=found.unit, description=found.text)
+            if found.kind == "histogram":
                 continue
             make = meter.create_observable_counter if found.kind == "counter" else meter.create_observable_gauge
             values = self._values[name] = {}
@@ -88,7 +92,11 @@ class Otlp:
     def put(self, instrument: Instrument, value: float, labels: Mapping[str, str], context: Context) -> None:
         """See :meth:`Output.put`."""
         if instrument.kind == "histogram":
-            self._histograms[instrument.name].record(value, labels, context)
+            exponential = self._histograms.get(instrument.name)
+            if exponential is None:
+                self._sums.record(instrument, value, labels, context)
+            else:
+                exponential.record(value, labels, context)
             return
         values, key = self._values[instrument.name], tuple(labels.items())
         values[key] = value + values.get(key, 0) if instrument.kind == "counter" else value
@@ -106,15 +114,10 @@ def _observations(values: Mapping[tuple[tuple[str, str], ...], float], options: 
     return [Observation(value, dict(labels)) for labels, value in list(values.items())]
 
 
-def _views() -> list[View]:
+def _wants_exponential() -> bool:
+    """Whether the user wants no fixed buckets."""
     chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "")
-    if chosen.strip().lower() == "base2_exponential_bucket_histogram":
-        return []  # the user wants no fixed buckets
-    return [
-        View(instrument_name=name, aggregation=ExplicitBucketHistogramAggregation(found.buckets))
-        for name, found in INSTRUMENTS.items()
-        if found.buckets
-    ]
+    return chosen.strip().lower() == "base2_exponential_bucket_histogram"
 
 
 class _Counting(MetricExporter):
@@ -129,6 +132,8 @@ class _Counting(MetricExporter):
             self._inner = maker(session=http_session("METRICS", self._heard))
             listen_over_http(self._inner, self._heard)
         super().__init__(self._inner._preferred_temporality, self._inner._preferred_aggregation)
+        preferred = (self._inner._preferred_temporality or {}).get(Histogram, AggregationTemporality.CUMULATIVE)
+        self.histograms = Histograms(preferred, os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", ""))
         self._counters = counters
         self._failing = False
 
@@ -154,6 +159,7 @@ class _Counting(MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export; a failure is counted and never raised."""
         self._verdict, failure = None, ""
+        metrics_data = self.histograms.added_to(metrics_data)
         with overheard() as said:
             try:
                 result = self._inner.export(metrics_data, timeout_millis, **kwargs)

@@ -11,10 +11,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from corevital.guard import faults, guarded
+from corevital.guard import faults, guarded, swallow
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
-from corevital_otel.metrics.instruments import FINISH_REASONS, INSTRUMENTS, OTHER, Instrument, Output
+from corevital_otel.metrics.instruments import FINISH_REASONS, INSTRUMENTS, OTHER, Output
 from corevital_otel.report import RequestReport
 from corevital_otel.spans import SpanIds
 
@@ -143,7 +143,10 @@ class Recorder:
     def _put(self, name: str, value: float, labels: Mapping[str, str], context: Context) -> None:
         instrument = INSTRUMENTS[name]
         for output in self._outputs:
-            _put_one(output, instrument, value, labels, context)
+            try:
+                output.put(instrument, value, labels, context)
+            except Exception:
+                swallow("a metric's output")
 
     def _model(self, model: str) -> str:
         """The label's value for a model."""
@@ -161,11 +164,6 @@ class Recorder:
                 self._put(names.REQUESTS, 0, ended, _NO_SPAN)
             self._put(names.TOKENS, 0, {names.REQUEST_MODEL: label}, _NO_SPAN)
         return label
-
-
-@guarded("a metric's output")
-def _put_one(output: Output, instrument: Instrument, value: float, labels: Mapping[str, str], context: Context) -> None:
-    output.put(instrument, value, labels, context)
 
 
 def _span_context(ids: SpanIds, parent: Context | None) -> Context:

@@ -107,6 +107,14 @@ def _share(line: list[float], value: float) -> float:
     return (bisect_left(line, value) + bisect_right(line, value)) / (2 * len(line))
 
 
+def _between(value: float, at: Sequence[float], heights: Sequence[float]) -> float:
+    """Linear interpolation, as ``numpy.interp``, which for a single number takes longer than all else here."""
+    i = min(max(bisect_right(at, value), 1), len(at) - 1)
+    width = at[i] - at[i - 1]
+    share = (value - at[i - 1]) / width if width > 0 else 1.0
+    return heights[i - 1] + min(max(share, 0.0), 1.0) * (heights[i] - heights[i - 1])
+
+
 def bucket(temperature: float | None) -> str:
     """The temperatures that are compared with each other; one that is not known is the engine's default, 1."""
     value = 1.0 if temperature is None else temperature
@@ -221,7 +229,7 @@ class BaselineRisk:
         place = traffic.reference.place(percentiles)
         if place is None:
             return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
-        score = float(np.interp(place, self._places, self._scores))
+        score = _between(place, self._places, self._scores)
         raised = sorted(
             [(share, name) for name, share in percentiles.items() if share >= _NOTABLE], key=lambda one: -one[0]
         )
