@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import secrets
 import threading
 import time
 from collections import deque
@@ -39,6 +38,7 @@ from corevital_otel.metrics.exposition import Exposition
 from corevital_otel.metrics.instruments import Output
 from corevital_otel.metrics.recorder import Recorder
 from corevital_otel.patience import Patience
+from corevital_otel.random_ids import random_id
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts
 from corevital_otel.risk.baseline import BaselineRisk
@@ -182,7 +182,7 @@ class Hub:
         if len(self._events) >= _MOST_EVENTS:
             self.counters.add(names.DROPPED, what="sequence", why="queue_full")
             return None
-        key = secrets.randbits(64)
+        key = random_id(8)
         kept = self._intake.admitted(request)
         parent = self._sampler.admit(kept, context.get_current())
         self._events.append(lambda: self._assembler.admit(key, kept, parent))

@@ -7,7 +7,6 @@ variables nothing is exported and nothing connects anywhere; spans are made all 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,7 +15,6 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
@@ -29,6 +27,7 @@ from corevital_otel.destination import Destination, destination, endpoint, proto
 from corevital_otel.encoding import EncodedSpan, SpanDraft, encode, event, group_of, series_events, series_size
 from corevital_otel.otlp import ListeningExporter, reading_variables
 from corevital_otel.profiles import Profile, attributes_for
+from corevital_otel.random_ids import RandomIds
 from corevital_otel.report import RequestReport
 from corevital_otel.resource import Facts, make_resource
 from corevital_otel.waiting import SpanQueue, drop
@@ -43,16 +42,6 @@ class SpanIds(NamedTuple):
     span_id: str
     parent_id: str | None = None
     exported: bool = False
-
-
-class _Ids(IdGenerator):
-    """Ids that neither use up nor follow the process's random numbers, which a script or an engine may have seeded."""
-
-    def generate_span_id(self) -> int:
-        return secrets.randbits(64) or self.generate_span_id()
-
-    def generate_trace_id(self) -> int:
-        return secrets.randbits(128) or self.generate_trace_id()
 
 
 class SpanEmitter:
@@ -78,7 +67,7 @@ class SpanEmitter:
         engine: Facts | None = None,
         fate: Fate = lambda spans, delivered: None,
     ) -> None:
-        self._ids = _Ids()
+        self._ids = RandomIds()
         self._profiles = profiles
         self._counters = counters
         self._fate = fate

@@ -175,6 +175,7 @@ class FrameReceiver:
         self._socket.curve_secretkey = private
         self._monitor = self._watched()
         self._socket.bind(_address(self.server))
+        self._is_woken = False
         self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = threading.Lock()
         self._closed = False
@@ -198,8 +199,11 @@ class FrameReceiver:
 
     def wake(self) -> None:
         """Make a :meth:`wait` in another thread return. Any thread may call this, at any time."""
+        if self._is_woken:  # by somebody else, and has not returned yet
+            return
         with self._closing:
             if not self._closed:  # the descriptor may be another file's by then
+                self._is_woken = True
                 os.eventfd_write(self._woken, 1)
 
     def wait(self, timeout_s: float | None) -> None:
@@ -207,6 +211,7 @@ class FrameReceiver:
         self._poller.poll(None if timeout_s is None else math.ceil(max(timeout_s, 0.0) * 1000))
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._woken)
+        self._is_woken = False  # after the reading: who finds it set has appended before what is done next
 
     def frames(self) -> Iterator[Frame]:
         """What is here already, within bounds; then :attr:`empty` says whether that was all."""
