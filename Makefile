@@ -46,6 +46,8 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.steps --batch 16 --runs 6 --tokens 200
 	$(BIN)/python -m integration.bench.steps --batch 64 --runs 6 --tokens 120
 	$(BIN)/python -m integration.bench.host
+	$(BIN)/python -m integration.bench.requests
+	$(BIN)/python -m integration.bench.store
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000
 	if command -v nvidia-smi; then $(MAKE) gpu; else echo "no GPU: not measured on one"; fi
