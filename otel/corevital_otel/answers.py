@@ -108,10 +108,11 @@ def _message(kind: str, body: bytes | None, response_type: Any) -> Any | None:
 
 def _from_json(body: bytes, response_type: Any) -> Any | None:
     document = json.loads(body)
-    if document is None or document == {}:  # what a web framework makes of nothing
+    if document is None:  # what a web framework makes of nothing
         return response_type()
-    # unknown fields beside known ones are those of a later version; alone they are another API's answer
-    if not isinstance(document, dict) or not document.keys() & {"partialSuccess", "partial_success"}:
+    # An object's unknown fields are ignored, as the specification asks: Langfuse answers with its queue's job, or
+    # {"message": "OK"}. One that names an error is no acceptance, whatever its status.
+    if not isinstance(document, dict) or document.get("error"):
         return None
     return json_format.ParseDict(document, response_type(), ignore_unknown_fields=True)
 

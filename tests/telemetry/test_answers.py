@@ -92,6 +92,9 @@ def fixed(data: bytes) -> Callable[[socket.socket], None]:
         answer("200 OK", "application/json", b"{}"),
         answer("200 OK", "application/json; charset=utf-8", b"null"),
         answer("200 OK", "application/json", b'{"partialSuccess": {"rejectedSpans": "0"}, "later": 1}'),
+        answer("200 OK", "application/json; charset=utf-8", b'{"message": "OK"}'),  # Langfuse
+        answer("200 OK", "application/json", b'{"name": "otel-ingestion-job", "id": "7", "data": {"payload": {}}}'),
+        answer("207 Multi-Status", "application/json", b'{"successes": [], "errors": []}'),  # an older Langfuse
         answer("200 OK", PROTOBUF, gzip.compress(PARTIAL.SerializeToString()), "Content-Encoding: gzip"),
         answer("200 OK", PROTOBUF, zlib.compress(PARTIAL.SerializeToString()), "Content-Encoding: deflate"),
         b"HTTP/1.1 204 No Content\r\n\r\n",

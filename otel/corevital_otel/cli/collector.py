@@ -33,9 +33,11 @@ def answer(where: Destination, timeout_s: float = _ANSWER_S) -> tuple[Status, st
 
 
 def _ask(where: Destination, told: queue.Queue[tuple[Status, str]]) -> None:
+    loggers = [logging.getLogger(name) for name in ("opentelemetry", "corevital.otlp")]
+    levels = [logger.level for logger in loggers]
     try:
-        for name in ("opentelemetry", "corevital.otlp"):  # their words are in the check's line
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for logger in loggers:  # what they would log is in the check's line
+            logger.setLevel(logging.CRITICAL)
         from corevital_otel.otlp import ListeningExporter
 
         verdict = ListeningExporter(where).send([])
@@ -46,6 +48,9 @@ def _ask(where: Destination, told: queue.Queue[tuple[Status, str]]) -> None:
             told.put(("fail", f" does not take spans ({message or 'no reason given'}): {_fix(message)}"))
     except Exception as error:  # the SDK's parts raise what they like; their text may hold a header
         told.put(("fail", f" cannot be asked ({type(error).__name__}): check the OTEL_EXPORTER_OTLP_* variables"))
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _fix(message: str) -> str:
