@@ -94,11 +94,11 @@ def test_memory_is_flat(kit):
 def test_memory_of_a_burst_is_given_back(kit):
     scene = kit.Scene()
     output = kit.Output(1)
-    for key in range(1, 1000):
+    for key in range(1, 2000):
         output.key = key
         scene.admit(key)
         scene.assembler.frame(kit.frame(output.rows([0])))
-    assert scene.assembler._windows.capacity == 1024
+    assert scene.assembler._windows.capacity == 2048
     scene.assembler.close(0.0)
     assert scene.assembler._windows.capacity == 0
     assert not scene.assembler._live
