@@ -21,7 +21,7 @@ def test_a_fault_is_swallowed_counted_and_told_once(
     assert [faulty(number) for number in range(3)] == [None, None, None]
     assert guard.faults() == before + 3
     (record,) = logged()
-    assert "a fault in a test" in record.message
+    assert "error in a test" in record.message
     assert record.exc_info is not None
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
 from corevital_otel.redact import endpoint_variable, foreign, header_variable
 
@@ -30,6 +31,7 @@ _TRANSIENT_CODES: Final = frozenset(
 """The OTLP specification's lists; RESOURCE_EXHAUSTED is transient only where the server says when to come back."""
 _EXHAUSTED: Final = "RESOURCE_EXHAUSTED"
 _DIVISIBLE_CODES: Final = frozenset(("INVALID_ARGUMENT", _EXHAUSTED))
+_STATUS_FIELDS: Final = 3
 _RETRY_INFO: Final = "google.rpc.retryinfo-bin"
 _DETAILS: Final = "grpc-status-details-bin"
 
@@ -97,8 +99,10 @@ def _message(kind: str, body: bytes | None, response_type: Any) -> Any | None:
     if not body:
         return response_type()
     try:
-        if kind == "application/x-protobuf":
-            return response_type.FromString(body)
+        if kind in ("application/x-protobuf", "application/protobuf"):
+            found = response_type.FromString(body)
+            # of a `google.rpc.Status`, in which errors are told, the fields are others
+            return None if any(field.field_number <= _STATUS_FIELDS for field in UnknownFieldSet(found)) else found
         if kind == "application/json":
             return _from_json(body, response_type)
     except (DecodeError, json_format.ParseError, ValueError, RecursionError):
@@ -112,9 +116,18 @@ def _from_json(body: bytes, response_type: Any) -> Any | None:
         return response_type()
     # An object's unknown fields are ignored, as the specification asks: Langfuse answers with its queue's job, or
     # {"message": "OK"}. One that names an error is no acceptance, whatever its status.
-    if not isinstance(document, dict) or document.get("error"):
+    if not isinstance(document, dict) or _names_error({str(name).lower(): its for name, its in document.items()}):
         return None
     return json_format.ParseDict(document, response_type(), ignore_unknown_fields=True)
+
+
+def _names_error(document: dict[str, Any]) -> bool:
+    """Whether a JSON object of another API says that something went wrong."""
+    return (
+        any(document.get(name) for name in ("error", "errors", "detail", "code"))
+        or document.get("success") is False
+        or str(document.get("status", "")).lower() in ("error", "fail", "failed")
+    )
 
 
 def grpc_verdict(error: Any, signal: str, *urls: str) -> Verdict:

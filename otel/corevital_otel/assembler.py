@@ -128,7 +128,7 @@ class Assembler:
     @property
     def running_by_model(self) -> dict[str, int]:
         """Sequences in the engine now, by model; one that has ended is not among them, reported or not."""
-        return +self._running  # those above zero
+        return dict(self._running)
 
     @property
     def looping_by_model(self) -> dict[str, int]:
@@ -189,7 +189,7 @@ class Assembler:
         sequence.tokens = _token_array(outcome.token_ids)
         sequence.outcome = replace(outcome, token_ids=sequence.tokens.data)  # four bytes each, in place of forty
         sequence.finished_at = self._clock()
-        self._running[sequence.admitted.model] -= 1
+        self._left(sequence.admitted.model)
         self._windows.finished(sequence)
         self._pending[key] = sequence
         if len(self._pending) >= _BATCH:
@@ -218,6 +218,12 @@ class Assembler:
         for batch in _batches(self._live):
             self._report(batch)
         self._deadlines.clear()
+
+    def _left(self, model: str) -> None:
+        """One less runs. Adapters can be loaded under ever new names: none is kept for which nothing runs."""
+        self._running[model] -= 1
+        if not self._running[model]:
+            del self._running[model]
 
     def _is_live(self, sequence: Sequence) -> bool:
         return self._live.get(sequence.key) is sequence
@@ -364,7 +370,7 @@ class Assembler:
     def _forget(self, sequence: Sequence, complete: bool) -> None:
         del self._live[sequence.key]
         if sequence.outcome is None:
-            self._running[sequence.admitted.model] -= 1
+            self._left(sequence.admitted.model)
         self._pending.pop(sequence.key, None)
         self._windows.close(sequence)
         self._reported[sequence.key] = complete

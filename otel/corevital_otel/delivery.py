@@ -10,7 +10,6 @@ import logging
 import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -31,10 +30,10 @@ _PAUSES_S: Final = (1.0, 30.0)
 _SILENCE_S: Final = 60.0
 """Between two lines on what a backend rejected."""
 _LEAST_REQUEST_BYTES: Final = 64 << 10
-_PARTS: Final = 64
+_PARTS: Final = 256
 """Most requests that one refused request is divided into, in turn."""
 _HOPELESS: Final = 14
-"""So many parts refused, and none taken (two, four, eight): the backend refuses everything."""
+"""So many parts refused, and none taken, down to single spans: the backend refuses everything."""
 _HOPELESS_AGAIN: Final = 2
 """The same where it has refused everything before."""
 _jitter: Final = random.SystemRandom()
@@ -138,28 +137,29 @@ class Delivery:
             pause = min(2 * pause, _PAUSES_S[1])
 
     def _divide(self, spans: Sequence[EncodedSpan], verdict: Verdict) -> None:
-        """Send the halves of a refused request, then the halves of those that are refused too, the largest first.
+        """Send the halves of a refused request, then the halves of one that is refused too, down to a single span.
 
-        ``_PARTS`` bounds how many requests that takes; a backend that has taken no part at all is left alone earlier.
+        ``_PARTS`` bounds how many requests that takes; a backend that has taken no part by then is left alone earlier.
         """
-        waiting: deque[Sequence[EncodedSpan]] = deque([spans])
+        middle = len(spans) // 2
+        unsent = [spans[middle:], spans[:middle]]  # the last one is next
         too_large = verdict.too_large
         tries = taken = lost = largest = 0
         hopeless = _HOPELESS_AGAIN if self._refuses_all else _HOPELESS
-        while waiting:
-            part = waiting.popleft()
-            if len(part) > 1 and tries < _PARTS and (taken or tries < hopeless) and not self._stopping.is_set():
-                for half in (part[: len(part) // 2], part[len(part) // 2 :]):
-                    tries += 1
-                    verdict = self._deliver(half)
-                    if verdict.delivered:
-                        taken += len(half)
-                        largest = max(largest, sum(span.size for span in half))
-                    elif verdict.divisible:
-                        waiting.append(half)
-                    else:
-                        lost += len(half)
-                        self.failed(half)
+        while unsent:
+            part = unsent.pop()
+            if tries >= _PARTS or (not taken and tries >= hopeless) or self._stopping.is_set():
+                lost += len(part)
+                self.failed(part)
+                continue
+            tries += 1
+            verdict = self._deliver(part)
+            if verdict.delivered:
+                taken += len(part)
+                largest = max(largest, sum(span.size for span in part))
+            elif verdict.divisible and len(part) > 1:
+                middle = len(part) // 2
+                unsent += [part[middle:], part[:middle]]
             else:
                 lost += len(part)
                 self.failed(part)

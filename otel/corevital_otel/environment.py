@@ -16,7 +16,7 @@ from typing import Final
 
 from corevital.text import printable
 from corevital_otel import otel_values as values
-from corevital_otel.destination import Signal, endpoint_of, exporters, given, is_sent, protocol_of
+from corevital_otel.destination import Signal, destination, endpoint_of, exporters, given, is_sent, protocol_of
 from corevital_otel.errors import SettingsError
 from corevital_otel.settings import Settings, faults, load
 
@@ -138,7 +138,8 @@ def _found(env: Mapping[str, str], engine_endpoint: str | None) -> Iterator[tupl
         if not endpoint_of(env, signal) and not tracing:
             continue
         try:
-            wire = protocol_of(env, signal)
+            where = destination(env, engine_endpoint) if signal == "TRACES" else None
+            wire = where.protocol if where is not None else protocol_of(env, signal)
         except SettingsError as error:
             yield str(error).partition("=")[0], str(error)
             continue

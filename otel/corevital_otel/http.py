@@ -83,7 +83,9 @@ def _caller(scope: Scope) -> Context | None:
     if trace.get_current_span().get_span_context().is_valid:
         return None
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    return propagate.extract(headers, context.get_current())
+    # what OpenTelemetry cannot read it logs, as it came
+    readable = {name: value for name, value in headers.items() if value.isprintable()}
+    return guarded("the caller's headers")(propagate.extract)(readable, context.get_current())
 
 
 def _is_instrumented(application: Any) -> bool:

@@ -20,6 +20,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Trace
 from opentelemetry.trace.span import TraceState
 from opentelemetry.util.types import Attributes
 
+from corevital.guard import guarded
 from corevital.log import warn_once
 from corevital.text import cut
 from corevital_otel import sampling
@@ -110,6 +111,7 @@ class HttpSpans:
             application.middleware_stack = application.build_middleware_stack()
         return True
 
+    @guarded("the start of a server span")
     def _started(self, span: Span, scope: dict[str, Any]) -> None:
         # not the instrumentation's capture: it decodes every header, and a request with one that it cannot decode fails
         if span.is_recording():

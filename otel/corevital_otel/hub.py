@@ -22,7 +22,7 @@ from corevital.frames.stamp import Stamp
 from corevital.frames.transport import FrameReceiver
 from corevital.guard import guarded, swallow
 from corevital.log import about, warn_once
-from corevital.text import cut
+from corevital.text import cut, printable
 from corevital_otel import conventions as names
 from corevital_otel import profiles
 from corevital_otel.assembler import Assembler
@@ -371,6 +371,6 @@ class Hub:
                     "%s among the logits of request %s: its output is not to be trusted; check the model and its "
                     "precision; further such requests are counted in corevital_health_flags_total",
                     what,
-                    report.admitted.request_id,
+                    printable(report.admitted.request_id),
                 )
         self._metrics.report(report, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from dataclasses import replace
 from typing import Final
@@ -42,20 +41,25 @@ class Intake:
 
     def release(self, *texts: str | None) -> None:
         """These are no longer held."""
-        if size := sum(sys.getsizeof(text) for text in texts if text is not None):
+        if size := sum(map(_size, texts)):
             with self._lock:
                 self._held -= size
 
     def _holds(self, text: str | None) -> bool:
         if text is None:
             return True
-        size = sys.getsizeof(text)
+        size = _size(text)
         with self._lock:
             if self._held + size <= self._most:
                 self._held += size
                 return True
         self._counters.add(names.DROPPED, what="content", why="too_much")
         return False
+
+
+def _size(text: str | None) -> int:
+    """Bytes that a text takes at most; the same for the same text, whatever is done with it meanwhile."""
+    return 0 if text is None else len(text) if text.isascii() else 8 * len(text)
 
 
 def without_content(report: RequestReport) -> RequestReport:

@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     db_retention_days: float = _setting(
         30,
         "a number above 0, up to 36500",
-        "the store prunes itself to this age, oldest first; a clock that jumps deletes nothing",
+        "the store prunes itself to this age, oldest first; a clock that is wrong by days deletes nothing",
         gt=0,
         le=36500,
     )

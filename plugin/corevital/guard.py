@@ -33,7 +33,7 @@ def swallow(place: str) -> None:
         _faults += 1
     warn_once(
         f"fault:{place}",
-        "a fault in %s; the request goes on untouched, further faults there are only counted",
+        "error in %s: request unaffected; further errors there are only counted",
         place,
         exc_info=True,
     )

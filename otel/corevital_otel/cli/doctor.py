@@ -25,7 +25,7 @@ from corevital.text import printable
 from corevital_otel import __version__
 from corevital_otel.cli.collector import answer
 from corevital_otel.cli.common import console, say
-from corevital_otel.destination import destination, given
+from corevital_otel.destination import destination, given, shown
 from corevital_otel.environment import Problem, notes
 from corevital_otel.risk.bases import profile_of, watch_of
 from corevital_otel.scrape import NoServerError, ScrapeError, base, scrape
@@ -180,14 +180,14 @@ def _runner(asked: subprocess.Popen[str] | None) -> Check:
         return Check("model runner", "none", "no engine to ask")
     try:
         found = json.loads(asked.communicate(timeout=_ENGINE_S)[0].splitlines()[-1])
-        runner, why, shown = str(found["runner"]), str(found["why"]), bool(found["shown"])
+        runner, why, shows = str(found["runner"]), str(found["why"]), bool(found["shown"])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError, KeyError) as error:
         reason = f"{type(error).__name__}: python -m corevital.engines.vllm_runner tells more"
         return Check("model runner", "warn", f"vLLM could not be asked which it would choose ({reason})")
     name = {"v1": "V1", "mrv2": "V2 (mrv2)"}.get(runner, runner)
     forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
     why = f"VLLM_USE_V2_MODEL_RUNNER={forced}" if forced else why or "vLLM's default here"
-    if not shown:
+    if not shows:
         fix = "set VLLM_USE_V2_MODEL_RUNNER=0, or use vLLM 0.31 or newer"
         return Check("model runner", "fail", f"{name}, which shows its logits to nobody in this vLLM ({why}): {fix}")
     return Check("model runner", "ok", f"{name}: {why}")
@@ -224,7 +224,7 @@ def _metrics(url: str | None) -> Check:
     served = (
         f"{page.total('corevital_requests_total'):.0f} requests and {page.total('corevital_tokens_total'):.0f} tokens"
     )
-    return Check("metrics", "ok", f"{base(url or _DEFAULT_URL)}/metrics: {served} since the server's start")
+    return Check("metrics", "ok", f"{shown(base(url or _DEFAULT_URL))}/metrics: {served} since the server's start")
 
 
 def _exporter() -> Check:

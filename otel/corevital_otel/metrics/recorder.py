@@ -90,7 +90,7 @@ class Recorder:
         self._put(names.SERVER_REQUEST_DURATION, duration_s, labels, context)
         if outcome.first_chunk_s is None or outcome.reason in _UNANSWERED:
             return
-        self._put(names.SERVER_TIME_TO_FIRST_TOKEN, outcome.first_chunk_s, labels, context)
+        self._put(names.SERVER_TIME_TO_FIRST_TOKEN, max(outcome.first_chunk_s, 0.0), labels, context)
         if len(outcome.token_ids) > 1:
             rest_s = max(duration_s - outcome.first_chunk_s, 0.0) / (len(outcome.token_ids) - 1)
             self._put(names.SERVER_TIME_PER_OUTPUT_TOKEN, rest_s, labels, context)

@@ -57,6 +57,7 @@ class AgeClock:
     ) -> None:
         self._path = path
         self._retention_s = retention_s
+        self._pause_s = min(_PAUSE_S, retention_s)
         self._wall, self._machine = wall, machine
         self._even_since = (wall(), machine())
         self._from: tuple[float, float] | None = None  # what is reckoned from while the wall clock is not believed
@@ -74,7 +75,7 @@ class AgeClock:
             return
         now, machine = self._even_since
         last = _last_before(connection, now + _STEP_S)
-        if last is not None and now - last > _PAUSE_S:
+        if last is not None and now - last > self._pause_s:
             self._from = (last, machine)
             self._doubt = f"by it the last row is {(now - last) / DAY_S:.0f} days old"
         elif last is not None and (before := _last_before_gap(connection, last)) is not None:

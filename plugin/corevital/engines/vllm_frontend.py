@@ -277,7 +277,7 @@ def _hashed(token_ids: Sequence[int] | None, key: str | None) -> str | None:
     if not key or not token_ids:
         return None
     tokens = array("q", token_ids).tobytes()
-    return hmac.new(key.encode(), tokens, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
+    return hmac.new(key.encode(errors="surrogateescape"), tokens, hashlib.sha256).hexdigest()[:_HASH_DIGITS]
 
 
 def served_name(model_config: Any) -> str:

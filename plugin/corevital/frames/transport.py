@@ -51,6 +51,9 @@ _MAX_SERVERS: Final = 64
 _MAX_COUNTS: Final = 256
 """Servers whose lost records are counted, those that were never there included."""
 
+_RECONNECT_MS: Final = (100, 5000)
+"""First and longest pause before a worker tries again to reach a server."""
+
 _LINGER_MS: Final = 300
 """How long a worker that shuts down may still deliver."""
 
@@ -116,9 +119,10 @@ class FrameSender:
             socket = self._context.socket(zmq.PUSH)
             socket.setsockopt(zmq.SNDHWM, _SEND_QUEUE)
             socket.setsockopt(zmq.LINGER, _LINGER_MS)
-            # the server was there before its stamp; once gone, anyone who takes its name is somebody else
-            socket.setsockopt(zmq.RECONNECT_IVL, -1)
-            socket.setsockopt(zmq.HANDSHAKE_IVL, 0)  # it is not tried again, however slow the machine is
+            # a busy machine, or a neighbour that only connects, may keep the first one out; to anyone who takes the
+            # name of a server that has gone, the handshake gives nothing away
+            socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS[0])
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS[1])
             socket.curve_serverkey = bytes.fromhex(secret)
             socket.curve_publickey, socket.curve_secretkey = zmq.curve_keypair()
             socket.connect(_address(server))
