@@ -33,7 +33,9 @@ _LEAST_REQUEST_BYTES: Final = 64 << 10
 _PARTS: Final = 256
 """Most requests that one refused request is divided into, in turn."""
 _HOPELESS: Final = 14
-"""So many parts refused, and none taken, down to single spans: the backend refuses everything."""
+"""So many parts refused, and none taken: the backend refuses everything."""
+_DEEP: Final = 6
+"""So many divisions before others than the first part are tried."""
 _HOPELESS_AGAIN: Final = 2
 """The same where it has refused everything before."""
 _jitter: Final = random.SystemRandom()
@@ -139,14 +141,16 @@ class Delivery:
     def _divide(self, spans: Sequence[EncodedSpan], verdict: Verdict) -> None:
         """Send the halves of a refused request, then the halves of one that is refused too, down to a single span.
 
-        ``_PARTS`` bounds how many requests that takes; a backend that has taken no part by then is left alone earlier.
+        ``_PARTS`` bounds how many requests that takes. While nothing has been taken, parts from all over are tried
+        before one is divided further; a backend that takes none of them is left alone.
         """
-        middle = len(spans) // 2
-        unsent = [spans[middle:], spans[:middle]]  # the last one is next
+        unsent = _halves(spans)  # the last one is next
+        refused: list[Sequence[EncodedSpan]] = []  # to be divided once anything is taken
         too_large = verdict.too_large
         tries = taken = lost = largest = 0
         hopeless = _HOPELESS_AGAIN if self._refuses_all else _HOPELESS
-        while unsent:
+        while unsent or (refused and tries < hopeless):
+            unsent = unsent or _halves(refused.pop(0))
             part = unsent.pop()
             if tries >= _PARTS or (not taken and tries >= hopeless) or self._stopping.is_set():
                 lost += len(part)
@@ -157,12 +161,19 @@ class Delivery:
             if verdict.delivered:
                 taken += len(part)
                 largest = max(largest, sum(span.size for span in part))
+                unsent += [half for one in refused for half in _halves(one)]
+                refused = []
             elif verdict.divisible and len(part) > 1:
-                middle = len(part) // 2
-                unsent += [part[middle:], part[:middle]]
+                if taken or tries < _DEEP:
+                    unsent += _halves(part)
+                else:
+                    refused.append(part)
             else:
                 lost += len(part)
                 self.failed(part)
+        for part in refused:
+            lost += len(part)
+            self.failed(part)
         self._refuses_all = not taken
         if not taken:
             self._warn(verdict.message)
@@ -212,6 +223,11 @@ class Delivery:
                 self._where,
                 cause or "it could not be reached in time",
             )
+
+
+def _halves(spans: Sequence[EncodedSpan]) -> list[Sequence[EncodedSpan]]:
+    middle = len(spans) // 2
+    return [spans[middle:], spans[:middle]]
 
 
 def _requests(spans: Sequence[EncodedSpan], most_bytes: int) -> Iterator[list[EncodedSpan]]:

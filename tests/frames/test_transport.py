@@ -1,10 +1,12 @@
 """Frames travel one way, bounded and without waiting; a killed process leaves nothing behind."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,3 +278,28 @@ def test_killed_processes_leave_no_socket_and_no_file(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     assert f"@corevital-{server}" not in Path("/proc/net/unix").read_text()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_neighbour_that_only_connects_keeps_no_worker_out(receiver: FrameReceiver) -> None:
+    """A full backlog refuses the first connection of a worker, which tries again."""
+    name = f"\0corevital-{receiver.server}"
+    until = time.monotonic() + 1.0
+
+    def knock() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as stranger:
+                stranger.setblocking(False)
+                stranger.connect(name)
+
+    strangers = [threading.Thread(target=knock) for _ in range(3)]
+    for stranger in strangers:
+        stranger.start()
+    workers = [FrameSender("v1") for _ in range(8)]
+    for number, worker in enumerate(workers):
+        worker.send(receiver.server, make_rows(number))
+    for stranger in strangers:
+        stranger.join()
+    frames = take(receiver, len(workers), 20.0)
+    assert sorted(int(frame.rows["key"][0]) for frame in frames) == list(range(8))
+    for worker in workers:
+        worker.close()

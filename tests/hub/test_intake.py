@@ -212,3 +212,28 @@ def test_a_fault_in_a_turn_is_not_the_end_of_the_thread(
     assert stamp is not None
     running.finish(stamp.key, finished())
     assert running.drain(10)
+
+
+def test_what_is_held_of_content_is_given_back_whatever_was_done_with_it(hub: Callable[..., Hub]) -> None:
+    counters = Counters()
+    intake = Intake(counters, content_bytes=1000)
+    for _ in range(50):
+        kept = intake.finished(finished(text="ä" * 60))
+        assert kept.text is not None
+        json.dumps(kept.text)
+        kept.text.encode()
+        intake.release(kept.text)
+    assert intake._held == 0
+    assert intake.finished(finished(text="a" * 1001)).text is None
+    assert counters.get(DROPPED, what="content") == 1
+
+
+def test_adapters_that_no_longer_run_are_forgotten(hub: Callable[..., Hub]) -> None:
+    running = hub()
+    running.start()
+    for number in range(300):
+        stamp = running.admit(admitted(model=f"adapter-{number}"))
+        assert stamp is not None
+        running.finish(stamp.key, finished())
+    assert running.drain(5.0)
+    assert not running._assembler._running

@@ -123,6 +123,12 @@ def test_an_otlp_answer_or_nothing_at_all_is_a_delivery(sender: Callable[..., Co
         (answer("200 OK", PROTOBUF, b"<html>"), "no OTLP answer"),
         (answer("200 OK", PROTOBUF, b"\x0a\xff\xff\xff\xff"), "no OTLP answer"),
         (answer("200 OK", "application/json", b'{"error": "partial login"}'), "no OTLP answer"),
+        (answer("200 OK", "application/json", b'{"errors": ["denied"]}'), "no OTLP answer"),
+        (answer("200 OK", "application/json", b'{"code": 16, "message": "unauthenticated"}'), "no OTLP answer"),
+        (answer("200 OK", "application/json", b'{"detail": "Not authenticated"}'), "no OTLP answer"),
+        (answer("200 OK", "application/json", b'{"success": false}'), "no OTLP answer"),
+        (answer("200 OK", "application/json", b'{"Status": "error", "message": "quota"}'), "no OTLP answer"),
+        (answer("200 OK", PROTOBUF, b"\x08\x10\x12\x06denied"), "no OTLP answer"),  # a google.rpc.Status
         (answer("200 OK", "application/json", b"[" * 50_000), "no OTLP answer"),
         (answer("200 OK", "application/json", b'{"partialSuccess": {"rejectedSpans": "all"}}'), "no OTLP answer"),
         (answer("200 OK", PROTOBUF, b"not gzip", "Content-Encoding: gzip"), "no OTLP answer"),

@@ -293,10 +293,10 @@ def test_requests_of_server_spans_with_long_headers_fit_a_grpc_server(
 
 
 @pytest.mark.parametrize("wire", ["http/protobuf", "grpc"])
-@pytest.mark.parametrize("poisonous", [1, 3])
+@pytest.mark.parametrize(("poisonous", "apart"), [(1, 70), (3, 70), (12, 16)])
 def test_a_poisonous_span_costs_itself_only(
     report: Make, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]], wire: str,
-    poisonous: int,
+    poisonous: int, apart: int,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", wire)
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "60000")
@@ -307,7 +307,9 @@ def test_a_poisonous_span_costs_itself_only(
         counters = Counters()
         emitter = SpanEmitter(counters)
         for number in range(200):
-            emitter.emit(report(series=None, request_id=bad.pop() if number % 70 == 33 and bad else f"r{number}"))
+            emitter.emit(
+                report(series=None, request_id=bad.pop() if number % apart == apart // 2 - 2 and bad else f"r{number}")
+            )
         assert emitter.processor is not None
         assert emitter.processor.force_flush(20_000)
         emitter.shutdown(10)
