@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import time
 import weakref
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.metrics.stats import IterationStats
 
 from corevital.engines import vllm_calls, vllm_names
-from corevital.engines.vllm_frontend import attach
+from corevital.engines.vllm_frontend import _hashed, attach
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.frames.stamp import EXTRA_ARG, Stamp
 
@@ -417,3 +418,9 @@ def test_without_a_call_the_id_is_the_engines() -> None:
     frontend(observer).add_request(request("cmpl-own-7"), None)
     (told,) = observer.admitted
     assert (told.request_id, told.sequence, told.operation) == ("cmpl-own-7", 0, "text_completion")
+
+
+def test_a_hash_key_need_not_be_text() -> None:
+    key = os.fsdecode(b"k\xff")  # as the environment gives it
+    assert len(_hashed([1, 2], key) or "") == 32
+    assert _hashed([1, 2], key) != _hashed([1, 2], "k")

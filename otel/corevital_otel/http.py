@@ -8,6 +8,7 @@ caller's.
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
@@ -16,14 +17,28 @@ from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
 
 from corevital.guard import guarded
+from corevital.text import MAX_SHOWN, printable
 from corevital_otel import sampling
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Any, Scope, Any, Any], Awaitable[None]]
 
 _MARK: Final = "_corevital"
+_ECHOING: Final = (
+    "opentelemetry.baggage.propagation", "opentelemetry.trace.propagation.tracecontext", "opentelemetry.trace.span",
+)  # fmt: skip
+"""Loggers of OpenTelemetry that repeat a caller's header where they cannot read it."""
 _SEEN: Final = "corevital.trace_context"
 """Key in a request's scope: an application mounted inside another must not take the inner span's place."""
+
+
+class _Printable(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = printable(record.getMessage(), MAX_SHOWN), None
+        return True
+
+
+_PRINTABLE: Final = _Printable()
 
 
 def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
@@ -39,6 +54,8 @@ def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
     applications = sys.modules.get("starlette.applications")
     if applications is None:  # offline: there is no server
         return
+    for name in _ECHOING:
+        logging.getLogger(name).addFilter(_PRINTABLE)  # the same one again is not added
     call = getattr(applications.Starlette.__call__, _MARK, applications.Starlette.__call__)
     applications.Starlette.__call__ = _with_context(call, guarded("the HTTP instrumentation")(instrument or _no_span))
 

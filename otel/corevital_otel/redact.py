@@ -1,4 +1,4 @@
-"""Secrets out of text: what headers, endpoints and proxies hold never reaches a log line, whoever wrote the line."""
+"""Secrets out of text: what headers, endpoints and proxies hold never reaches a log line, no matter who wrote it."""
 
 from __future__ import annotations
 

@@ -344,3 +344,11 @@ def test_an_emitter_takes_empty_variables_for_unset_ones() -> None:
 
     os.environ |= {**BASE, **dict.fromkeys(NAMES, "")}
     SpanEmitter(Counters()).shutdown(0.1)
+
+
+def test_the_engines_own_endpoint_is_checked_by_the_protocol_it_is_sent_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only OTEL_EXPORTER_OTLP_TRACES_PROTOCOL counts for it, which vLLM reads too."""
+    tracing = "http://127.0.0.1:4317"
+    over_grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "deflate"}
+    assert [problem.name for problem in check(over_grpc, tracing)] == ["OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"]
+    assert check({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, tracing) == []

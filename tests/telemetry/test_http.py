@@ -442,3 +442,17 @@ def test_what_is_kept_of_a_requests_context_is_its_parent_alone(server: Callable
     assert parent is not None
     assert not trace.get_current_span(parent).is_recording()
     assert len(parent) == 1
+
+
+def test_a_header_that_cannot_be_read_neither_fails_a_request_nor_reaches_the_log_raw(
+    server: Callable[..., Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    wild = [(b"baggage", b"key=\xc2\x9b2J\x1b[31m" + b"x" * 5000), (b"tracestate", b"a\x9b=\x07"), *headers()]
+    running = server(1.0)
+    for instrument in (running.http.instrument, None):
+        follow_requests(instrument)
+        assert asyncio.run(ask(running.app, wild))[0]["status"] == 200
+    assert caplog.records, "OpenTelemetry says what it cannot read"
+    for record in caplog.records:
+        assert record.getMessage().isprintable(), record
+        assert len(record.getMessage()) < 1000

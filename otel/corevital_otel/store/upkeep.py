@@ -1,4 +1,4 @@
-"""Keeps the store within its bounds in small steps, so that whoever writes it never waits for long.
+"""Keeps the store within its bounds in small steps, so that its writer never waits for long.
 
 A step is one short transaction, or a few pages given back to the file system. How much it does follows how long the
 last ones took. Between two steps others may write.

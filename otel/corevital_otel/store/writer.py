@@ -258,7 +258,7 @@ class StoreWriter:
             try:
                 values.append(row.encode(resource))
                 rows.append(row)
-            except Exception as error:  # whatever it is: it would hold up all others again at each try
+            except Exception as error:  # of any kind: it would hold up all others again at each try
                 faulty.append((row, error))
         faulty += [(rows[place], error) for place, error in statements.insert(connection, values)]
         if self._moved():  # in the meantime: nobody would find these rows
