@@ -17,6 +17,10 @@ PROMETHEUS := $(VENV)/.prometheus
 
 
 # A real trace backend for the tests. It needs versions that an engine's environment has not, so it has one of its own.
+# Triton's versions, beside that of the engine, that the kernels are compiled with in a test.
+TRITON_VERSIONS := 3.6.0 3.7.1
+TRITONS := $(TRITON_VERSIONS:%=.venv-triton/.%)
+
 PHOENIX_VERSION := 20.26.1
 PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 
@@ -25,7 +29,7 @@ PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
-test: $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX)
+test: $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(TRITONS)
 	$(BIN)/python -m pytest
 
 # Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
@@ -109,5 +113,11 @@ $(PHOENIX): $(BIN)/uv
 	  pip install "arize-phoenix==$(PHOENIX_VERSION)"
 	@touch $@
 
+# Each in a folder of its own, which only a test's process has on its path.
+.venv-triton/.%: $(BIN)/uv
+	@echo "setup: installing Triton $* for its compiler"
+	@$(UV) pip install --no-deps --target .venv-triton/$* "triton==$*"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-compat .venv-phoenix dist build runs
+	rm -rf .venv-triton $(VENV) .venv-compat .venv-phoenix dist build runs

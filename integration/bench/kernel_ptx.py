@@ -1,10 +1,10 @@
-"""Compile the Triton kernels for a GPU that need not be there; print the registers that a thread takes, and spills.
+"""Compile the Triton kernels for GPUs that need not be there; print the registers that a thread takes, and spills.
 
-    python -m integration.bench.kernel_ptx [--capability 90]
+    python -m integration.bench.kernel_ptx [--targets cuda:80 cuda:90 cuda:100 hip:gfx942]
 
-Exit 1 if a variant that :func:`corevital.kernels.warm_up` compiles spills registers to memory. The last columns:
-threads of a program; registers of a thread; bytes that a thread spills; bytes of shared memory; programs that the
-registers of an SM hold at once.
+Exit 1 if a variant that :func:`corevital.kernels.warm_up` compiles spills registers to memory, or if its first kernel
+does not read whole chunks 16 bytes at a time. The last columns: threads of a program; registers of a thread; bytes that
+a thread spills; programs that the registers of an SM hold at once.
 """
 
 import argparse
@@ -20,10 +20,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
+from corevital.engines.steps import LIKELIEST, POSITION, SLOT, WORDS
+from corevital.frames.record import REJECTED
 from corevital.kernels import triton as backend
+from corevital.kernels.triton_tokens import token_kernel
 
-SIZES = [(32, 128256), (256, 151936)]
+SIZES = [(32, 128256), (64, 50257), (256, 151936)]
 REGISTERS = 1 << 16  # of an SM, from Volta to Blackwell
+TARGETS = ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"]
 
 
 class Recorder:
@@ -56,22 +60,52 @@ class Recorder:
         ]
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """Registers and bytes of memory of the kernel in a cubin, from the tool that comes with Triton."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+def usage(compiled: Any) -> tuple[int, int]:
+    """Registers of a thread, and bytes of memory that it spills to."""
+    if "amdgcn" in compiled.asm:
+        text = compiled.asm["amdgcn"]
+        registers, spilled = (
+            max(map(int, re.findall(rf"\.{name}:\s+(\d+)", text)), default=0)
+            for name in ("vgpr_count", "private_segment_fixed_size")
+        )
+        return registers, spilled
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:  # read by the tool that comes with Triton
+        file.write(compiled.asm["cubin"])
         file.flush()
         command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", text)}
+    found = {name: int(number) for name, number in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return found["REG"], found["STACK"] + found["LOCAL"]
+
+
+def wide_loads(compiled: Any) -> int:
+    """Loads of 16 bytes."""
+    if "amdgcn" in compiled.asm:
+        return len(re.findall(r"(?:global|buffer|flat)_load_dwordx4", compiled.asm["amdgcn"]))
+    return len(re.findall(r"ld\.global\.v4", compiled.asm["ptx"]))
+
+
+def find_tokens(logits: torch.Tensor) -> None:
+    """Launch the kernel for a step's tokens as :mod:`corevital.engines.gpu_tables` does, for both model runners."""
+    rows, vocab = logits.shape
+    words = torch.empty((rows, WORDS + 3), dtype=torch.int32)
+    known = torch.empty((rows, 8), dtype=torch.int32)
+    places = {"SLOT": SLOT, "POSITION": POSITION, "LIKELIEST": LIKELIEST, "TOKEN": WORDS, "REJECTED": REJECTED}
+    for given in (True, False):
+        token_kernel[(1,)](
+            rows, logits, vocab, backend.every_row(logits.device, rows), vocab, rows, words, WORDS + 3, words, known,
+            8, 8, known, **places, GIVEN=given,
+        )  # fmt: skip
 
 
 def variants(rows: int, vocab: int, target: GPUTarget) -> list[Any]:
     """What ``warm_up`` compiles for this vocabulary, once it is sure that a batch of it needs nothing else."""
-    recorders = [Recorder(kernel, target) for kernel in (backend.chunk_kernel, backend.row_kernel)]
+    recorders = [Recorder(kernel, target) for kernel in (backend.chunk_kernel, backend.row_kernel, token_kernel)]
     for recorder in recorders:
         recorder.kernel.run = recorder
     backend.warm_up(vocab, torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16):
+        find_tokens(torch.empty(rows, vocab, dtype=dtype))
     warm = [list(recorder.variants) for recorder in recorders]
     backend.token_stats(torch.empty(rows, vocab), 20)
     if warm != [list(recorder.variants) for recorder in recorders]:
@@ -79,34 +113,46 @@ def variants(rows: int, vocab: int, target: GPUTarget) -> list[Any]:
     return [compiled for recorder in recorders for compiled in recorder.compiled()]
 
 
+def of(name: str) -> GPUTarget:
+    """The target of a name such as ``cuda:90`` or ``hip:gfx942``."""
+    kind, arch = name.split(":")
+    return GPUTarget("cuda", int(arch), 32) if kind == "cuda" else GPUTarget("hip", arch, 64)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the Triton kernels; print registers and spills.")
-    parser.add_argument("--capability", type=int, default=90, help="of the GPU; 90 is an H100")
-    target = GPUTarget("cuda", parser.parse_args().capability, 32)
+    parser.add_argument("--targets", nargs="+", default=TARGETS, help="of GPUs; cuda:90 is an H100")
+    targets = parser.parse_args().targets
 
-    print(f"sm_{target.arch}, triton {triton.__version__}, torch {torch.__version__}")
-    header = ["batch", "kernel", "logits", "variant", "threads", "registers", "spilled", "shared", "programs an SM"]
+    print(f"triton {triton.__version__}, torch {torch.__version__}")
+    header = ["target", "batch", "kernel", "logits", "variant", "threads", "registers", "spilled", "programs an SM"]
     print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
-    spilled = 0
-    for rows, vocab in SIZES:
-        for compiled in variants(rows, vocab, target):
-            source = compiled.src
-            used = usage(compiled.asm["cubin"])
-            threads = 32 * compiled.metadata.num_warps
-            cells = [
-                f"{rows} x {vocab}",
-                compiled.metadata.name,
-                source.signature["logits"].strip("*"),
-                " ".join(f"{source.fn.arg_names[i]}={value}" for (i,), value in source.constants.items()),
-                threads,
-                used["REG"],
-                used["STACK"] + used["LOCAL"],
-                used["SHARED"],
-                REGISTERS // (threads * -(-used["REG"] // 8) * 8),  # registers are given to threads by eights
-            ]
-            spilled += used["STACK"] + used["LOCAL"]
-            print(f"| {' | '.join(map(str, cells))} |")
-    return 1 if spilled else 0
+    faults = []
+    for name in targets:
+        target = of(name)
+        for rows, vocab in SIZES:
+            for compiled in variants(rows, vocab, target):
+                source, kernel = compiled.src, compiled.metadata.name
+                registers, spilled = usage(compiled)
+                threads = target.warp_size * compiled.metadata.num_warps
+                cells = [
+                    name,
+                    f"{rows} x {vocab}",
+                    kernel,
+                    source.signature["logits"].strip("*"),
+                    " ".join(f"{source.fn.arg_names[i]}={value}" for (i,), value in source.constants.items()),
+                    threads,
+                    registers,
+                    spilled,
+                    REGISTERS // (threads * -(-registers // 8) * 8) if target.backend == "cuda" else "",
+                ]
+                print(f"| {' | '.join(map(str, cells))} |", flush=True)
+                if spilled:
+                    faults.append(f"{name}: {kernel} spills {spilled} bytes")
+                if kernel == "chunk_kernel" and not wide_loads(compiled):
+                    faults.append(f"{name}: {kernel} reads less than 16 bytes at a time")
+    print("\n".join(faults), file=sys.stderr)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

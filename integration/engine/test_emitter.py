@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -85,7 +90,7 @@ def test_steps_of_any_size_keep_their_tables_however_many_come_before_their_toke
 
 @pytest.mark.usefixtures("tables")
 def test_logits_beyond_the_bound_are_let_go_and_their_tokens_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corevital.engines.emitter._MOST_KEPT_BYTES", 1500)
+    monkeypatch.setattr("corevital.engines.emitter.MOST_KEPT_BYTES", 1500)
     posted: list[Step] = []
     emitter, logits = Emitter(posted.append), torch.randn(3, 100)
     first, second = (emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS) for _ in range(2))
@@ -156,3 +161,53 @@ def test_nothing_waits_for_the_gpu() -> None:
 def test_a_dtype_that_is_not_read_is_refused() -> None:
     with pytest.raises(TypeError, match=r"got torch\.float64"):
         Emitter(lambda step: None).observe(torch.randn(3, 100).double(), None, [0], [0], OCCUPANTS)
+
+
+class OutOfMemory:
+    """A stand-in for tables on a device that is full."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def observe(self, *_: object) -> None:
+        self.tries += 1
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.")
+
+
+def test_a_device_that_is_full_is_left_alone_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    posted: list[Step] = []
+    emitter, full, logits = Emitter(posted.append), OutOfMemory(), torch.randn(3, 100)
+    before = emitter.observe(logits, None, [0, 1, 2], [4, 4, 4], OCCUPANTS)
+    assert before is not None
+    monkeypatch.setattr(emitter, "_tables", full)
+    for _ in range(5):
+        assert emitter.observe(logits, None, [0, 1, 2], [5, 5, 5], OCCUPANTS) is None
+    assert full.tries == 1
+    assert before.logits is None, "what is kept is the first thing to give back"
+    emitter.settle(before, [7, 8, 9])  # its tokens are reported, without their logits
+    assert posted[-1].tokens is not None
+    assert np.isnan(posted[-1].tokens.words.view(np.float32)[:, 1:]).all()
+    (line,) = logged()
+    assert "out of memory: nothing is measured for 30 s" in line.getMessage()
+    monkeypatch.setattr(emitter, "_tables", None)
+    monkeypatch.setattr("corevital.engines.emitter.time", SimpleNamespace(monotonic=lambda: time.monotonic() + 31))
+    assert emitter.observe(logits, None, [0, 1, 2], [6, 6, 6], OCCUPANTS) is not None
+
+
+def test_another_runtime_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    emitter = Emitter(lambda step: None)
+    monkeypatch.setattr(emitter, "_tables", SimpleNamespace(observe=lambda *_: torch.zeros(2) @ torch.zeros(3)))
+    with pytest.raises(RuntimeError, match="size"):
+        emitter.observe(torch.randn(3, 100), None, [0, 1, 2], [5, 5, 5], OCCUPANTS)
+
+
+def test_logits_are_kept_by_their_own_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corevital.engines.emitter.MOST_KEPT_BYTES", 3 * 100 * 4)
+    emitter, observed = Emitter(lambda step: None), []
+    for rows in (2, 1, 2):
+        occupants = Occupants.of([Stamp("0" * 32, 1)] * rows, [1.0] * rows)
+        at = list(range(rows))
+        observed.append(emitter.observe(torch.randn(rows, 100), None, at, at, occupants))
+    assert [one is not None and one.logits is not None for one in observed] == [False, True, True]

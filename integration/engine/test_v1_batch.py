@@ -251,7 +251,7 @@ def test_after_a_fault_in_following_the_batch_nobody_is_taken_for_another(monkey
 def test_logits_beyond_what_may_be_kept_leave_the_surprisal_to_the_table(
     tables: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(emitter, "_MOST_KEPT_BYTES", VOCAB * 4)
+    monkeypatch.setattr(emitter, "MOST_KEPT_BYTES", VOCAB * 4)
     recorder = Recorder()
     adapter = V1Adapter(recorder.post)
     batch = make_batch(adapter)

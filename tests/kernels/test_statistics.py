@@ -228,3 +228,16 @@ def test_any_distribution(check: Check, seed, shape, scale, offset, steps, speci
     for place, value in special:
         logits.flat[place % logits.size] = value
     check(torch.from_numpy(logits).to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocab", [3, 4093, 8192])
+def test_what_lies_around_a_row_is_no_part_of_it(check: Check, vocab: int, dtype: torch.dtype) -> None:
+    """A kernel may read from a multiple of 16 bytes before a row's start."""
+    for start in (1, 3, 8):
+        whole = torch.randn(3, vocab + 9, generator=torch.Generator().manual_seed(vocab)).to(dtype)
+        whole[:, :start] = float("nan")
+        whole[:, start + vocab :] = float("inf")
+        rows = whole[:, start : start + vocab]
+        rows[1, vocab // 2] = float("nan")
+        assert check(rows).nan_count.tolist() == [0, 1, 0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from multiprocessing.util import Finalize
 from typing import Any, Final, Protocol
@@ -67,10 +67,12 @@ class Courier:
 
     Args:
         sender: where frames leave.
+        begin: called first in the thread.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, begin: Callable[[], object] = lambda: None) -> None:
         self._sender = sender
+        self._begin = guarded("the courier's start")(begin)
         self._waiting: deque[Step] = deque()
         self._lock = threading.Lock()  # over whether a step's tokens leave with its rows
         self._woken = threading.Event()
@@ -101,6 +103,7 @@ class Courier:
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
+        self._begin()
         late = 0  # steps that have been here for a turn without their tokens
         while not self._stopping:
             if not late:

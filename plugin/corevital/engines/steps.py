@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,34 @@ class Stretch(NamedTuple):
         return True
 
 
+class Kept(NamedTuple):
+    """Where an engine keeps the tokens of its sequences, for tables that know their rows' slots and positions.
+
+    Attributes:
+        known: ``[slots, tokens]`` int32 on the device.
+        total: ``[slots]`` int32, how many there are of each.
+    """
+
+    known: torch.Tensor
+    total: torch.Tensor
+
+
+class Columns(Protocol):
+    """A table, or columns of one, on the host or on its way there."""
+
+    @property
+    def size(self) -> int:
+        """Its rows."""
+
+    @property
+    def words(self) -> Array:
+        """``[rows, words]`` int32, the memory itself."""
+
+    @property
+    def arrived(self) -> bool:
+        """Whether ``words`` may be read. Does not wait."""
+
+
 class Part(NamedTuple):
     """What of a step is sent together.
 
@@ -101,7 +129,7 @@ class Part(NamedTuple):
 
     step: Step
     fresh: bool
-    tokens: Table | Stretch | None
+    tokens: Columns | None
 
     @property
     def arrived(self) -> bool:
@@ -126,10 +154,10 @@ class Step:
         awaited: everything of it has left but its tokens.
     """
 
-    rows: Table | Stretch
+    rows: Columns
     where: tuple[list[int], list[int]] | None
     occupants: Occupants
-    tokens: Table | Stretch | None = None
+    tokens: Columns | None = None
     awaited: bool = False
 
     @property

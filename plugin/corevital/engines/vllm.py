@@ -6,6 +6,7 @@ both, so one name serves whichever runner the engine chose; it hands every call 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from corevital.engines import vllm_names, xargs
@@ -27,23 +28,25 @@ class LogitsProcessor(*vllm_names.processor_bases()):  # type: ignore[misc]  # t
     @guarded("the logits processor's start")
     def _make_adapter(self, vllm_config: VllmConfig, *runner: Any) -> None:
         from corevital.engines.courier import Courier
+        from corevital.engines.device import can_serve, emitter_for, make_current
         from corevital.frames.transport import FrameSender
-        from corevital.kernels import warm_up
         from corevital.log import configure
 
         configure()
-        vocab = vllm_config.model_config.get_vocab_size()
-        if len(runner) == 1:  # Model Runner V2 passes its request states
+        is_v2 = len(runner) == 1  # Model Runner V2 passes its request states; V1 the device, and if memory is pinned
+        device = runner[0].device if is_v2 else runner[0]
+        if not can_serve(vllm_config.model_config.get_vocab_size(), device):
+            return
+        post = Courier(FrameSender("mrv2" if is_v2 else "v1"), partial(make_current, device)).post
+        emitter = emitter_for(vllm_config, device, post)
+        if is_v2:
             from corevital.engines.vllm_v2 import V2Adapter
 
-            (states,) = runner
-            warm_up(vocab, device=states.device)
-            self._adapter = V2Adapter(Courier(FrameSender("mrv2")).post, states, vllm_names.reported_slots(vllm_config))
-        else:  # V1: device, and whether memory is pinned
+            self._adapter = V2Adapter(emitter, runner[0], vllm_names.reported_slots(vllm_config))
+        else:
             from corevital.engines.vllm_v1 import V1Adapter
 
-            warm_up(vocab, device=runner[0])
-            self._adapter = V1Adapter(Courier(FrameSender("v1")).post, vllm_names.reports_logits())
+            self._adapter = V1Adapter(emitter, vllm_names.reports_logits())
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

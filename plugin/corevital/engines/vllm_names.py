@@ -118,6 +118,19 @@ def runner(vllm_config: Any) -> str:
     return "mrv2" if getattr(vllm_config, "use_v2_model_runner", False) else "v1"
 
 
+def most_rows(vllm_config: Any) -> int:
+    """Rows of logits in a step at most: one a sequence, and one more for each draft."""
+    sequences = int(getattr(getattr(vllm_config, "scheduler_config", None), "max_num_seqs", 0) or 1024)
+    drafts = int(getattr(getattr(vllm_config, "speculative_config", None), "num_speculative_tokens", 0) or 0)
+    return sequences * (1 + drafts)
+
+
+def unclaimed_share(vllm_config: Any) -> float:
+    """Share of the device's memory that the engine leaves free."""
+    claimed = getattr(getattr(vllm_config, "cache_config", None), "gpu_memory_utilization", 0.9)
+    return max(1.0 - float(claimed), 0.01)
+
+
 def nodes(vllm_config: Any) -> int:
     """Hosts that the engine runs on, where the configuration says."""
     return int(getattr(vllm_config.parallel_config, "nnodes", 1) or 1)

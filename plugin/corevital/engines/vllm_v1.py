@@ -18,6 +18,7 @@ from corevital.engines.occupants import Occupants, scale
 from corevital.engines.steps import UNKNOWN
 from corevital.frames.stamp import EXTRA_ARG, Stamp, parse
 from corevital.guard import guarded
+from corevital.kernels import is_compiled
 
 if TYPE_CHECKING:
     from vllm.v1.sample.logits_processor import BatchUpdate
@@ -54,13 +55,13 @@ class V1Adapter:
     """State of the batch and of the step before; every method mirrors one of vLLM's interface.
 
     Args:
-        post: where tables leave.
+        emitter: takes what is observed; or where tables leave.
         emits: False on ranks that see the same logits as another one and must not report them twice.
     """
 
-    def __init__(self, post: Post, emits: bool = True) -> None:
+    def __init__(self, emitter: Emitter | Post, emits: bool = True) -> None:
         self._emits = emits
-        self._emitter = Emitter(post)
+        self._emitter = emitter if isinstance(emitter, Emitter) else Emitter(emitter)
         self._batch: dict[int, _Request] = {}
         self._measured: tuple[int, _Measured | None] = (-1, None)  # and the size of the batch
         self._pending: _Pending | None = None
@@ -107,7 +108,8 @@ class V1Adapter:
             return
         indices = [len(request.output) for request in measured.requests]
         observed = self._emitter.observe(logits, measured.at, measured.slots, indices, measured.occupants)
-        self._pending = _Pending(observed, measured.requests, indices)
+        if observed is not None:
+            self._pending = _Pending(observed, measured.requests, indices)
 
     def _who(self, size: int, device: torch.device) -> _Measured | None:
         rows = sorted(index for index in self._batch if index < size)
@@ -115,7 +117,9 @@ class V1Adapter:
             return None
         requests = [self._batch[index] for index in rows]
         occupants = Occupants.of([request.stamp for request in requests], [request.scale for request in requests])
-        at = None if len(rows) == size else to_device(rows, device).long()
+        at = None if len(rows) == size else to_device(rows, device)
+        if at is not None and not is_compiled(device):
+            at = at.long()
         return _Measured(requests, occupants, list(range(len(rows))), at)
 
     def _put(self, index: int, request: _Request | None) -> None:

@@ -18,9 +18,11 @@ import torch
 
 from corevital.engines.emitter import Emitter, Observed, Post
 from corevital.engines.occupants import Slots, scale
+from corevital.engines.steps import Kept
 from corevital.frames.record import REJECTED
 from corevital.frames.stamp import EXTRA_ARG, parse
 from corevital.guard import guarded
+from corevital.kernels import is_compiled
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -31,19 +33,23 @@ class V2Adapter:
     """Occupants of the slots and the rows of the step before; every method mirrors one of vLLM's interface.
 
     Args:
-        post: where tables leave.
+        emitter: takes what is observed; or where tables leave.
         states: the runner's per-slot buffers.
         reports: whether this rank reports the request in a slot (others may see the same logits).
     """
 
     def __init__(
-        self, post: Post, states: LogitsProcRequestState, reports: Callable[[int], bool] = lambda slot: True
+        self,
+        emitter: Emitter | Post,
+        states: LogitsProcRequestState,
+        reports: Callable[[int], bool] = lambda slot: True,
     ) -> None:
-        self._emitter = Emitter(post)
+        self._emitter = emitter if isinstance(emitter, Emitter) else Emitter(emitter)
         self._states = states
         self._reports = reports
         self._slots = Slots(states.max_num_reqs)
-        self._pending: list[tuple[Observed, torch.Tensor, torch.Tensor]] = []  # rows, their slots and lengths
+        # rows; and their slots and lengths, where the table does not keep them
+        self._pending: list[tuple[Observed, tuple[torch.Tensor, torch.Tensor] | None]] = []
 
     def add_request(self, slot: int, params: SamplingParams) -> bool:
         """A request enters ``slot``. True asks to be shown its logits: on every rank, so that all take one path."""
@@ -67,7 +73,11 @@ class V2Adapter:
         """
         pending, self._pending = self._pending, []
         known = self._states.all_token_ids.gpu
-        for observed, slots, length in pending:
+        for observed, place in pending:
+            if place is None:
+                self._emitter.settle(observed, Kept(known, self._states.total_len.gpu))
+                continue
+            slots, length = place
             tokens = known[slots, length.clamp_max(known.shape[1] - 1)]
             accepted = length < self._states.total_len.gpu[slots].clamp_max(known.shape[1])
             self._emitter.settle(observed, torch.where(accepted, tokens, REJECTED))
@@ -82,7 +92,11 @@ class V2Adapter:
         occupants = self._slots.snapshot()
         if all(server is None for server in occupants.servers[context.idx_mapping_np]):
             return
-        slots, positions = context.expanded_idx_mapping.long(), context.pos
+        slots, positions = context.expanded_idx_mapping, context.pos
+        if is_compiled(logits.device):
+            place = None
+        else:  # the engine's own tensors are written over; these are not
+            place = slots, _ = slots.long(), positions + 1
         observed = self._emitter.observe(logits, None, slots, positions, occupants)
-        # the engine's own tensors are written over; these are not
-        self._pending.append((observed, slots, positions + 1))
+        if observed is not None:
+            self._pending.append((observed, place))

@@ -126,6 +126,11 @@ def by_address(device: device) -> ByAddress | None:
     return cast(ByAddress, module) if name == "numba" else None
 
 
+def is_compiled(device: device) -> bool:
+    """Whether :func:`token_stats` uses compiled kernels on this device, which also find its rows' tokens."""
+    return _choose("auto", device)[0] == "triton"
+
+
 def warm_up(vocab_size: int, *, device: str | device = "cpu", backend: Backend = "auto") -> str:
     """Make later calls of :func:`token_stats` free of compilation. Takes seconds where nothing is cached yet.
 

@@ -4,10 +4,10 @@ A step allocates its results and nothing else, where the caller gives no ``out``
 valid for as long as the caller keeps them, however many steps later the device gets to them. PyTorch's allocator hands
 out such a table without asking the device. What the kernels leave for each other is kept from step to step.
 
-No variant of a kernel depends on the number of rows or on where in memory they are, but for one argument, whether
-rows are aligned, of which :func:`warm_up` compiles both values. So an engine that forbids compilation while it serves
-can serve with any batch. Beside that, a variant depends on the dtype, on the vocabulary's size and on ``top_k``, each
-rounded up to a power of two.
+No variant of a kernel depends on the number of rows or on where in memory they are, so an engine that forbids
+compilation while it serves can serve with any batch. A variant depends on the dtype, on the vocabulary's size and on
+``top_k``, each rounded up to a power of two; rows that do not start at a multiple of 16 bytes may need one chunk more,
+and then the next power of two.
 
 On a CPU there is only Triton's interpreter, for tests: set ``TRITON_INTERPRET=1`` before anything imports triton.
 """
@@ -23,7 +23,7 @@ import triton  # type: ignore[import-untyped]
 
 from corevital.kernels import torch as plain
 from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS, TokenStats
-from corevital.kernels.triton_stages import CHUNK, GROUP, PARTIALS, chunk_kernel, row_kernel
+from corevital.kernels.triton_stages import CHUNK, GROUP, LINE_BITS, PARTIALS, chunk_kernel, row_kernel
 
 __all__ = ["supports", "token_stats", "warm_up"]
 
@@ -31,6 +31,7 @@ _INTERPRETED: Final = not isinstance(chunk_kernel, triton.JITFunction)
 
 _CHUNK: Final[int] = CHUNK.value
 _GROUP: Final[int] = GROUP.value
+_LINE: Final[int] = LINE_BITS.value // 8
 _PARTIALS: Final[int] = PARTIALS.value
 
 _PLACES: Final = 32
@@ -52,6 +53,7 @@ _OPTIONS: Final = {"enable_fp_fusion": True}  # said, because Triton 3.9 warns t
 # and one thread at a time queues both of its kernels.
 _workspaces: Final[dict[tuple[torch.device, int], tuple[torch.Tensor, torch.Tensor]]] = {}
 _turn: Final = threading.Lock()
+_every_row: Final[dict[torch.device, torch.Tensor]] = {}
 
 
 def supports(device: torch.device) -> bool:
@@ -81,36 +83,89 @@ def token_stats(logits: torch.Tensor, top_k: int, out: torch.Tensor | None = Non
         top_k: at least 1.
         out: where the words go, or None.
     """
-    rows, vocab = logits.shape
-    chunks = triton.cdiv(vocab, _CHUNK)
-    padded_chunks = triton.next_power_of_2(chunks)
-    places = max(_PLACES, triton.next_power_of_2(top_k))
-    keys = max(padded_chunks * (_CHUNK // _GROUP), places * _GROUP)
-    if keys > _MOST_KEYS:
+    logits = readable(logits)
+    rows = logits.shape[0]
+    if not holds(logits.shape[1], top_k):
         return plain.token_stats(logits, top_k, out)
-    row_threads = max(_THREADS, keys // _THREAD_KEYS)
-    if (vocab > 1 and logits.stride(1) != 1) or logits.stride(0) >= 1 << 31:  # a larger stride is another variant
-        logits = logits.contiguous()
-    stride = logits.stride(0) if rows > 1 else 0
-    aligned = logits.data_ptr() % 16 == 0 and stride * logits.element_size() % 16 == 0
     words = out
     if words is None:
         words = torch.empty((rows, HEAD_WORDS + 2 * top_k), dtype=torch.int32, device=logits.device)
     if rows > 0:
-        with _turn, _current(logits.device):
-            partials, ranks = _workspace(logits.device, rows * chunks)
-            inputs = (logits, stride, vocab, chunks, partials, ranks)
-            chunk_kernel[(rows * chunks,)](
-                *inputs, ALIGNED=aligned, FUSED=not _INTERPRETED, num_warps=_THREADS // _LANES, **_OPTIONS
-            )
-            outputs = (words, words.stride(0), top_k)
-            row_kernel[(rows,)](
-                *inputs, *outputs, CHUNKS=padded_chunks, PLACES=places, num_warps=row_threads // _LANES, **_OPTIONS
-            )
+        write_stats(logits, every_row(logits.device, rows), rows, top_k, words)
     return TokenStats(words)
 
 
-def _current(device: torch.device) -> AbstractContextManager[object]:
+def readable(logits: torch.Tensor) -> torch.Tensor:
+    """The logits, copied where a row is not contiguous or the next one is 2^31 entries on, which is another variant."""
+    if (logits.shape[1] > 1 and logits.stride(1) != 1) or logits.stride(0) >= 1 << 31:
+        return logits.contiguous()
+    return logits
+
+
+def holds(vocab: int, top_k: int) -> bool:
+    """Whether the threads of a program can hold what a row of so many logits leaves, wherever it starts."""
+    return _keys(triton.cdiv(vocab + _LINE // 2 - 1, _CHUNK), top_k) <= _MOST_KEYS
+
+
+def _keys(chunks: int, top_k: int) -> int:
+    places = max(_PLACES, triton.next_power_of_2(top_k))
+    return int(max(triton.next_power_of_2(chunks) * (_CHUNK // _GROUP), places * _GROUP))
+
+
+def write_stats(
+    logits: torch.Tensor,
+    at: torch.Tensor,
+    rows: int,
+    top_k: int,
+    words: torch.Tensor,
+    place: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> None:
+    """Queue the two kernels.
+
+    Args:
+        logits: ``[R, vocab]``, :func:`readable`.
+        at: ``[rows]`` int32, which of its rows.
+        rows: at least 1.
+        top_k: that :func:`holds`.
+        words: ``[rows, …]`` int32, where the words of each row go.
+        place: slots and positions ``[rows]``, int32 or int64, for the two words before those.
+    """
+    vocab, size = logits.shape[1], logits.element_size()
+    stride = logits.stride(0) if logits.shape[0] > 1 else 0
+    lead = logits.data_ptr() % _LINE // size
+    # the most entries there may be between a row's start and the last multiple of 16 bytes before it
+    shift = 0 if lead == 0 and stride * size % _LINE == 0 else _LINE // size - 1
+    chunks = triton.cdiv(vocab + shift, _CHUNK)
+    places = max(_PLACES, triton.next_power_of_2(top_k))
+    row_threads = max(_THREADS, _keys(chunks, top_k) // _THREAD_KEYS)
+    slots, positions = place or (words, words)
+    with _turn, current(logits.device):
+        partials, ranks = _workspace(logits.device, rows * chunks)
+        inputs = (logits, lead, stride, at, vocab, chunks, partials, ranks)
+        chunk_kernel[(rows * chunks,)](*inputs, FUSED=not _INTERPRETED, num_warps=_THREADS // _LANES, **_OPTIONS)
+        row_kernel[(rows,)](
+            *inputs, words, words.stride(0), top_k, slots, positions, CHUNKS=triton.next_power_of_2(chunks),
+            PLACES=places, PLACED=place is not None, num_warps=row_threads // _LANES, **_OPTIONS,
+        )  # fmt: skip
+
+
+def reserve(device: torch.device, rows: int, vocab: int) -> None:
+    """Take the workspace of so many rows now, on the current stream."""
+    every_row(device, rows)
+    _workspace(device, rows * triton.cdiv(vocab + _LINE // 2 - 1, _CHUNK))
+
+
+def every_row(device: torch.device, rows: int) -> torch.Tensor:
+    """``[rows]`` int32 on the device: 0, 1, 2, …"""
+    kept = _every_row.get(device)
+    if kept is None or len(kept) < rows:
+        kept = _every_row[device] = torch.arange(
+            triton.next_power_of_2(max(rows, 1024)), dtype=torch.int32, device=device
+        )
+    return kept
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current GPU, whichever its arguments are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 

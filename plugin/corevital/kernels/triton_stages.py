@@ -22,13 +22,16 @@ import triton.language as tl  # type: ignore[import-untyped]
 
 from corevital.kernels.stats import HEAD_WORDS, MASS_TOKENS
 
-__all__ = ["CHUNK", "GROUP", "PARTIALS", "chunk_kernel", "row_kernel"]
+__all__ = ["CHUNK", "GROUP", "LINE_BITS", "PARTIALS", "chunk_kernel", "row_kernel"]
 
 GROUP = tl.constexpr(64)
 """Logits whose highest is ranked for all of them."""
 
 CHUNK = tl.constexpr(4096)
 """Logits that one program reads: 32 a thread, which fit its registers twice over."""
+
+LINE_BITS = tl.constexpr(128)
+"""Bits that a thread loads at a time; they start at a multiple of their size."""
 
 PARTIALS = tl.constexpr(7)
 """float32 words that a chunk leaves: peak, Σe, Σeu, Σeu², and the counts of NaN, +inf and -inf, exact below 2^24."""
@@ -48,12 +51,12 @@ _NO_KEY = tl.constexpr(-0x8000000000000000)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _device(function: _Function) -> _Function:
+def device(function: _Function) -> _Function:
     """Compile a function for use by kernels."""
     return cast(_Function, triton.jit(function))
 
 
-def _kernel(*runtime: str) -> Callable[[Callable[..., Any]], Any]:
+def kernel(*runtime: str) -> Callable[[Callable[..., Any]], Any]:
     """Compile a kernel once for any values of these arguments.
 
     Triton otherwise compiles another variant where an integer is 1 or divides by 16, or an address is aligned: rows,
@@ -62,41 +65,41 @@ def _kernel(*runtime: str) -> Callable[[Callable[..., Any]], Any]:
     return cast(Callable[[Callable[..., Any]], Any], triton.jit(do_not_specialize=list(runtime)))
 
 
-@_device
-def _widened(x: tl.tensor) -> tl.tensor:
+@device
+def widened(x: tl.tensor) -> tl.tensor:
     """float32 from float32 or bfloat16, which is its upper half. Triton's interpreter converts subnormals wrongly."""
     if x.dtype == tl.bfloat16:
         x = (x.to(tl.int16, bitcast=True).to(tl.int32) << 16).to(tl.float32, bitcast=True)
     return x
 
 
-@_device
+@device
 def _rank(x: tl.tensor) -> tl.tensor:
     """Integers that compare as the floats do (IEEE 754: negative ones in reverse); NaN below all else."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.int32, bitcast=True)  # -0.0 equals 0.0
     return tl.where(x == x, bits ^ ((bits >> 31) & _LOW_31_BITS), _NO_RANK)  # noqa: PLR0124
 
 
-@_device
+@device
 def _key(rank: tl.tensor, position: tl.tensor) -> tl.tensor:
     """int64 of which no two are equal: the higher rank first, then the lower position."""
     key = (rank.to(tl.int64) << 32) | (position ^ _LOW_31_BITS).to(tl.int64)
     return tl.where(rank == _NO_RANK, _NO_KEY, key)
 
 
-@_device
+@device
 def _position(key: tl.tensor) -> tl.tensor:
     return (key & _LOW_31_BITS).to(tl.int32) ^ _LOW_31_BITS
 
 
-@_device
+@device
 def _value(key: tl.tensor) -> tl.tensor:
     """The float32 that the key's rank is of; -0.0 has become 0.0."""
     rank = (key >> 32).to(tl.int32)
     return (rank ^ ((rank >> 31) & _LOW_31_BITS)).to(tl.float32, bitcast=True)
 
 
-@_device
+@device
 def _highest(keys: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr) -> tl.tensor:
     """The ``kept`` highest of these keys, falling, in ``[PLACES]``; the places after them hold no key."""
     place = tl.arange(0, PLACES)
@@ -108,7 +111,7 @@ def _highest(keys: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr) -> tl.tenso
     return highest
 
 
-@_device
+@device
 def _add(
     a0: tl.tensor,
     a1: tl.tensor,
@@ -122,7 +125,7 @@ def _add(
     return a0 + b0, a1 + b1, a2 + b2, a3 + b3
 
 
-@_device
+@device
 def _sums(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, FUSED: tl.constexpr) -> tl.tensor:
     """The sums of four tensors of a chunk's size. ``FUSED``: in one pass, so that warps wait for each other once.
 
@@ -137,45 +140,57 @@ def _sums(a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, FUSED: tl.cons
     return a, b, c, d
 
 
-@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks")
+@device
+def _shift(row: tl.tensor, logits: tl.tensor, lead: tl.tensor, stride: tl.tensor) -> tl.tensor:
+    """Entries between a row's start and the last multiple of :data:`LINE_BITS` at or before it.
+
+    Chunks and groups are counted from there, so that a thread loads 16 bytes at a time whatever the vocabulary is.
+    """
+    return ((lead + row * stride) % (LINE_BITS // logits.dtype.element_ty.primitive_bitwidth)).to(tl.int32)
+
+
+@kernel("logits", "lead", "stride", "at", "vocab", "chunks", "partials", "ranks")
 def chunk_kernel(
     logits: tl.tensor,
+    lead: tl.tensor,
     stride: tl.tensor,
+    at: tl.tensor,
     vocab: tl.tensor,
     chunks: tl.tensor,
     partials: tl.tensor,
     ranks: tl.tensor,
-    ALIGNED: tl.constexpr,
     FUSED: tl.constexpr,
 ) -> None:
     """One chunk of one row. The grid is ``rows * chunks`` programs, chunks of a row next to each other.
 
     Args:
         logits: ``[rows, vocab]`` float32 or bfloat16, a row contiguous.
+        lead: entries between the first row's start and the last multiple of :data:`LINE_BITS` at or before it.
         stride: entries from one row to the next.
+        at: ``[rows]`` int32, which of the logits' rows each one is.
         vocab: at least 1.
-        chunks: ``ceil(vocab / CHUNK)``.
+        chunks: of a row, as many as hold ``vocab`` entries behind the largest :func:`_shift` of the batch.
         partials: written, ``[rows, PARTIALS, chunks]`` float32.
         ranks: written, ``[rows, chunks * CHUNK / GROUP]`` int32: the rank of each group's highest entry.
-        ALIGNED: every row starts at a multiple of 16 bytes, so a thread may load that many at a time.
         FUSED: see :func:`_sums`.
     """
     GROUPS: tl.constexpr = CHUNK // GROUP
-    row = tl.program_id(0) // chunks
+    row = (tl.program_id(0) // chunks).to(tl.int64)  # rows * vocab exceeds 2^31
     chunk = tl.program_id(0) % chunks
     group = tl.arange(0, GROUPS)
-    at = chunk * CHUNK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [GROUPS, GROUP]
-    start = logits + row.to(tl.int64) * stride  # rows * vocab exceeds 2^31
-    if ALIGNED:
-        start = tl.multiple_of(start, 16)
-    # What lies past the row is NaN: left out of everything, but for the count.
-    if (chunk + 1) * CHUNK <= vocab:  # nearly always, and such loads need no mask
-        x = _widened(tl.load(start + at))
+    place = chunk * CHUNK + group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [GROUPS, GROUP]
+    source = tl.load(at + row).to(tl.int64)
+    first = _shift(source, logits, lead, stride)
+    end = first + vocab
+    start = tl.multiple_of(logits + (source * stride - first), 16)
+    # What lies outside of the row is NaN: left out of everything, but for the count.
+    if (chunk * CHUNK >= first) & ((chunk + 1) * CHUNK <= end):  # nearly always, and such loads need no mask
+        x = widened(tl.load(start + place))
     else:
-        x = _widened(tl.load(start + at, mask=at < vocab, other=_NAN))
+        x = widened(tl.load(start + place, mask=(place >= first) & (place < end), other=_NAN))
 
     highest = tl.max(x, axis=1)  # [GROUPS]; passes over NaN, and is NaN where there is nothing else
-    tl.store(ranks + (row.to(tl.int64) * chunks + chunk) * GROUPS + group, _rank(highest))
+    tl.store(ranks + (row * chunks + chunk) * GROUPS + group, _rank(highest))
     peak = tl.max(highest, axis=0)
     posinfs = 0
     if peak == _INF:  # rare, and then the sums are those of the finite entries
@@ -190,14 +205,14 @@ def chunk_kernel(
     e = tl.exp2(u)
     eu = e * u
     s0, s1, s2, sum_below = _sums(e, eu, eu * u, below, FUSED)
-    past = tl.maximum((chunk + 1) * CHUNK - vocab, 0)
+    outside = CHUNK - tl.maximum(tl.minimum((chunk + 1) * CHUNK, end) - tl.maximum(chunk * CHUNK, first), 0)
     nans = 0
     neginfs = 0
     if (sum_below > -_INF) == 0:  # NaN or -inf: rare, but among masked tokens
-        nans = tl.sum(tl.reshape((x != x).to(tl.int32), [CHUNK]), axis=0) - past  # noqa: PLR0124
+        nans = tl.sum(tl.reshape((x != x).to(tl.int32), [CHUNK]), axis=0) - outside  # noqa: PLR0124
         neginfs = tl.sum(tl.reshape((x == -_INF).to(tl.int32), [CHUNK]), axis=0) - posinfs
 
-    partial = partials + row.to(tl.int64) * PARTIALS * chunks + chunk
+    partial = partials + row * PARTIALS * chunks + chunk
     tl.store(partial, peak)
     tl.store(partial + chunks, s0)
     tl.store(partial + 2 * chunks, s1)
@@ -207,7 +222,7 @@ def chunk_kernel(
     tl.store(partial + 6 * chunks, neginfs)
 
 
-@_device
+@device
 def _moments(partial: tl.tensor, chunks: tl.tensor, CHUNKS: tl.constexpr) -> tl.tensor:
     """A row's peak, Σe, E[u] and E[u²] from those of its chunks; Σe is 1 in a row without a finite entry."""
     chunk = tl.arange(0, CHUNKS)
@@ -227,13 +242,13 @@ def _moments(partial: tl.tensor, chunks: tl.tensor, CHUNKS: tl.constexpr) -> tl.
     return peak, total, mean, square
 
 
-@_device
+@device
 def _count(counts: tl.tensor, chunks: tl.tensor, CHUNKS: tl.constexpr) -> tl.tensor:
     chunk = tl.arange(0, CHUNKS)
     return tl.sum(tl.load(counts + chunk, mask=chunk < chunks, other=0.0), axis=0).to(tl.int32)
 
 
-@_device
+@device
 def _best_groups(
     ranks: tl.tensor, groups: tl.tensor, kept: tl.tensor, RANKS: tl.constexpr, PLACES: tl.constexpr
 ) -> tl.tensor:
@@ -244,22 +259,38 @@ def _best_groups(
     return tl.where(keys == _NO_KEY, -1, _position(keys))
 
 
-@_device
+@device
 def _best_entries(
-    row: tl.tensor, vocab: tl.tensor, groups: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr
+    row: tl.tensor, first: tl.tensor, vocab: tl.tensor, groups: tl.tensor, kept: tl.tensor, PLACES: tl.constexpr
 ) -> tl.tensor:
     """The ``kept`` highest entries of these groups: ids and float32 logits, ``[PLACES]``; -1 and -inf for none."""
-    at = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :]  # [PLACES, GROUP]
-    x = _widened(tl.load(row + at, mask=(at >= 0) & (at < vocab), other=_NAN))
+    at = groups[:, None] * GROUP + tl.arange(0, GROUP)[None, :] - first  # [PLACES, GROUP]
+    x = widened(tl.load(row + at, mask=(at >= 0) & (at < vocab), other=_NAN))
     keys = _highest(tl.reshape(_key(_rank(x), at), [PLACES * GROUP]), kept, PLACES)
     found = keys != _NO_KEY
     return tl.where(found, _position(keys), -1), tl.where(found, _value(keys), -_INF)
 
 
-@_kernel("logits", "stride", "vocab", "chunks", "partials", "ranks", "table", "width", "top_k")
+@kernel(
+    "logits",
+    "lead",
+    "stride",
+    "at",
+    "vocab",
+    "chunks",
+    "partials",
+    "ranks",
+    "table",
+    "width",
+    "top_k",
+    "slots",
+    "positions",
+)
 def row_kernel(
     logits: tl.tensor,
+    lead: tl.tensor,
     stride: tl.tensor,
+    at: tl.tensor,
     vocab: tl.tensor,
     chunks: tl.tensor,
     partials: tl.tensor,
@@ -267,14 +298,19 @@ def row_kernel(
     table: tl.tensor,
     width: tl.tensor,
     top_k: tl.tensor,
+    slots: tl.tensor,
+    positions: tl.tensor,
     CHUNKS: tl.constexpr,
     PLACES: tl.constexpr,
+    PLACED: tl.constexpr,
 ) -> None:
     """One row, from what :func:`chunk_kernel` left of its chunks. The grid is ``rows`` programs.
 
     Args:
         logits: as for :func:`chunk_kernel`, and so are those up to ``ranks``.
+        lead: likewise.
         stride: likewise.
+        at: likewise.
         vocab: likewise.
         chunks: likewise.
         partials: read.
@@ -282,6 +318,8 @@ def row_kernel(
         table: written, the words of :class:`corevital.kernels.stats.TokenStats`.
         width: words from one of its rows to the next.
         top_k: at least 1.
+        slots: ``[rows]`` int32 or int64, written to the last word but one before a row's where ``PLACED``.
+        positions: likewise, to the last word before it.
         CHUNKS: a power of two, at least ``chunks``.
         PLACES: a power of two, at least ``top_k`` and ``MASS_TOKENS``.
     """
@@ -300,7 +338,9 @@ def row_kernel(
     kept = tl.maximum(top_k, _MASS_TOKENS)
     groups = chunks * (CHUNK // GROUP)
     best = _best_groups(ranks + row * groups, groups, kept, CHUNKS * (CHUNK // GROUP), PLACES)
-    ids, value = _best_entries(logits + row * stride, vocab, best, kept, PLACES)
+    source = tl.load(at + row).to(tl.int64)
+    first = _shift(source, logits, lead, stride)
+    ids, value = _best_entries(logits + source * stride, first, vocab, best, kept, PLACES)
     place = tl.arange(0, PLACES)
     empty = peak == -_INF
     origin = tl.where(empty, 0.0, peak)
@@ -314,6 +354,9 @@ def row_kernel(
     # Stored as float32, of which the table then holds the bits.
     undefined = empty | (posinfs > 0)
     words = table + row * width
+    if PLACED:
+        tl.store(words - 2, tl.load(slots + row).to(tl.int32))
+        tl.store(words - 1, tl.load(positions + row).to(tl.int32))
     floats = words.to(tl.pointer_type(tl.float32))
     tl.store(words, nans)
     tl.store(words + 1, posinfs)
