@@ -6,26 +6,17 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE_FREE = (
-    "assembler",
-    "boundary",
-    "cli",
-    "engines",
-    "features",
-    "frames",
-    "hub",
-    "logs",
-    "metrics",
-    "risk",
-    "settings",
-    "store",
-    "telemetry",
+    ("cli", "engines", "features", "frames", "logs", "risk", "settings", "text"),
+    ("assembler", "boundary", "environment", "hub", "metrics", "store", "telemetry"),
 )
+"""Folders of tests, in two parts that run side by side: most of them wait."""
 
 
 def run(*command: str, cwd: Path = ROOT) -> str:
@@ -71,6 +62,8 @@ def test_the_telemetry_half_passes_its_tests_without_torch_and_engine(built: Pat
     for absent in ("torch", "vllm", "numba", "transformers"):
         assert f"\n{absent} " not in installed
     assert "Usage: corevital" in run(str(venv / "bin/corevital"), "--help")
-    out = run(python, "-m", "pytest", "-q", *(f"tests/{name}" for name in ENGINE_FREE), "-p", "no:cacheprovider")
-    assert " passed" in out
-    assert "failed" not in out
+    with ThreadPoolExecutor() as pool:
+        parts = [(f"tests/{name}" for name in part) for part in ENGINE_FREE]
+        for out in pool.map(lambda part: run(python, "-m", "pytest", "-q", *part, "-p", "no:cacheprovider"), parts):
+            assert " passed" in out
+            assert "failed" not in out
