@@ -220,30 +220,28 @@ class _Answer(http.client.HTTPResponse):
             watch.answers.append(self)
 
 
-class _Http(HTTPConnection):
+class _Watched:
+    """A connection of urllib3's that the try it is used for watches."""
+
     response_class = _Answer
+    sock: Any
 
     def _new_conn(self) -> Any:
-        made = super()._new_conn()
+        made = super()._new_conn()  # type: ignore[misc]
         _watched(made)
         return made
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         _watched(self.sock)
-        super().request(*args, **kwargs)
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
-class _Https(HTTPSConnection):
-    response_class = _Answer
+class _Http(_Watched, HTTPConnection):  # type: ignore[misc]
+    pass
 
-    def _new_conn(self) -> Any:
-        made = super()._new_conn()
-        _watched(made)
-        return made
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _watched(self.sock)
-        super().request(*args, **kwargs)
+class _Https(_Watched, HTTPSConnection):  # type: ignore[misc]
+    pass
 
 
 class _HttpPool(HTTPConnectionPool):

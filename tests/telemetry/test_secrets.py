@@ -1,4 +1,4 @@
-"""No byte of a key, a password, a query or a fragment in any line, whoever writes it."""
+"""No byte of a key, a password, a query or a fragment in any line, no matter who writes it."""
 
 from __future__ import annotations
 
