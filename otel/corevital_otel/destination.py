@@ -80,14 +80,18 @@ def exporters(env: Mapping[str, str], signal: Signal) -> tuple[str, ...]:
     return tuple(name for part in listed if (name := part.strip().lower())) or ("otlp",)
 
 
+def is_disabled(env: Mapping[str, str]) -> bool:
+    """Whether ``OTEL_SDK_DISABLED`` switches everything off."""
+    return (given(env, "OTEL_SDK_DISABLED") or "").lower() == "true"
+
+
 def is_sent(env: Mapping[str, str], signal: Signal) -> bool:
     """Whether a signal is sent where there is an endpoint: the SDK is not disabled, and OTLP is among its exporters.
 
     ``none`` anywhere in the list turns the signal off. Exporters other than OTLP are not ours.
     """
     listed = exporters(env, signal)
-    disabled = (given(env, "OTEL_SDK_DISABLED") or "").lower() == "true"
-    return not disabled and "none" not in listed and any(name in _EXPORTERS for name in listed)
+    return not is_disabled(env) and "none" not in listed and any(name in _EXPORTERS for name in listed)
 
 
 def endpoint_of(env: Mapping[str, str], signal: Signal) -> str | None:

@@ -23,7 +23,7 @@ from corevital_otel import environment, sampling
 from corevital_otel.attributes import content_attributes, evaluation_of, span_attributes, span_name
 from corevital_otel.counters import Counters
 from corevital_otel.delivery import SPAN_BYTES, Delivery, Fate
-from corevital_otel.destination import Destination, destination, endpoint, protocol
+from corevital_otel.destination import Destination, destination, endpoint, is_disabled, protocol
 from corevital_otel.encoding import EncodedSpan, SpanDraft, encode, event, group_of, series_events, series_size
 from corevital_otel.otlp import ListeningExporter, reading_variables
 from corevital_otel.profiles import Profile, attributes_for
@@ -79,7 +79,7 @@ class SpanEmitter:
             self._resource = make_resource(engine)
             self._group = group_of(self._resource)
             self._limits = span_limits()
-        if where is not None and os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() != "true":
+        if where is not None and not is_disabled(os.environ):
             self._delivery = Delivery(ListeningExporter(where), where.endpoint, counters, fate)
             self._processor = SpanQueue(self._delivery, counters, fate)
 
