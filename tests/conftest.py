@@ -11,6 +11,8 @@ import pytest
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital_otel.report import Features, Health, RequestReport, Risk, Series
+from corevital_otel.spans.emitter import SpanEmitter
+from corevital_otel.spans.record import SpanIds
 
 ARRIVAL_NS = 1_790_000_000_000_000_000
 
@@ -30,8 +32,10 @@ def make_report(tokens: int = 3, **changes: Any) -> RequestReport:
         top_k=20,
         max_tokens=64,
         seed=3,
+        engine="vllm",
         engine_version="0.32.0",
         runner="v1",
+        stage="raw",
     )
     outcome = Finished(
         reason=changes.pop("reason", "stop"),
@@ -54,8 +58,16 @@ def make_report(tokens: int = 3, **changes: Any) -> RequestReport:
         series=Series(entropy=values, surprisal=values, margin=values, topk_mass=values),
         capture="full",
         runner="v1",
+        stage="raw",
     )  # fmt: skip
     return dataclasses.replace(report, **changes)
+
+
+def emit(emitter: SpanEmitter, report: RequestReport) -> SpanIds:
+    """Make the span of a report and send it, as the service does."""
+    record = emitter.record(report)
+    emitter.send(record)
+    return record.ids
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A fault of ours never leaves our code, is counted, and is told once."""
+"""An error in our code never leaves it, is counted, and is logged once."""
 
 import logging
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from corevital import guard
 
 
-def test_a_fault_is_swallowed_counted_and_told_once(
+def test_an_error_is_swallowed_counted_and_logged_once(
     monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
 ) -> None:
     monkeypatch.setenv("COREVITAL_RAISE", "0")

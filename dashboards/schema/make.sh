@@ -1,6 +1,6 @@
 #!/bin/sh
 # make.sh: the JSON Schemas beside this file, from the types that Grafana publishes (npm @grafana/schema, Apache-2.0).
-# Needs npm and python3, and runs when a newer Grafana is to be supported; the checks read what is committed.
+# Needs npm and python3. Run it to support a newer Grafana; the tests read the committed files.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 work=$(mktemp -d)

@@ -1,1 +1,1 @@
-"""What makes the Grafana dashboards beside this folder: queries apart from panels, panels apart from dashboards."""
+"""Generates rules and Grafana dashboards from ``dashboards/config.toml``; queries, panels and rules are separate."""

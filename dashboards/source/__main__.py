@@ -1,4 +1,4 @@
-"""``python -m dashboards.source`` writes ``dashboards/grafana/*.json``; ``--check`` compares."""
+"""``python -m dashboards.source`` writes dashboards and rules from ``dashboards/config.toml``; ``--check`` compares."""
 
 import sys
 import warnings
@@ -7,21 +7,24 @@ from pathlib import Path
 with warnings.catch_warnings():
     # The SDK would rather make Grafana's next format, which Grafana 11 does not read.
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="grafana_foundation_sdk")
-    from dashboards.source import fleet, frame, itself, model, requests, runbooks
+    from dashboards.source import fleet, frame, itself, model, requests, rules, runbooks
+    from dashboards.source.config import CONFIG, load_kubernetes
 
-FOLDER = Path(__file__).parents[1] / "grafana"
+FOLDER = Path(__file__).parents[1]
 
 
 def main(arguments: list[str]) -> int:
     """Write or check; the number of files that differ is the exit status."""
-    made = {
-        part.__name__.rsplit(".", 1)[1]: frame.as_json(part.dashboard())
+    paths = {
+        FOLDER / f"grafana/corevital-{part.__name__.rsplit('.', 1)[1]}.json": frame.as_json(part.dashboard())
         for part in (fleet, model, requests, itself, runbooks)
     }
-    paths = {FOLDER / f"corevital-{name}.json": text for name, text in made.items()}
+    paths |= {FOLDER / "prometheus" / name: text for name, text in rules.files(CONFIG).items()}
+    paths[FOLDER / "kubernetes/prometheusrule.yaml"] = rules.custom_resource(load_kubernetes())
     if arguments == ["--check"]:
         stale = [path for path, text in paths.items() if not path.exists() or path.read_text() != text]
-        stale += sorted(set(FOLDER.glob("*.json")) - set(paths))
+        present = {*FOLDER.glob("grafana/*.json"), *FOLDER.glob("prometheus/*.rules.yml")}
+        stale += sorted(present - set(paths))
         for path in stale:
             sys.stderr.write(f"{path.name} is not what dashboards/source makes: run python -m dashboards.source\n")
         return len(stale)

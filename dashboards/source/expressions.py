@@ -17,12 +17,13 @@ FOLDER: Final = Path(__file__).parents[1] / "grafana"
 DEFAULTS: Final = {
     "model": ".*",
     "instance": ".*",
+    "cluster": ".*",
     "compare": "1d",
     "risk": "0.7",
     "__rate_interval": "1m",
     "__range": "5m",
 }
-"""What variables stand for where nothing else is said; the last two are Grafana's own."""
+"""Default values of variables; the last two are Grafana's."""
 
 
 @dataclass(frozen=True, slots=True)

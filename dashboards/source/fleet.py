@@ -1,22 +1,26 @@
-"""*Fleet health*: is the model well, and since when? All models and servers at a glance."""
+"""*Fleet health*: are the models healthy, and since when? All models and servers at a glance."""
 
-from dashboards.source import frame
+from dashboards.source import frame, pages
 from dashboards.source import queries as q
+from dashboards.source.config import CONFIG, percent
 from dashboards.source.panels import BITS, SHARE, alerts, by_label, graph, number
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.common import StackingMode
 
+_GOALS = CONFIG.objectives
+_OBJECTIVE = f"The objective is {_GOALS.first_token_s:g} s for {percent(1 - _GOALS.first_token_budget)}."
 _FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
 _EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
 
 
 def dashboard() -> builders.Dashboard:
-    """Make it."""
-    made = frame.frame(frame.FLEET, "corevital: Fleet health", "Is every model well, and since when?")
+    """Build the dashboard."""
+    made = frame.frame(pages.FLEET, "corevital: Fleet health", "Is every model healthy, and since when?")
     made = made.variables(
         [
             frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.cluster(),
             frame.model(),
             frame.instance(),
         ]
@@ -32,7 +36,7 @@ def dashboard() -> builders.Dashboard:
             {"": q.SERVERS_DOWN},
             red_from=1,
         ),
-        number("Alerts", "Alerts of corevital that fire.", "short", {"": q.FIRING}, red_from=1),
+        number("Alerts", "Alerts of corevital that are firing.", "short", {"": q.FIRING}, red_from=1),
         number(
             "Sequences a second",
             "Sequences that ended; a request with n=2 is two.",
@@ -44,12 +48,12 @@ def dashboard() -> builders.Dashboard:
             "Share of sequences whose risk score is at or above COREVITAL_RISK_THRESHOLD.",
             SHARE,
             {"": q.HIGH_RISK_SHARE},
-            red_from=0.1,
+            red_from=CONFIG.thresholds.high_risk_share,
             decimals=1,
         ),
         number(
             "Faults",
-            "Flags for NaN, Inf and repetition loops in the time shown. Each is wrong whatever the risk score says.",
+            "Flags for NaN, Inf and repetition loops in the time shown, independent of the risk score.",
             "short",
             {"": q.FAULTS_IN_RANGE},
             red_from=1,
@@ -57,17 +61,15 @@ def dashboard() -> builders.Dashboard:
         ),
         number(
             "First token, p95",
-            "One answer in twenty begins later than this. The objective is 2.5 s for 95 %.",
+            f"One answer in twenty begins later than this. {_OBJECTIVE}",
             units.Seconds,
             {"": q.quantile(0.95, _FIRST_TOKEN)},
-            red_from=2.5,
+            red_from=_GOALS.first_token_s,
         ),
-        alerts(
-            "Alerts that fire", "From Prometheus' own ALERTS series; Alertmanager may have silenced some.", q.ALERTS
-        ),
+        alerts("Firing alerts", "From Prometheus' own ALERTS series; Alertmanager may have silenced some.", q.ALERTS),
         by_label(
             "Models",
-            "A row for each model; a click opens its own dashboard.",
+            "One row per model; a click opens its dashboard.",
             ("gen_ai_request_model", "Model"),
             {
                 "Sequences a second": (q.ENDED_BY_MODEL, units.RequestsPerSecond),
@@ -79,7 +81,7 @@ def dashboard() -> builders.Dashboard:
             },
             (
                 "Its distributions",
-                f"/d/{frame.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}&${{datasource:queryparam}}",
+                f"/d/{pages.MODEL}?var-model=${{__value.raw}}&${{__url_time_range}}&${{instance:queryparam}}&${{datasource:queryparam}}",
             ),
         ),
     )
@@ -88,21 +90,21 @@ def dashboard() -> builders.Dashboard:
         "Health and risk",
         graph(
             "Flags",
-            "Share of sequences with each flag. Truncation is up to the callers' max_tokens; the rest should be zero.",
+            "Share of sequences with each flag. Truncation depends on max_tokens; the others should be zero.",
             SHARE,
             {"{{flag}}": q.FLAG_SHARES},
             span=8,
         ),
         graph(
             "Warnings",
-            "Share of sequences with each warning. That traffic has shifted says nothing of the sequence itself.",
+            "Share of sequences with each warning. A shift of traffic is not about the single sequence.",
             SHARE,
             {"{{warning}}": q.WARNING_SHARES},
             span=8,
         ),
         graph(
             "Risk levels",
-            "How the sequences divide into risk levels.",
+            "Share of sequences by risk level.",
             "short",
             {"{{risk_level}}": q.ENDED_BY_LEVEL},
             span=8,
@@ -110,15 +112,16 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "Fault budget",
-            "How many times faster than allowed the budget of 1 % faulty sequences is used up, over one hour and six. "
-            "Lines at 1, 6 and 14.4.",
+            f"Burn rate of the budget of {percent(_GOALS.fault_budget)} faulty sequences, over one hour and "
+            f"six. Lines at 1, 6 and 14.4.",
             "short",
             {"{{gen_ai_request_model}}, 1 h": q.FAULT_BURN, "{{gen_ai_request_model}}, 6 h": q.FAULT_BURN_LONG},
             limits=[1, 6, 14.4],
         ),
         graph(
             "Latency budget",
-            "The same for the 5 % of answers that may begin after 2.5 s.",
+            f"Burn rate of the budget of {percent(_GOALS.first_token_budget)} of answers that begin after "
+            f"{_GOALS.first_token_s:g} s.",
             "short",
             {"{{gen_ai_request_model}}, 1 h": q.LATENCY_BURN, "{{gen_ai_request_model}}, 6 h": q.LATENCY_BURN_LONG},
             limits=[1, 6, 14.4],
@@ -136,24 +139,24 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "Sequences by server",
-            "Whether the load is spread.",
+            "How the load is spread over servers.",
             units.RequestsPerSecond,
             {"{{instance}}": q.ENDED_BY_INSTANCE},
             stacked=StackingMode.NORMAL,
         ),
         graph(
             "In flight",
-            "Sequences in the engine, waiting ones included; of those, the ones in a loop and with an alarm now.",
+            "Sequences in the engine, waiting ones included; those in a loop; those with an alarm.",
             "short",
             {"running": q.RUNNING, "looping": q.LOOPING, "alarmed": q.ALARMED},
         ),
         graph("Tokens a second", "Output tokens whose logits were observed.", "short", {"tokens": q.TOKENS}),
         graph(
             "Time to first token",
-            "From a request's arrival to its first token. The objective is 2.5 s for 95 %.",
+            f"From a request's arrival to its first token. {_OBJECTIVE}",
             units.Seconds,
             {f"p{round(100 * at)}": q.quantile(at, _FIRST_TOKEN) for at in (0.5, 0.95, 0.99)},
-            limits=[2.5],
+            limits=[_GOALS.first_token_s],
         ),
         graph(
             "Time per output token",

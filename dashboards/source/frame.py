@@ -1,9 +1,11 @@
-"""What the dashboards have in common: variables, links, time, and how one becomes JSON."""
+"""What the dashboards share: variables, links, time range, and the conversion to JSON."""
 
 import json
 from typing import Any, Final
 
+from dashboards.source.config import CONFIG
 from dashboards.source.panels import PROMETHEUS
+from dashboards.source.queries import INSTANCE
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import prometheus
 from grafana_foundation_sdk.cog.builder import Builder
@@ -18,11 +20,6 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 TAG: Final = "corevital"
-FLEET: Final = "corevital-fleet"
-MODEL: Final = "corevital-model"
-REQUESTS: Final = "corevital-requests"
-ITSELF: Final = "corevital-itself"
-RUNBOOKS: Final = "corevital-runbooks"
 _ALL: Final = VariableOption(text="All", value="$__all", selected=True)
 
 
@@ -35,7 +32,7 @@ def frame(uid: str, title: str, description: str, *, start: str = "now-3h") -> b
 
 
 def row(made: builders.Dashboard, title: str, *panels: Builder[Panel]) -> builders.Dashboard:
-    """The dashboard with one row more, of these panels."""
+    """Add a row of these panels to the dashboard."""
     made = made.with_row(builders.Row(title))
     for panel in panels:
         made = made.with_panel(panel)
@@ -43,28 +40,32 @@ def row(made: builders.Dashboard, title: str, *panels: Builder[Panel]) -> builde
 
 
 def datasource(name: str, kind: str, label: str) -> builders.DatasourceVariable:
-    """Which data source of a kind."""
+    """Variable: the data source of a kind."""
     return builders.DatasourceVariable(name).label(label).type(kind)
 
 
 def model(*, several: bool = True) -> builders.QueryVariable:
-    """Which models."""
+    """Variable: the models."""
     return _values("model", "Model", "corevital_requests_total", "gen_ai_request_model", several=several)
 
 
 def instance() -> builders.QueryVariable:
-    """Which servers."""
-    return _values("instance", "Server", 'up{job="vllm"}', "instance", several=True)
+    """Variable: the servers."""
+    return _values("instance", "Server", f"up{{{CONFIG.targets.selector}}}", "instance", several=True)
+
+
+def cluster() -> builders.QueryVariable:
+    """Variable: the clusters; where no series has the label, there is only *All*."""
+    label = CONFIG.labels.cluster
+    return _values("cluster", "Cluster", "corevital_requests_total", label, several=True)
 
 
 def restarts() -> builders.AnnotationQuery:
-    """A mark where a server was started again: a deploy, or a crash."""
-    expr = 'resets(corevital_telemetry_cpu_time_seconds_total{instance=~"$instance"}[2m]) > 0'
+    """Annotation where a server restarted: a deploy, or a crash."""
+    expr = f"resets(corevital_telemetry_cpu_time_seconds_total{{{INSTANCE}}}[2m]) > 0"
     query = prometheus.Dataquery().ref_id("A").datasource(PROMETHEUS).expr(expr).legend_format("{{instance}}")
-    mark = (
-        builders.AnnotationQuery().name("Server started again").datasource(PROMETHEUS).enable(True).icon_color("orange")
-    )
-    return mark.expr(expr).target(query).title_format("{{instance}} started again").step("2m")
+    mark = builders.AnnotationQuery().name("Server restarted").datasource(PROMETHEUS).enable(True).icon_color("orange")
+    return mark.expr(expr).target(query).title_format("{{instance}} restarted").step("2m")
 
 
 def as_json(made: builders.Dashboard) -> str:

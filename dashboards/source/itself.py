@@ -1,20 +1,23 @@
-"""*corevital itself*: does the watching work, what does it lose, how late is it, what does it cost?"""
+"""*corevital itself*: does it work, what does it lose, how late is it, what does it cost?"""
 
-from dashboards.source import frame
+from dashboards.source import frame, pages
 from dashboards.source import queries as q
+from dashboards.source.config import CONFIG, percent
 from dashboards.source.panels import SHARE, graph, number
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models import units
 
+_LIMITS = CONFIG.thresholds
 _LAG = "corevital_telemetry_lag_seconds"
 
 
 def dashboard() -> builders.Dashboard:
-    """Make it."""
-    made = frame.frame(frame.ITSELF, "corevital: corevital itself", "Whether the watching works: loss, lag and cost.")
+    """Build the dashboard."""
+    made = frame.frame(pages.ITSELF, "corevital: corevital itself", "Whether corevital works: loss, lag and cost.")
     made = made.variables(
         [
             frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.cluster(),
             frame.model(),
             frame.instance(),
         ]
@@ -23,28 +26,39 @@ def dashboard() -> builders.Dashboard:
     made = frame.row(
         made,
         "Now",
-        number("Servers up", "vLLM servers that answer.", "short", {"": q.SERVERS_UP}),
+        number("Servers up", "vLLM servers that answer.", "short", {"": q.SERVERS_UP}, span=3),
         number(
             "Without corevital",
-            "vLLM servers that answer and have no metric of ours.",
+            "vLLM servers that answer without corevital metrics.",
             "short",
             {"": q.PLUGIN_ABSENT},
             red_from=1,
+            span=3,
         ),
         number(
             "Faults",
-            "Exceptions inside corevital in the time shown. None reached a request.",
+            "Exceptions inside corevital in the time range shown. None reached a request.",
             "short",
             {"": q.FAULTS},
             red_from=1,
             decimals=0,
+            span=3,
+        ),
+        number(
+            "Unobserved",
+            "Sequences in the time range shown that the engine ran and nobody measured.",
+            "short",
+            {"": q.UNOBSERVED},
+            red_from=1,
+            decimals=0,
+            span=3,
         ),
         number(
             "Report, p95",
-            "One report in twenty comes later than this after its sequence's end.",
+            "One report in twenty is made later than this after the sequence's end.",
             units.Seconds,
             {"": q.quantile(0.95, _LAG, q.INSTANCE)},
-            red_from=1,
+            red_from=_LIMITS.lag_s,
         ),
         number(
             "CPU a sequence",
@@ -52,7 +66,7 @@ def dashboard() -> builders.Dashboard:
             units.Seconds,
             {"": q.CPU_A_SEQUENCE},
         ),
-        number("Series", "Series of ours in Prometheus.", "short", {"": q.SERIES}),
+        number("Series", "corevital's series in Prometheus.", "short", {"": q.SERIES}),
     )
     made = frame.row(
         made,
@@ -66,16 +80,17 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "Share lost",
-            "Of requests, or of tokens for records, in 15 minutes. Above 1 % CorevitalTelemetryLost fires.",
+            f"Of requests, or of tokens for records, in 15 minutes. Above {percent(_LIMITS.lost_share)} "
+            "CorevitalTelemetryLost fires.",
             SHARE,
             {"{{instance}} {{what}}": q.LOST_SHARE},
-            limits=[0.01],
+            limits=[_LIMITS.lost_share],
             no_value="nothing counted",
         ),
-        graph("Dropped", "Items a second, by what and why.", "short", {"{{what}}: {{why}}": q.DROPPED}),
+        graph("Dropped", "Lost items per second, by what and why.", "short", {"{{what}}: {{why}}": q.DROPPED}),
         graph(
             "Delivered over OTLP",
-            "Spans (traces) and data points (metrics) a second that an endpoint took.",
+            "Spans (traces) and data points (metrics) per second that an endpoint accepted.",
             "short",
             {"{{signal}}": q.EXPORTED},
         ),
@@ -85,37 +100,37 @@ def dashboard() -> builders.Dashboard:
         "Lag",
         graph(
             "From a sequence's end to its report",
-            "Requests do not wait for it. A sequence whose records do not come waits for them for two seconds.",
+            "Requests do not wait for it. A sequence with missing records waits for them for two seconds.",
             units.Seconds,
             {f"p{round(100 * at)}": q.quantile(at, _LAG, q.INSTANCE) for at in (0.5, 0.95, 0.99)},
-            limits=[1],
+            limits=[_LIMITS.lag_s],
         ),
-        graph("What waits", "Events for the telemetry thread, reports for the store.", "short", {"{{what}}": q.QUEUED}),
+        graph("Queues", "Events for the telemetry thread, reports for the store.", "short", {"{{what}}": q.QUEUED}),
     )
     return frame.row(
         made,
         "Cost",
         graph(
             "CPU of the telemetry thread",
-            "Cores, by server. What the engine's step pays is not in it.",
+            "Cores, by server. The cost within the engine's step is not included.",
             "short",
             {"{{instance}}": q.CPU},
-            limits=[0.8],
+            limits=[_LIMITS.cores],
         ),
         graph(
             "Time to scrape /metrics",
-            "How long the server takes to write its page, vLLM's metrics included.",
+            "Time to write the page, vLLM's metrics included.",
             units.Seconds,
             {"{{instance}}": q.SCRAPE_SECONDS},
         ),
         graph(
             "Tokens observed a second",
-            "What the cost grows with, by model.",
+            "The cost grows with these. By model.",
             "short",
             {"{{gen_ai_request_model}}": q.TOKENS_BY_MODEL},
         ),
         graph(
-            "The stack around it",
+            "The monitoring stack",
             "1 where Prometheus can read the part's metrics.",
             "short",
             {"{{job}}": q.STACK_UP},

@@ -1,7 +1,8 @@
-"""*Model*: one model's distributions over time, and against a time before, such as that before a deploy."""
+"""*Model*: one model's distributions over time, compared with an earlier period such as before a deploy."""
 
-from dashboards.source import frame
+from dashboards.source import frame, pages
 from dashboards.source import queries as q
+from dashboards.source.config import CONFIG, percent
 from dashboards.source.panels import BITS, SHARE, distribution, graph, number
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import stat, timeseries
@@ -9,25 +10,25 @@ from grafana_foundation_sdk.models import units
 from grafana_foundation_sdk.models.common import StackingMode
 from grafana_foundation_sdk.models.dashboard import VariableOption
 
+_LIMITS = CONFIG.thresholds
 _BEFORE = "$compare before"
 _EACH_TOKEN = "gen_ai_server_time_per_output_token_seconds"
 _COMPARED = " Dashed: the same time of $compare ago."
 
 
 def dashboard() -> builders.Dashboard:
-    """Make it."""
-    description = "What one model's distributions look like, and whether they have moved since a deploy."
-    made = frame.frame(frame.MODEL, "corevital: Model", description, start="now-6h")
+    """Build the dashboard."""
+    description = "One model's distributions, and whether they have changed since a deploy."
+    made = frame.frame(pages.MODEL, "corevital: Model", description, start="now-6h")
     made = made.variables(
         [
             frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.cluster(),
             frame.model(several=False),
             frame.instance(),
             builders.CustomVariable("compare")
             .label("Compare with")
-            .description(
-                "How long ago the time lies that is drawn dashed. After a deploy, choose one that lies before it."
-            )
+            .description("Age of the period drawn dashed. After a deploy, choose a period before it.")
             .values("1h,3h,6h,12h,1d,2d,7d")
             .current(VariableOption(text="1d", value="1d", selected=True)),
         ]
@@ -35,7 +36,7 @@ def dashboard() -> builders.Dashboard:
     made = made.annotation(frame.restarts())
     made = frame.row(
         made,
-        "Before and after: means of the time shown, and of as long a time $compare ago",
+        "Before and after: means of the time range shown, and of the same range $compare ago",
         _means("Entropy", "Mean entropy of answers.", "corevital_entropy_bits", BITS),
         _means("Surprisal", "Mean surprisal of the tokens sampled.", "corevital_surprisal_bits", BITS),
         _means("Risk", "Mean risk score; 1 is bad.", "corevital_risk_score", "none"),
@@ -55,7 +56,7 @@ def dashboard() -> builders.Dashboard:
     )
     made = frame.row(
         made,
-        "Against its own week: what the alerts see",
+        "Compared with the last week, as in the alerts",
         graph(
             "Entropy of an hour",
             "Mean of an hour, the week's mean, and four of its standard deviations around: outside of them, and "
@@ -70,7 +71,8 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "High risk and truncation of an hour",
-            "Above 10 % and 20 %, and twice the share of the model's own week, CorevitalHighRiskShareRising and "
+            f"Above {percent(_LIMITS.high_risk_share)} and {percent(_LIMITS.truncated_share)}, and "
+            f"{_LIMITS.times_own_week:g} times the share of the last week, CorevitalHighRiskShareRising and "
             "CorevitalTruncationRising fire.",
             SHARE,
             {
@@ -87,7 +89,7 @@ def dashboard() -> builders.Dashboard:
         graph("Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}, span=8),
         graph(
             "Warnings",
-            "Share of sequences with each warning. That traffic has shifted says nothing of the sequence itself.",
+            "Share of sequences with each warning. A shift of traffic is not about the single sequence.",
             SHARE,
             {"{{warning}}": q.WARNING_SHARES},
             span=8,
@@ -108,7 +110,7 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "In flight",
-            "Sequences in the engine; of those, the ones in a loop and with an alarm now.",
+            "Sequences in the engine; those in a loop; those with an alarm.",
             "short",
             {"running": q.RUNNING, "looping": q.LOOPING, "alarmed": q.ALARMED},
         ),
@@ -127,4 +129,4 @@ def _quantiles(title: str, histogram: str, unit: str) -> timeseries.Panel:
     for at in (0.5, 0.95):
         query = q.quantile(at, histogram)
         queries |= {f"p{round(100 * at)}": query, f"p{round(100 * at)}, {_BEFORE}": q.before(query)}
-    return graph(title, "What half and nineteen in twenty of the answers stay below." + _COMPARED, unit, queries)
+    return graph(title, "Half of the answers, and 95 % of them, are below." + _COMPARED, unit, queries)

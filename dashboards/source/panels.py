@@ -1,4 +1,4 @@
-"""Panels in one style. Each has a title, a description and a unit, and says so where there is no traffic."""
+"""Panels in one style. Each has a title, a description and a unit, and shows \"no traffic\" when empty."""
 
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
@@ -86,7 +86,7 @@ def graph(
 
 
 def distribution(title: str, description: str, unit: str, buckets: str) -> heatmap.Panel:
-    """A histogram over time: the darker, the more fell into the bucket."""
+    """A histogram over time: darker is more."""
     color = (
         heatmap.HeatmapColorOptions()
         .mode(HeatmapColorMode.SCHEME)
@@ -110,12 +110,12 @@ def by_label(
     columns: Mapping[str, tuple[str, str]],
     link: tuple[str, str],
 ) -> table.Panel:
-    """A table with one row a value of a label.
+    """A table with one row per value of a label.
 
     Args:
         label: its name, and the heading of its column.
         columns: PromQL and unit by heading; each query gives one value a row.
-        link: title and address of what a click on the label opens.
+        link: title and address that a click on the label opens.
     """
     name, heading = label
     queries = {column: query for column, (query, _) in columns.items()}
@@ -134,7 +134,7 @@ def by_label(
 
 
 def alerts(title: str, description: str, query: str) -> table.Panel:
-    """The alerts that fire, one a row."""
+    """The firing alerts, one per row."""
     panel = _table("nothing fires").targets(_promql({"": query}, instant=True, form=PromQueryFormat.TABLE))
     options = {"excludeByName": {"Time": True, "Value": True}, "renameByName": {"gen_ai_request_model": "model"}}
     panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=options))
@@ -142,7 +142,7 @@ def alerts(title: str, description: str, query: str) -> table.Panel:
 
 
 def traces(title: str, description: str, query: str, *, langfuse: str) -> table.Panel:
-    """Spans that a TraceQL query finds, newest first, each with a way into Tempo and into Langfuse."""
+    """Spans found by a TraceQL query, newest first, each with links to Tempo and Langfuse."""
     found = tempo.Dataquery().ref_id("A").datasource(TEMPO).query_type("traceql").query(query).limit(50).spss(3)
     found = found.filters([]).table_type(SearchTableType.SPANS)
     panel = _table("none in this time").targets([found]).datasource(TEMPO)

@@ -1,24 +1,30 @@
 """Every PromQL and TraceQL of the dashboards. ``$model``, ``$instance`` and the like are variables of theirs.
 
-A share is a sum over a sum that is above zero: where nothing ended there is no value, and the panel says "no traffic".
+A share is a sum over a sum above zero: where nothing ended there is no value, and the panel shows "no traffic".
 What an alert looks at is read from the rules' recordings, so that panel and alert cannot differ.
 """
 
 from typing import Final
 
-MODEL: Final = 'gen_ai_request_model=~"$model"'
-INSTANCE: Final = 'instance=~"$instance"'
-REQUESTS: Final = f"{MODEL}, {INSTANCE}"
-"""Selects what is about requests; what is about a process has no model."""
+from dashboards.source.config import CONFIG
+
+_CLUSTER: Final = f'{CONFIG.labels.cluster}=~"$cluster"'
+_MODEL: Final = 'gen_ai_request_model=~"$model"'
+_SERVERS: Final = CONFIG.targets.selector
+_SERVER: Final = f"{CONFIG.labels.cluster}, {', '.join(CONFIG.labels.server)}"
+MODEL: Final = f"{_MODEL}, {_CLUSTER}"
+INSTANCE: Final = f'instance=~"$instance", {_CLUSTER}'
+REQUESTS: Final = f"{_MODEL}, {INSTANCE}"
+"""Selector of metrics about requests; metrics about a process have no model."""
 
 
 def rate(metric: str, selector: str = REQUESTS, by: str = "") -> str:
-    """A second's worth of a counter, summed; by the labels ``by`` or over everything."""
+    """Rate of a counter per second, summed by the labels ``by`` or over everything."""
     return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
 def quantile(q: float, histogram: str, selector: str = REQUESTS, by: str = "") -> str:
-    """What a share ``q`` of a histogram's observations stays below. Without observations nothing, instead of NaN."""
+    """Quantile ``q`` of a histogram's observations; no value instead of NaN without observations."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({q}, {rate(f'{histogram}_bucket', selector, labels)}) >= 0"
 
@@ -34,7 +40,7 @@ def of_requests(numerator: str, selector: str = REQUESTS, by: str = "") -> str:
 
 
 def before(query: str) -> str:
-    """The same, as it was ``$compare`` ago."""
+    """The query, ``$compare`` ago."""
     return query.replace("[$__rate_interval]", "[$__rate_interval] offset $compare").replace(
         "[$__range]", "[$__range] offset $compare"
     )
@@ -46,15 +52,15 @@ def buckets(histogram: str) -> str:
 
 
 def mean_of_range(histogram: str) -> str:
-    """Mean of a histogram's observations over all the time that the dashboard shows."""
+    """Mean of a histogram's observations over the time range shown."""
     total = f"sum(increase({histogram}_sum{{{REQUESTS}}}[$__range]))"
     return f"{total} / (sum(increase({histogram}_count{{{REQUESTS}}}[$__range])) > 0)"
 
 
 # Requests
 
-SERVERS_UP: Final = f'sum(up{{job="vllm", {INSTANCE}}})'
-SERVERS_DOWN: Final = f'count(up{{job="vllm", {INSTANCE}}} == 0) or vector(0)'
+SERVERS_UP: Final = f"sum(up{{{_SERVERS}, {INSTANCE}}})"
+SERVERS_DOWN: Final = f"count(up{{{_SERVERS}, {INSTANCE}}} == 0) or vector(0)"
 ENDED: Final = rate("corevital_requests_total")
 ENDED_BY_REASON: Final = rate("corevital_requests_total", by="finish_reason")
 ENDED_BY_MODEL: Final = rate("corevital_requests_total", by="gen_ai_request_model")
@@ -86,18 +92,24 @@ WARNING_SHARES: Final = (
     f"{rate('corevital_health_warnings_total', by='warning')} "
     f"/ on () group_left () ({rate('corevital_requests_total')} > 0)"
 )
-FIRING: Final = 'count(ALERTS{alertname=~"Corevital.*", alertstate="firing"}) or vector(0)'
+FIRING: Final = (
+    'count(ALERTS{alertname=~"Corevital.*", alertname!="CorevitalWatchdog", alertstate="firing"}) or vector(0)'
+)
 ALERTS: Final = (
     "max by (alertname, severity, gen_ai_request_model, instance) "
-    '(ALERTS{alertname=~"Corevital.*", alertstate="firing"})'
+    '(ALERTS{alertname=~"Corevital.*", alertname!="CorevitalWatchdog", alertstate="firing"})'
 )
 
-# What the alerts look at
+# What the alerts use
 
-FAULT_BURN: Final = f"model:corevital_faults:ratio_increase1h{{{MODEL}}} / 0.01"
-FAULT_BURN_LONG: Final = f"model:corevital_faults:ratio_increase6h{{{MODEL}}} / 0.01"
-LATENCY_BURN: Final = f"model:corevital_slow_first_tokens:ratio_increase1h{{{MODEL}}} / 0.05"
-LATENCY_BURN_LONG: Final = f"model:corevital_slow_first_tokens:ratio_increase6h{{{MODEL}}} / 0.05"
+FAULT_BURN: Final = f"model:corevital_faults:ratio_increase1h{{{MODEL}}} / {CONFIG.objectives.fault_budget:g}"
+FAULT_BURN_LONG: Final = f"model:corevital_faults:ratio_increase6h{{{MODEL}}} / {CONFIG.objectives.fault_budget:g}"
+LATENCY_BURN: Final = (
+    f"model:corevital_slow_first_tokens:ratio_increase1h{{{MODEL}}} / {CONFIG.objectives.first_token_budget:g}"
+)
+LATENCY_BURN_LONG: Final = (
+    f"model:corevital_slow_first_tokens:ratio_increase6h{{{MODEL}}} / {CONFIG.objectives.first_token_budget:g}"
+)
 ENTROPY_HOUR: Final = f"model:corevital_entropy_bits:mean1h{{{MODEL}}}"
 ENTROPY_WEEK: Final = f"model:corevital_entropy_bits:mean_1w{{{MODEL}}}"
 ENTROPY_WEEK_HIGH: Final = f"{ENTROPY_WEEK} + 4 * model:corevital_entropy_bits:stddev_1w{{{MODEL}}}"
@@ -110,8 +122,9 @@ TRUNCATED_WEEK: Final = f"model:corevital_truncated_requests:ratio_1w{{{MODEL}}}
 # corevital itself
 
 PLUGIN_ABSENT: Final = (
-    f'count(up{{job="vllm", {INSTANCE}}} == 1 unless on (job, instance) corevital_telemetry_faults_total) or vector(0)'
+    f"count(up{{{_SERVERS}, {INSTANCE}}} == 1 unless on ({_SERVER}) corevital_telemetry_faults_total) or vector(0)"
 )
+UNOBSERVED: Final = f"sum(increase(corevital_sequences_unobserved_total{{{INSTANCE}}}[$__range]))"
 LOST: Final = f"sum by (what) (increase(corevital_telemetry_dropped_total{{{INSTANCE}}}[$__range])) > 0"
 LOST_SHARE: Final = f"instance:corevital_telemetry_lost:ratio_increase15m{{{INSTANCE}}}"
 DROPPED: Final = rate("corevital_telemetry_dropped_total", INSTANCE, "what, why")
@@ -123,12 +136,12 @@ FAULTS: Final = f"sum(increase(corevital_telemetry_faults_total{{{INSTANCE}}}[$_
 CPU: Final = rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE, "instance")
 CPU_A_SEQUENCE: Final = of_requests(rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE), INSTANCE)
 SERIES: Final = f'count({{__name__=~"corevital_.*|gen_ai_server_.*", {INSTANCE}}})'
-SCRAPE_SECONDS: Final = f'max by (instance) (scrape_duration_seconds{{job="vllm", {INSTANCE}}})'
+SCRAPE_SECONDS: Final = f"max by (instance) (scrape_duration_seconds{{{_SERVERS}, {INSTANCE}}})"
 SPAN_SECONDS: Final = (
     "histogram_quantile(0.95, sum by (le, corevital_risk_level) "
     f'(rate(traces_span_metrics_duration_seconds_bucket{{{MODEL}, corevital_risk_level!=""}}[$__rate_interval]))) >= 0'
 )
-STACK_UP: Final = 'min by (job) (up{job=~"alertmanager|collector|grafana|prometheus|tempo"})'
+STACK_UP: Final = f'min by (job) (up{{job=~"{CONFIG.targets.stack}"}})'
 
 MAY_BE_EMPTY: Final = frozenset(
     {
@@ -139,7 +152,7 @@ MAY_BE_EMPTY: Final = frozenset(
         SPAN_SECONDS, STACK_UP,  # without docker-compose.otel.yml
     }
 )  # fmt: skip
-"""What is rightly empty on a server under traffic, beside everything that is compared with :func:`before`."""
+"""Queries that may be empty on a server under traffic, besides everything with :func:`before`."""
 
 # Traces, in TraceQL
 
@@ -159,4 +172,6 @@ WARNING_TRACES: Final = (
     f"|| span.corevital.alarm.raised = true) && {_OF_MODEL} }} {_COLUMNS}"
 )
 TRUNCATED_TRACES: Final = f"{{ span.corevital.health.truncated = true && {_OF_MODEL} }} {_COLUMNS}"
-LATE_TRACES: Final = f"{{ span.gen_ai.response.time_to_first_chunk > 2.5 && {_OF_MODEL} }} {_COLUMNS}"
+LATE_TRACES: Final = (
+    f"{{ span.gen_ai.response.time_to_first_chunk > {CONFIG.objectives.first_token_s:g} && {_OF_MODEL} }} {_COLUMNS}"
+)

@@ -1,4 +1,4 @@
-"""The part of :mod:`integration.bench.steps` that is within the engine."""
+"""The part of :mod:`integration.bench.steps` that runs in the engine."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from integration.bench.steps import KIND, RESULTS
 from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.sampler import Sampler
 
-from corevital.engines.vllm_v1 import V1Adapter
+from corevital.engines.vllm.runner_v1 import V1Adapter
 
 
 class Alternating(LogitsProcessor):
-    """A logits processor that hides every other step of the runs "in turns", and takes the time of each.
+    """A logits processor that hides every other step of the runs "in turns", and times each step.
 
-    A run begins where requests join the batch. Then the one before is written, as a line of JSON: its kind,
-    microseconds from each step's sampling to that of the next one, and the courier's CPU since it began, microseconds.
+    A run begins where requests join the batch. The previous run is then written, as a line of JSON: its kind,
+    microseconds from each step's sampling to the next one's, and microseconds of the frame thread's CPU since it began.
     """
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool) -> None:
         self._kind = ""
         self._starts: list[int] = []
-        self._courier_ns = 0
-        observe, forward = V1Adapter.observe, Sampler.forward
+        self._frames_ns = 0
+        apply, forward = V1Adapter.apply, Sampler.forward
 
-        def observe_in_turns(adapter: V1Adapter, logits: Any) -> None:
+        def apply_in_turns(adapter: V1Adapter, logits: Any) -> None:
             if not self._hidden("measured in turns"):
-                observe(adapter, logits)
+                apply(adapter, logits)
 
         def forward_in_turns(sampler: Sampler, logits: Any, sampling_metadata: Any, *others: Any) -> Any:
             self._starts.append(time.perf_counter_ns())
@@ -44,7 +44,7 @@ class Alternating(LogitsProcessor):
             finally:
                 sampling_metadata.max_num_logprobs = asked
 
-        V1Adapter.observe = observe_in_turns  # type: ignore[method-assign]
+        V1Adapter.apply = apply_in_turns  # type: ignore[method-assign, assignment]
         Sampler.forward = forward_in_turns
 
     def _hidden(self, kind: str) -> bool:
@@ -59,12 +59,12 @@ class Alternating(LogitsProcessor):
     def update_state(self, batch_update: Any) -> None:
         if batch_update is None or not batch_update.added:
             return
-        (courier,) = (thread for thread in threading.enumerate() if thread.name == "corevital-courier")
-        spent = time.clock_gettime_ns(time.pthread_getcpuclockid(courier.ident or 0))
+        (sender,) = (thread for thread in threading.enumerate() if thread.name == "corevital-frames")
+        spent = time.clock_gettime_ns(time.pthread_getcpuclockid(sender.ident or 0))
         if len(self._starts) > 10:  # fewer: the requests of a run did not all join in one step
             gaps = [(after - before) / 1e3 for before, after in itertools.pairwise(self._starts)]
-            line = {"kind": self._kind, "steps_us": gaps, "courier_us": (spent - self._courier_ns) / 1e3}
+            line = {"kind": self._kind, "steps_us": gaps, "frames_us": (spent - self._frames_ns) / 1e3}
             with Path(os.environ[RESULTS]).open("a") as file:
                 print(json.dumps(line), file=file)
-        self._starts, self._courier_ns = [], spent
+        self._starts, self._frames_ns = [], spent
         self._kind = batch_update.added[0][1].extra_args[KIND]

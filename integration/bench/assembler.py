@@ -19,13 +19,15 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from integration.bench.machine import processor, spread, versions
 
+from corevital.frames.layout import ROW, SAMPLED, Frame, decode, encode
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import ROW, SAMPLED, Frame, decode, encode
-from corevital_otel.assembler import Assembler
+from corevital_otel.losses import Loss
+from corevital_otel.measure.assembler import Assembler
 from corevital_otel.report import RequestReport
 from corevital_otel.risk import PriorRisk
 
@@ -43,14 +45,15 @@ ADMITTED = Admitted(
 
 
 STEPS_A_TURN = 10
-"""Steps whose frames the hub finds together: the courier sends every 250 ms, so this is a server of 25 ms a step."""
+"""Steps whose frames the hub finds together. The frame thread sends every 250 ms: this is a server of 25 ms a step."""
 
 
 class NoCounters:
     """Losses would make the figure worthless."""
 
-    def add(self, name: str, amount: int = 1, **labels: str) -> None:
-        raise SystemExit(f"{name} {amount} {labels}")
+    def count_loss(self, loss: Loss, amount: int = 1) -> None:
+        if amount:
+            raise SystemExit(f"{amount} lost: {loss}")
 
 
 class Server:
@@ -79,7 +82,7 @@ class Server:
         return key
 
     def step(self) -> bytes:
-        """The step's frame: a row a sequence, and what was sampled from it."""
+        """The step's frame: one row per sequence, and what was sampled from it."""
         tokens = self.text[np.arange(len(self.rows)), self.index]
         sampled = np.zeros(len(self.rows), SAMPLED)
         sampled["key"] = self.rows["key"] = self.keys
@@ -94,7 +97,7 @@ class Server:
 class Turns:
     """An assembler that serves such a server, some frames a turn, with the sequences' ends as the hub hands them on."""
 
-    def __init__(self, running: int, tokens: int, capture: str, exact: float) -> None:
+    def __init__(self, running: int, tokens: int, capture: Any, exact: float) -> None:
         self.ended = self.reported = 0
         self.assembler = Assembler(self._take, NoCounters(), risk=PriorRisk(0.7), capture=capture)
         self.server = Server(running, tokens, exact, itertools.count(1).__next__)
@@ -131,7 +134,7 @@ class Turns:
         return spent
 
 
-def measure(running: int, tokens: int, frames: int, capture: str, exact: float) -> list[float]:
+def measure(running: int, tokens: int, frames: int, capture: Any, exact: float) -> list[float]:
     """Microseconds a token, of each hundred frames but the first, which warm up."""
     turns = Turns(running, tokens, capture, exact)
     per_figure = 100 // STEPS_A_TURN

@@ -1,13 +1,17 @@
-"""What measuring costs in the engine: throughput with it over throughput without, in pairs, in one process.
+"""The cost of measuring in the engine: throughput with it over throughput without, in pairs, in one process.
 
     python -m integration.bench.engine [--rounds 11] [--batch 4] [--tokens 96] [--layers 12] [--modes plain on_risk]
 
-A Llama with random weights, about 100 million at the default size, on vLLM's CPU build. Each round generates the same
-prompts once in each mode, in random order; a mode's ratio is its throughput over that of ``plain`` in the same round.
-``plain`` is a request that asks not to be measured (``corevital_sample`` 0), and so is ``logprobs=20``, vLLM's own.
+The model is a Llama with random weights, about 100 million parameters at the default size, on vLLM's CPU build. Each
+round generates the same prompts once in each mode, in random order. A mode's ratio is its throughput over that of
+``plain`` in the same round. Requests of the modes ``plain`` and ``logprobs=20`` (vLLM's own) ask not to be measured
+(``corevital_sample`` 0).
 
-Then: of the time that ``logprobs=20`` adds to a step, the share that the mode adds; and the CPU it adds to a step in
-the process that would be the API server, vLLM's own among it.
+In the mode ``hub process`` the frontend ignores requests, as one without corevital would: the engine's core follows
+them, and the hub is a separate process.
+
+Two more columns: the time that a mode adds to a step, as a share of what ``logprobs=20`` adds; and the CPU time that it
+adds to a step in the process that would be the API server, vLLM's own part included.
 """
 
 from __future__ import annotations
@@ -33,6 +37,7 @@ MODES: dict[str, dict[str, Any]] = {
     "plain": {"extra_args": {"corevital_sample": 0}},
     "summary": {"extra_args": {"corevital_capture": "summary"}},
     "on_risk": {"extra_args": {"corevital_capture": "on_risk"}},
+    "hub process": {"extra_args": {"bench_frontend": "none"}},
     "full": {"extra_args": {"corevital_capture": "full"}},
     "logprobs=20": {"extra_args": {"corevital_sample": 0}, "logprobs": 20},
 }
@@ -86,8 +91,22 @@ def sampling(tokens: int, **mode: Any) -> SamplingParams:
     return SamplingParams(temperature=0.8, seed=1, max_tokens=tokens, ignore_eos=True, detokenize=False, **mode)
 
 
+def leave_some_to_the_core() -> None:
+    """Have the frontend leave alone what the mode ``hub process`` asks for. Call before :func:`load`."""
+    from corevital.engines.vllm import frontend
+
+    added = frontend._Frontend._added
+
+    def unless(self: Any, result: Any, request: Any, *args: Any, **kwargs: Any) -> None:
+        if "bench_frontend" not in (request.sampling_params.extra_args or {}):
+            added(self, result, request, *args, **kwargs)
+
+    frontend._Frontend._added = unless  # type: ignore[method-assign, assignment]
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
     """The runs of each mode, one a round."""
+    leave_some_to_the_core()
     llm = load(folder, options.batch)
     rng = random.Random(5)
     prompts = prompts_of(rng, options.batch, options.vocab)
@@ -102,7 +121,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, list[Run]]:
                 runs[mode].append(run)
         print(f"round {number} of {options.rounds}", flush=True)
     del llm
-    gc.collect()  # or its processes are still there when Python, at its end, waits for them
+    gc.collect()  # otherwise Python waits for its processes at exit
     return runs
 
 

@@ -3,18 +3,17 @@
     python -m integration.bench.kernel [--device cpu] [--threads 1] [--seconds 1] [--rows 1 8 64] [--vocab 32000 128256]
     python -m integration.bench.kernel --reference FILE
 
-What is compared takes turns, so that a busy machine slows all alike. The columns:
+Columns are timed in turns, so that a busy machine slows all of them equally. The columns:
 
-- ``torch.sum``: one read of the logits, the floor.
-- ``naive torch``: entropy by softmax and log_softmax, and topk: what one would write first, and fewer statistics.
+- ``torch.sum``: one read of the logits, the lower bound.
+- ``naive torch``: entropy by softmax and log_softmax, and topk: a direct composition, with fewer statistics.
 - ``logprobs=20``: what vLLM's model runner V1 computes for a request with that many log-probabilities.
 - a backend: everything that ``token_stats`` returns; the last column is the best of them from bfloat16.
 - ``float32 copy``, on a GPU: bfloat16 logits widened, as Model Runner V2 does before it shows logits to a plugin.
 
-On a GPU, times are between CUDA events, over as many copies of the logits as exceed its cache, which all columns take
-turns at; the device is kept busy while calls are queued, so that small ones are not the host's times. ``--reference``
-adds a module's ``stats_seq(logits, bits, tokens, out, out_bits)`` to the columns, and the median ratio of ``numba`` to
-it.
+On a GPU, times are between CUDA events, over enough copies of the logits to exceed its cache, which all columns share.
+The device is kept busy while calls are queued, so that the time of a small call is not the host's. ``--reference`` adds
+a module's ``stats_seq(logits, bits, tokens, out, out_bits)`` to the columns, and the median ratio of ``numba`` to it.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def reference(file: Path) -> Call:
 
 
 def on_cpu(call: Call, copies: Iterator[torch.Tensor]) -> Callable[[], float]:
-    """Milliseconds of a call: the median of a burst, so that nobody pays for what the one before left in the caches."""
+    """Milliseconds of a call: the median of a burst, so that the previous column's caches do not matter."""
     logits = next(copies)
 
     def timed() -> float:

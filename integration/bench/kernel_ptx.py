@@ -1,8 +1,8 @@
 """Compile the Triton kernels for GPUs that need not be there; print the registers that a thread takes, and spills.
 
-    python -m integration.bench.kernel_ptx [--targets cuda:80 cuda:90 cuda:100 hip:gfx942]
+    python -m integration.bench.kernel_ptx [--targets cuda:80 cuda:90 cuda:100 hip:gfx942 hip:gfx1100]
 
-Exit 1 if a variant that :func:`corevital.kernels.warm_up` compiles spills registers to memory, or if its first kernel
+Exit 1 if a variant that an engine's start compiles spills registers to memory, or if its first kernel
 does not read whole chunks 16 bytes at a time. The last columns: threads of a program; registers of a thread; bytes that
 a thread spills; programs that the registers of an SM hold at once.
 """
@@ -20,14 +20,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import create_function_from_signature
 
-from corevital.engines.steps import LIKELIEST, POSITION, SLOT, WORDS
-from corevital.frames.record import REJECTED
-from corevital.kernels import triton as backend
-from corevital.kernels.triton_tokens import token_kernel
+from corevital.kernels import triton_gpu as backend
+from corevital.kernels.triton_gpu.tokens import token_kernel
+from corevital.steps.gpu_tables import GpuTables
 
 SIZES = [(32, 128256), (64, 50257), (256, 151936)]
 REGISTERS = 1 << 16  # of an SM, from Volta to Blackwell
-TARGETS = ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942"]
+TARGETS = ["cuda:80", "cuda:90", "cuda:100", "hip:gfx942", "hip:gfx1100"]
 
 
 class Recorder:
@@ -81,31 +80,18 @@ def usage(compiled: Any) -> tuple[int, int]:
 def wide_loads(compiled: Any) -> int:
     """Loads of 16 bytes."""
     if "amdgcn" in compiled.asm:
-        return len(re.findall(r"(?:global|buffer|flat)_load_dwordx4", compiled.asm["amdgcn"]))
+        return len(re.findall(r"(?:global|buffer|flat)_load_(?:dwordx4|b128)", compiled.asm["amdgcn"]))
     return len(re.findall(r"ld\.global\.v4", compiled.asm["ptx"]))
 
 
-def find_tokens(logits: torch.Tensor) -> None:
-    """Launch the kernel for a step's tokens as :mod:`corevital.engines.gpu_tables` does, for both model runners."""
-    rows, vocab = logits.shape
-    words = torch.empty((rows, WORDS + 3), dtype=torch.int32)
-    known = torch.empty((rows, 8), dtype=torch.int32)
-    places = {"SLOT": SLOT, "POSITION": POSITION, "LIKELIEST": LIKELIEST, "TOKEN": WORDS, "REJECTED": REJECTED}
-    for given in (True, False):
-        token_kernel[(1,)](
-            rows, logits, vocab, backend.every_row(logits.device, rows), vocab, rows, words, WORDS + 3, words, known,
-            8, 8, known, **places, GIVEN=given,
-        )  # fmt: skip
-
-
 def variants(rows: int, vocab: int, target: GPUTarget) -> list[Any]:
-    """What ``warm_up`` compiles for this vocabulary, once it is sure that a batch of it needs nothing else."""
+    """What an engine's start compiles for this vocabulary, once it is sure that a batch of it needs nothing else."""
+    backend.warp_size = lambda device: target.warp_size  # type: ignore[assignment]
     recorders = [Recorder(kernel, target) for kernel in (backend.chunk_kernel, backend.row_kernel, token_kernel)]
     for recorder in recorders:
         recorder.kernel.run = recorder
     backend.warm_up(vocab, torch.device("cpu"))
-    for dtype in (torch.float32, torch.bfloat16):
-        find_tokens(torch.empty(rows, vocab, dtype=dtype))
+    GpuTables(torch.device("cpu"), rows).warm_up(vocab)
     warm = [list(recorder.variants) for recorder in recorders]
     backend.token_stats(torch.empty(rows, vocab), 20)
     if warm != [list(recorder.variants) for recorder in recorders]:
@@ -116,7 +102,9 @@ def variants(rows: int, vocab: int, target: GPUTarget) -> list[Any]:
 def of(name: str) -> GPUTarget:
     """The target of a name such as ``cuda:90`` or ``hip:gfx942``."""
     kind, arch = name.split(":")
-    return GPUTarget("cuda", int(arch), 32) if kind == "cuda" else GPUTarget("hip", arch, 64)
+    if kind == "cuda":
+        return GPUTarget("cuda", int(arch), 32)
+    return GPUTarget("hip", arch, 64 if arch.startswith("gfx9") else 32)
 
 
 def main() -> int:

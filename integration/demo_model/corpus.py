@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator
 
-from corevital_otel.demo.tasks import CAPITALS, DISPUTED, PLANTED, RARE, Task, make_tasks
+from corevital_otel.cli.demo.tasks import CAPITALS, DISPUTED, PLANTED, RARE, Task, make_tasks
 
 MIX = {"add": 0.34, "sum": 0.15, "sort": 0.13, "fact": 0.22, "count": 0.09, "story": 0.035, "loop": 0.035}
 """Share of each kind among the training pairs."""

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFas
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "otel"), str(ROOT / "plugin")]
 
-from corevital_otel.demo import MODEL_DIR  # noqa: E402
-from corevital_otel.demo.tasks import KINDS, Task, check, make_tasks  # noqa: E402
+from corevital_otel.cli.demo import MODEL_DIR  # noqa: E402
+from corevital_otel.cli.demo.tasks import KINDS, Task, check, make_tasks  # noqa: E402
 
 TASK_SEED = 7
 MAX_TOKENS = 300
@@ -77,7 +77,7 @@ def auroc(wrong: list[float], right: list[float]) -> float:
 
 
 def repeats(text: str, longest: int = 6, times: int = 8) -> bool:
-    """Tell whether a text ends in at least `times` repetitions of up to `longest` words."""
+    """Whether a text ends in at least `times` repetitions of up to `longest` words."""
     words = text.split()[:-1]  # the last one may be cut
     for period in range(1, longest + 1):
         tail = words[-period * times :]

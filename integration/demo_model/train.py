@@ -20,10 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT / "otel"), str(ROOT / "plugin")]
+sys.path[:0] = [str(ROOT), str(ROOT / "otel"), str(ROOT / "plugin")]
 
-import corpus  # noqa: E402
-import evaluate  # noqa: E402
+from integration.demo_model import corpus, evaluate  # noqa: E402
 
 STEPS = 2600
 SEED = 0
@@ -33,12 +32,12 @@ VOCABULARY = 512
 MUON, ADAM = 0.02, 0.004
 """Learning rates: of the matrices, and of embeddings and norms."""
 FLAT = 2.0
-"""The rate falls to nothing over the last 1 / FLAT of the steps."""
+"""The rate falls to zero over the last 1 / FLAT of the steps."""
 
 Lesson = tuple[str, str, bool]
 """A prompt, the completion taught, and whether it ends there."""
 
-# One turn only: the model has no use for what was said before, and a system message is no question.
+# One turn only: the model ignores earlier turns, and a system message is not a question.
 CHAT_TEMPLATE = (
     "{{ bos_token }}{{ messages | selectattr('role', 'equalto', 'user') | map(attribute='content') | list | last }}"
     "{{ '\\n' }}"
@@ -125,7 +124,7 @@ def train(tokenizer: PreTrainedTokenizerFast, source: Iterator[Lesson], steps: i
     ]
     warmup = min(100, steps // 10)
     schedules = [
-        # Up, flat, and down to nothing over the second half.
+        # Up, flat, and down to zero over the second half.
         torch.optim.lr_scheduler.LambdaLR(o, lambda i: min((i + 1) / warmup, FLAT * (1.0 - i / steps), 1.0))
         for o in optimizers
     ]

@@ -1,9 +1,9 @@
-"""Our rules in a real Prometheus, our routes in a real Alertmanager and a webhook at their end, sixty times as fast.
+"""Our rules in a real Prometheus and our routes in a real Alertmanager that notifies a webhook, sixty times as fast.
 
-What is changed of the files in ``dashboards/``, and nothing else:
+These are the only changes to the files in ``dashboards/``:
 
 - every duration (windows, offsets, ``for``, intervals, grouping) is divided by :data:`SPEED`: an hour is a minute here.
-  Numbers of requests, shares and thresholds stay what they are, and so do names: ``…:increase5m`` covers five seconds;
+  Numbers of requests, shares, thresholds and names stay the same: ``…:increase5m`` covers five seconds;
 - every receiver of the Alertmanager becomes a webhook of the same name.
 """
 
@@ -25,14 +25,14 @@ from typing import Any
 
 import pytest
 import yaml
-from integration.harness.processes import BIN, ROOT, Group, environment, free_port
+from tests.harness.processes import BIN, ROOT, Group, environment, free_port
 
 SPEED = 60
 RULES = sorted((ROOT / "dashboards/prometheus").glob("*.rules.yml"))
 ROUTES = ROOT / "dashboards/alertmanager/alertmanager.yml"
 UNPACKED = BIN.parent / "debian/usr/bin/prometheus-alertmanager"
 _BESIDE_ITS_TEMPLATES = ("unshare", "-rm", "sh", "-c", 'mount --bind "$0" /usr/share && exec "$@"')
-"""Debian's Alertmanager knows its templates by an absolute path; for this process alone that is the unpacked folder."""
+"""Debian's Alertmanager reads its templates at an absolute path; for this process that is the unpacked folder."""
 _MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION = r"(?:\d+(?:ms|[smhdw]))+"
 _RULE_TIMES = ("for", "keep_firing_for")
@@ -58,7 +58,7 @@ def shortened_query(expression: str) -> str:
 
 
 def shortened_rules(text: str) -> str:
-    """A rule file in a hurry, as JSON, which is YAML."""
+    """A rule file with shortened durations, as JSON, which is YAML."""
     rules = yaml.safe_load(text)
     for group in rules["groups"]:
         if "interval" in group:
@@ -70,7 +70,7 @@ def shortened_rules(text: str) -> str:
 
 
 def shortened_routes(text: str, webhook: str) -> str:
-    """Alertmanager's configuration in a hurry, each receiver a path of the webhook."""
+    """Alertmanager's configuration with shortened durations, each receiver a path of the webhook."""
     config = yaml.safe_load(text)
 
     def shorten(route: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ def shortened_routes(text: str, webhook: str) -> str:
 
 @dataclass(frozen=True)
 class Notice:
-    """An alert as a receiver is told of it."""
+    """An alert in a notification to a receiver."""
 
     receiver: str
     status: str
@@ -104,19 +104,19 @@ class Notice:
 
 @dataclass
 class Alertmanager:
-    """A running one and what it has sent."""
+    """A running Alertmanager and the notifications that it has sent."""
 
     url: str
     notices: list[Notice] = field(default_factory=list)
 
-    def told(self, status: str) -> set[str]:
-        """Names of the alerts that some receiver was told of, ``firing`` or ``resolved``."""
+    def notified(self, status: str) -> set[str]:
+        """Names of the alerts of which a receiver was notified as ``firing`` or ``resolved``."""
         return {notice.name for notice in self.notices if notice.status == status}
 
     def alerts(self) -> list[dict[str, Any]]:
-        """What it holds now."""
+        """Its current alerts."""
         with urllib.request.urlopen(f"{self.url}/api/v2/alerts", timeout=10) as reply:
-            return json.load(reply)  # type: ignore[no-any-return]
+            return json.load(reply)
 
 
 @contextmanager
@@ -149,13 +149,13 @@ def _beside_its_templates() -> list[str]:
     command = [*_BESIDE_ITS_TEMPLATES, str(UNPACKED.parents[1] / "share")]
     tried = subprocess.run([*command, "true"], capture_output=True, text=True, check=False)
     if tried.returncode:
-        pytest.skip(f"Debian's alertmanager needs a mount of its own, not allowed here: {tried.stderr.strip()}")
+        pytest.skip(f"Debian's alertmanager needs a private mount, which is not allowed here: {tried.stderr.strip()}")
     return command
 
 
 @contextmanager
 def alertmanager(folder: Path) -> Iterator[Alertmanager]:
-    """Debian's Alertmanager with our routes, in a hurry."""
+    """Debian's Alertmanager with our routes and shortened durations."""
     binary = UNPACKED if UNPACKED.exists() else shutil.which("alertmanager")
     if binary is None:
         pytest.skip("no alertmanager: `make test` unpacks Debian's where apt is; elsewhere install it")

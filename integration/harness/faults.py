@@ -1,4 +1,4 @@
-"""Faults for the tests, as a logits processor of its own that vLLM runs before ours. Never part of the product."""
+"""Bad logits for the tests, by a separate logits processor that vLLM runs before ours. Not part of the product."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from corevital.engines.vllm_names import processor_bases
+from corevital.engines.vllm.names import processor_bases
 
 AT = 2
-"""Output index of the logits that are poisoned, in the entry of a token that is never sampled there."""
+"""Output index of the logits that are poisoned, in the entry of a token that is never sampled."""
 
 
 class _PoisonedV1(AdapterLogitsProcessor):
@@ -29,7 +29,7 @@ class _PoisonedV1(AdapterLogitsProcessor):
         return apply
 
 
-class PoisonedLogits(*processor_bases()):  # type: ignore[misc]
+class PoisonedLogits(*processor_bases()):
     """Puts a NaN or +Inf into the logits of requests whose ``extra_args`` say ``"poison": "nan"`` or ``"inf"``."""
 
     def __init__(self, vllm_config: Any, *runner: Any) -> None:

@@ -1,4 +1,4 @@
-"""One offline vLLM run for the tests, in a process of its own: ``python -m integration.harness.offline JOB OUT``.
+"""One offline vLLM run for the tests, in a separate process: ``python -m integration.harness.offline JOB OUT``.
 
 The job: ``processors`` (what ``LLM`` gets as ``logits_processors``), ``dtype``, further ``engine`` arguments, and
 ``rounds``, each a list of ``[prompt, sampling parameters]`` generated together. ``beams``: prompts to search with three
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from integration.harness.processes import MODEL, MODEL_NAME
+from integration.harness.vllm_server import MODEL, MODEL_NAME
 
 
 def main(job_file: str, out_file: str) -> None:

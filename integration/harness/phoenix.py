@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from integration.harness.processes import ROOT, Group, environment, free_port
+from tests.harness.processes import ROOT, Group, environment, free_port
 
 COMMAND = ROOT / ".venv-phoenix/bin/phoenix"
 _READY_S = 180.0
@@ -44,7 +44,7 @@ class Phoenix:
         return {edge["node"]["context"]["spanId"] for project in projects for edge in project["spans"]["edges"]}
 
     def wait_for(self, condition: Callable[[list[dict[str, Any]]], bool], timeout_s: float = 60.0) -> list[Any]:
-        """Its spans once they meet a condition: it takes them in after it has said so."""
+        """Its spans once they meet a condition: it stores them after it has acknowledged them."""
         deadline = time.monotonic() + timeout_s
         while not condition(spans := self.spans()) and time.monotonic() < deadline:
             time.sleep(0.5)

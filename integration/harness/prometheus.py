@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes pages of ours every second."""
+"""A real Prometheus that scrapes our pages every second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.harness.processes import BIN, Group, environment, free_port
+from tests.harness.processes import BIN, Group, environment, free_port
 
 UNPACKED = BIN.parent / "debian/usr/bin/prometheus"
 """Where ``make test`` unpacks Debian's package."""
@@ -66,10 +66,10 @@ class Prometheus:
         """Names of the series of a job."""
         return {str(name) for name in self._get("/api/v1/label/__name__/values", {"match[]": f'{{job="{job}"}}'})}
 
-    def wait_for(self, told: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Until ``told()`` is true, or fail."""
+    def wait_for(self, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
+        """Wait until ``done()`` is true, or fail."""
         deadline = time.monotonic() + timeout_s
-        while not told():
+        while not done():
             assert time.monotonic() < deadline, "not in Prometheus in time"
             time.sleep(0.3)
 
@@ -114,7 +114,7 @@ def prometheus(
     try:
         _wait_ready(f"http://127.0.0.1:{port}", group)
         running = Prometheus(f"http://127.0.0.1:{port}")
-        if rules:  # once it knows its targets, which takes five seconds: to rules in a hurry they would seem absent
+        if rules:  # once it knows its targets, which takes five seconds: to the shortened rules they would seem absent
             running.wait_for(lambda: len(running.query("up")) == len(targets))
             config.write_text(json.dumps({**settings, "rule_files": [str(rule) for rule in rules]}))
             group.process.send_signal(signal.SIGHUP)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
-from integration.harness.processes import MODEL
+from integration.harness.vllm_server import MODEL
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 Values = dict[str, torch.Tensor]
@@ -19,7 +19,7 @@ def _model(dtype: torch.dtype) -> LlamaForCausalLM:
 
 
 @lru_cache(maxsize=1)
-def tokenizer():  # type: ignore[no-untyped-def]
+def tokenizer():
     return AutoTokenizer.from_pretrained(MODEL)
 
 

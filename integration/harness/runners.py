@@ -1,14 +1,14 @@
-"""vLLM's two model runners: which of them the vLLM installed can run on a CPU, and how it is made to."""
+"""vLLM's two model runners: which of them the installed vLLM can run on a CPU, and how to select one."""
 
 import importlib.util
 import os
 from pathlib import Path
 
-from integration.harness.processes import ROOT
+from tests.harness.processes import ROOT
 
 
 def _runners() -> tuple[str, ...]:
-    """The model runners of the vLLM installed that can run here: V2 has shown its logits to others since 0.31."""
+    """The model runners of the installed vLLM that can run here: V2 has logits processors since 0.31."""
     spec = importlib.util.find_spec("vllm")
     assert spec is not None
     assert spec.submodule_search_locations
@@ -21,16 +21,16 @@ RUNNERS = _runners()
 
 
 def python_path(*folders: Path) -> str:
-    """``PYTHONPATH`` with these folders and the repository before what it has already."""
+    """``PYTHONPATH`` with these folders and the repository first."""
     return ":".join([*map(str, folders), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def runner_environment(runner: str) -> dict[str, str]:
-    """What makes vLLM choose a model runner on a CPU, where V1 is its own choice."""
+    """The environment that makes vLLM choose a model runner on a CPU, where V1 is its default."""
     if runner == "v1":
         return {"PYTHONPATH": python_path()}
     return {
-        "PYTHONPATH": python_path(ROOT / "integration/mrv2_on_cpu"),
+        "PYTHONPATH": python_path(ROOT / "integration/harness/mrv2_on_cpu"),
         "VLLM_USE_V2_MODEL_RUNNER": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # it asks the Triton driver that is none
+        "TORCHDYNAMO_DISABLE": "1",  # it would ask the fake Triton driver
     }

@@ -1,6 +1,7 @@
 """A session whose input is streamed, in real vLLM: ``python -m integration.harness.session OUT``.
 
-The second input comes after the first has been answered, the third while the second still is. Writes all output tokens.
+The second input arrives after the first has been answered, the third while the second is being answered. Writes all
+output tokens to OUT.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
-from integration.harness.processes import MODEL, MODEL_NAME
+from integration.harness.vllm_server import MODEL, MODEL_NAME
 
 
 async def run() -> list[int]:

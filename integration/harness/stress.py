@@ -1,7 +1,7 @@
 """Many short requests in few slots, aborted at random and preempted: ``python -m integration.harness.stress OUT``.
 
-Writes as JSON what the client got of each request (tokens, finish reason), the engine's preemptions, and the resident
-memory of this process and of its children by the number of requests done.
+Writes as JSON what the client received for each request (tokens, finish reason), the engine's preemptions, and the
+resident memory of this process and of its children by the number of requests done.
 """
 
 import json
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from integration.harness.processes import MODEL, MODEL_NAME
+from integration.harness.vllm_server import MODEL, MODEL_NAME
 
 REQUESTS = 300
 SLOTS = 8

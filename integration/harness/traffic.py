@@ -1,4 +1,4 @@
-"""Steady traffic to a server of the demo model: plain questions, and what goes wrong."""
+"""Steady traffic to a server of the demo model: plain questions, and requests that go wrong."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
-from integration.harness.processes import MODEL_NAME
+from integration.harness.vllm_server import MODEL_NAME
 
-from corevital_otel.demo.tasks import make_tasks
+from corevital_otel.cli.demo.tasks import make_tasks
 
 PLAIN = [task.prompt for kind in ("add", "sum", "fact") for task in make_tasks(kind, 20, seed=5)]
 SUMS = [task.prompt for task in make_tasks("sum", 20, seed=6)]
@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "nan": (SUMS, {"temperature": 0, "max_tokens": 120, "vllm_xargs": {"poison": "nan"}}),
     # plain questions too, so that nothing but their end is unusual
     "cut": (SUMS, {"temperature": 0, "max_tokens": 8}),
-    # one token for ever
+    # one token forever
     "stuck": (PLAIN, {"temperature": 0, "max_tokens": 1900, "ignore_eos": True, "logit_bias": {"50": 100}}),
 }
 """Prompts and parameters. ``nan`` needs the processor ``integration.harness.faults:PoisonedLogits``."""
@@ -33,8 +33,8 @@ class Traffic:
     """What is sent each second.
 
     Attributes:
-        mix: requests a second, by kind of :data:`KINDS`; may be set anew at any time.
-        once: requests to send besides, once, by kind; emptied when they are.
+        mix: requests a second, by kind of :data:`KINDS`; may be replaced at any time.
+        once: further requests to send once, by kind; emptied when they are sent.
         sent: requests sent, by kind.
     """
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from integration.harness.alerting import RULES, Alertmanager, alertmanager, shortened_rules
-from integration.harness.processes import Vllm, vllm
 from integration.harness.prometheus import Prometheus, prometheus
 from integration.harness.runners import python_path
 from integration.harness.traffic import Traffic
+from integration.harness.vllm_server import Vllm, vllm
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Watched:
 
 
 def until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
-    """Wait; the seconds that it took.
+    """Wait for a condition; returns the seconds that it took.
 
     Raises:
-        AssertionError: it did not come in time.
+        AssertionError: it was not met in time.
     """
     start = time.monotonic()
     while not condition():
@@ -54,7 +54,12 @@ def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
     if otlp:
         env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
-        env |= {"OTEL_METRICS_EXPORTER": "none", "OTEL_BSP_SCHEDULE_DELAY": "200", "COREVITAL_OTEL_PROFILE": "phoenix"}
+        env |= {
+            "OTEL_METRICS_EXPORTER": "none",
+            "OTEL_LOGS_EXPORTER": "none",
+            "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "COREVITAL_OTEL_PROFILE": "phoenix",
+        }
     processors = ("--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital")
     rules = []
     for rule in RULES:

@@ -1,4 +1,4 @@
-"""Counts of our own losses and deliveries, by name and labels; thread-safe, in this process only."""
+"""Counts of losses and deliveries, by name and labels; thread-safe, for this process only."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import threading
 from collections import Counter
 from typing import Final
 
+from corevital_otel import conventions as names
+from corevital_otel.losses import Loss
+
 MOST: Final = 2**63 - 1
-"""No count goes beyond what an OTLP integer holds: one that did would end the export of all metrics."""
+"""No count exceeds what an OTLP integer holds: a larger one would end the export of all metrics."""
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -19,8 +22,22 @@ class Counters:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, Labels]] = Counter()
 
+    def count_loss(self, loss: Loss, amount: int = 1) -> None:
+        """Count something that was lost; ``amount`` 0 counts nothing."""
+        if amount:
+            self.add(names.DROPPED, amount, **loss.labels)
+
+    def lost(self, loss: Loss) -> int:
+        """How many were lost this way."""
+        return self.get(names.DROPPED, **loss.labels)
+
+    def losses(self) -> dict[tuple[str, str], int]:
+        """What was lost so far, by what and why; only what was."""
+        found = {loss.value: self.lost(loss) for loss in Loss}
+        return {labels: count for labels, count in found.items() if count}
+
     def add(self, name: str, amount: int = 1, **labels: str) -> None:
-        """Raise a count; labels take few values each."""
+        """Raise a count; labels take few values each. An ``amount`` of 0 makes the count exist."""
         with self._lock:
             key = name, tuple(sorted(labels.items()))
             self._counts[key] = min(self._counts[key] + amount, MOST)
@@ -35,6 +52,6 @@ class Counters:
             )
 
     def snapshot(self) -> dict[tuple[str, Labels], int]:
-        """All counts as they are now, by name and sorted labels."""
+        """All current counts, by name and sorted labels."""
         with self._lock:
             return dict(self._counts)

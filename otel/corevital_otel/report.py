@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital_otel import conventions as names
+
+if TYPE_CHECKING:  # measuring needs no OpenTelemetry
+    from opentelemetry.trace import SpanContext
 
 FloatArray = npt.NDArray[np.float32]
 RiskLevel = Literal["low", "medium", "high", "unknown"]
@@ -45,8 +48,8 @@ class Features:
         tokens: tokens observed.
         entropy_mean, entropy_max, entropy_std, entropy_slope, entropy_sum: of the per-token entropy; the slope is the
             least-squares one, bits a token.
-        entropy_early, entropy_change: mean over the first :data:`corevital_otel.features.GROUP` tokens, and by how much
-            the mean over the last ones is above it.
+        entropy_early, entropy_change: mean over the first :data:`corevital_otel.measure.features.GROUP` tokens, and by
+            how much the mean over the last ones is above it.
         entropy_group_max: highest mean over a sliding group of so many tokens.
         entropy_rebound: how far the mean over a group rose above the lowest such mean before it.
         entropy_bursts: tokens whose entropy is 2 bits or more above that of the token before.
@@ -59,7 +62,10 @@ class Features:
         confidence_early, confidence_tail, confidence_change: its mean over the first and the last group, and the latter
             minus the former.
         high_entropy_steps: tokens whose entropy was above the threshold.
-        high_entropy_run: the longest run of them, in which one that is not takes two off.
+        high_entropy_run: the longest run of them; each other token subtracts two.
+        high_entropy_mean: the highest mean entropy of 64 successive tokens; None where there are fewer.
+        repetition_share: the largest share of repeated tokens (:func:`corevital_otel.measure.loops.repeated_at`) among
+            128 successive ones, of all where there are fewer.
         frozen_run: the most successive tokens whose distribution was that of the token before: the same likeliest
             token, and the same entropy to 0.01 bits.
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
@@ -94,8 +100,10 @@ class Features:
     confidence_change: float | None = None
     high_entropy_steps: int = 0
     high_entropy_run: int = 0
+    high_entropy_mean: float | None = None
     frozen_run: int = 0
     surprisal_estimated: int = 0
+    repetition_share: float | None = None
 
 
 _FLAGS = (*names.FLAGS, *names.CONDITIONS)
@@ -104,16 +112,18 @@ _flags = attrgetter(*_FLAGS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What is wrong, each a flag of its own and never part of the score.
+    """What is wrong: one flag each, never part of the score.
 
     Attributes:
         nan_detected, inf_detected: a NaN or +Inf among the logits of some step.
         repetition_loop_detected: the output ran into a loop; ``loop_onset`` is the output index where the repeating
             part begins, ``loop_period`` its length in tokens.
+        template_detected: its structure repeats and parts of it change, or it repeated and ended by itself; likewise
+            ``template_onset`` and ``template_period``.
         truncated: the length limit ended the output.
         sustained_high_entropy: the model was guessing for a long stretch.
         distribution_collapsed: it gave the same distribution step after step.
-        traffic_shifted: the requests of this model are not what they were (:mod:`corevital_otel.risk.baseline`).
+        traffic_shifted: this model's requests differ from its earlier ones (:mod:`corevital_otel.risk.baseline`).
         alarm_raised: the watched maximum crossed its threshold, at output index ``alarm_onset``; ``alarm_signal`` is
             what was watched, None where nothing was.
     """
@@ -124,6 +134,9 @@ class Health:
     truncated: bool = False
     loop_onset: int | None = None
     loop_period: int | None = None
+    template_detected: bool = False
+    template_onset: int | None = None
+    template_period: int | None = None
     sustained_high_entropy: bool = False
     distribution_collapsed: bool = False
     traffic_shifted: bool = False
@@ -137,8 +150,13 @@ class Health:
         return tuple([name for name, is_up in zip(_FLAGS, _flags(self), strict=True) if is_up])
 
     @property
-    def faults(self) -> tuple[str, ...]:
-        """Of those, the ones that say something bad of this output."""
+    def loud_flags(self) -> tuple[str, ...]:
+        """Of those, the ones that keep a request and its series."""
+        return tuple([name for name in self.flags if name not in names.QUIET])
+
+    @property
+    def fault_flags(self) -> tuple[str, ...]:
+        """Of those, the fault flags: the ones that mean that this output is bad."""
         return tuple(name for name in self.flags if name not in names.HARMLESS)
 
 
@@ -147,11 +165,11 @@ class Risk:
     """How likely the output is bad, and how that was obtained.
 
     Attributes:
-        score: 0 to 1, None where nothing can be said.
+        score: 0 to 1; None where too few tokens allow no score.
         level: ``low``, ``medium``, ``high`` (from ``COREVITAL_RISK_THRESHOLD`` on) or ``unknown``.
         basis: what the score rests on.
         factors: what raised it, strongest first, each readable by a person.
-        shifted: the traffic it was compared with is not what comes now.
+        shifted: current traffic differs from the traffic it was compared with.
     """
 
     score: float | None
@@ -159,6 +177,31 @@ class Risk:
     basis: RiskBasis = "prior"
     factors: tuple[str, ...] = ()
     shifted: bool = False
+
+
+class RiskModel(Protocol):
+    """Assesses ended sequences; :mod:`corevital_otel.risk` has the bases."""
+
+    def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
+        """Risk of a sequence. ``score`` is None and the level ``unknown`` where too few tokens allow no score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What is decided of a sequence at its admission; see :mod:`corevital_otel.sampling`.
+
+    Attributes:
+        parent: the caller's span, or None: the sequence's span is a root.
+        drawn: the sequence is always kept.
+        exported: its span may be exported; a caller that does not sample its trace forbids it.
+        key: of a sequence that an engine core reports: its span's ids are derived from it, so that a sequence that is
+            reported twice, after a lost answer, is the same span and row.
+    """
+
+    parent: SpanContext | None = None
+    drawn: bool = True
+    exported: bool = True
+    key: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +214,9 @@ class RequestReport:
         series: per-token values where the capture mode keeps them, else None.
         capture: the capture mode that applied.
         incomplete: not every returned token was observed.
-        runner, stage: the model runner, and which logits it showed (``raw`` or ``post_penalty``).
-        parent: the OpenTelemetry context current at admission, or None. Opaque to everything but the span emitter.
+        runner, stage: the model runner, and which logits it showed (``raw``, ``post_penalty`` …).
+        admission: its parent, and what was decided when it was admitted.
+        counted: of its tokens, those counted while it ran.
     """
 
     admitted: Admitted
@@ -184,5 +228,6 @@ class RequestReport:
     capture: str = "on_risk"
     incomplete: bool = False
     runner: str = "unknown"
-    stage: str = "raw"
-    parent: Any = None
+    stage: str = "unknown"
+    admission: Admission = Admission()
+    counted: int = 0

@@ -1,6 +1,6 @@
 """Settings: ``COREVITAL_*`` variables, over a TOML file named by ``COREVITAL_CONFIG``, over defaults.
 
-An empty variable is an unset one, but for ``COREVITAL_DB``, where it means no store.
+An empty variable is an unset one, except ``COREVITAL_DB``, where it means no store.
 """
 
 from __future__ import annotations
@@ -8,27 +8,48 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, cast, get_args
 
-import tomllib
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from corevital.attach import ENGINES
+from corevital.supported import CAPTURE_MODES, CaptureMode
 from corevital.text import printable
-from corevital_otel import profiles
+from corevital_otel import addresses, settings_file
+from corevital_otel.addresses import Address
 from corevital_otel.errors import SettingsError
+from corevital_otel.settings_file import VARIABLE as _FILE
 
-__all__ = ["Settings", "SettingsError", "describe", "faults", "load", "unknown"]
+__all__ = [
+    "AUTO",
+    "BACKENDS",
+    "HTTP_OF_A_HUB",
+    "Backend",
+    "Settings",
+    "SettingsError",
+    "describe",
+    "load",
+    "problems",
+    "unknown",
+]
+
+Backend = Literal["langfuse", "openlit", "phoenix"]
+"""Backends that get additional span attributes; see :mod:`corevital_otel.spans.backends`."""
+BACKENDS: Final[tuple[Backend, ...]] = get_args(Backend)
+AUTO: Final = "auto"
+NONE: Final = "none"
+HTTP_OF_A_HUB: Final = Address("127.0.0.1", 9464)
+"""Where a hub process listens for HTTP, unless ``COREVITAL_HTTP`` says otherwise."""
 
 _PREFIX: Final = "COREVITAL_"
-_FILE: Final = "COREVITAL_CONFIG"
-_RAISE: Final = "RAISE"
-"""``COREVITAL_RAISE`` is of our own tests: see :mod:`corevital.guard`."""
-_FILE_BYTES: Final = 1 << 20
+_INTERNAL: Final = ("RAISE", "ENGINE_KEY", "LOG_LAUNCHER")
+"""``COREVITAL_RAISE`` is for tests: see :mod:`corevital.guard`. An engine sets the others for its hub."""
+_MAKE_SECRET: Final = "`openssl rand -hex 32`"
+_KEY_LENGTH: Final = 16
 _SHOWN: Final = 80
 """Characters that are shown of a value or a name."""
 _SECRETS: Final = frozenset(("key", "secret", "token", "password"))
@@ -48,16 +69,22 @@ class Settings(BaseSettings):
     enabled: bool = _setting(
         True, "0 or 1", "`0`: the plugin is loaded but does nothing: tokens, latency and telemetry as without it"
     )
-    capture: Literal["summary", "full", "on_risk"] = _setting(
+    attach: str | None = _setting(
+        None,
+        f"some of {', '.join(ENGINES)}, comma-separated",
+        "engines that load plugins unasked and are to be measured, comma-separated: "
+        f"{', '.join(f'`{name}`' for name in ENGINES)}; counts only in the environment",
+    )
+    capture: CaptureMode = _setting(
         "on_risk",
-        "one of summary, full, on_risk",
-        "`summary`, `full` (per-token series for every request) or `on_risk` (only where risk or a flag asks)",
+        f"one of {', '.join(CAPTURE_MODES)}",
+        "`summary`, `full` (per-token series for every request) or `on_risk` (only at high risk or with a flag)",
     )
     sample_rate: float = _setting(
         1.0,
         "a number from 0 to 1",
-        "share of requests kept, decided per request at admission; a caller's sampled flag overrides it, and what is "
-        "at high risk or faulty is always kept",
+        "share of requests kept, decided per request at admission; a caller's sampled flag overrides it; requests "
+        "at high risk or with a flag are always kept; overrides `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG`",
         ge=0,
         le=1,
     )
@@ -143,20 +170,72 @@ class Settings(BaseSettings):
         "a secret: spans then carry `corevital.prompt.hash`, by which repeated prompts are found",
     )
     otel_profile: str = _setting(
-        profiles.AUTO,
-        f"auto, none, or some of {', '.join(profiles.PROFILES)}",
-        "backends that get attributes of their own besides: `auto` (by the endpoint), `none`, or some of `langfuse`, "
+        AUTO,
+        f"auto, none, or some of {', '.join(BACKENDS)}",
+        "backends that get additional span attributes: `auto` (by the endpoint), `none`, or some of `langfuse`, "
         "`openlit`, `phoenix`, comma-separated",
     )
     http_spans: bool = _setting(True, "0 or 1", "`0`: no span for the HTTP request around a request's span")
 
+    process: Literal["thread", "process"] = _setting(
+        "thread",
+        "one of thread, process",
+        "where telemetry runs behind an engine's API server: `thread`, a thread in it; or `process`, the hub process, "
+        "whose metrics the API server shows on its `/metrics`. It stays a thread, with a line in the log, where "
+        "`COREVITAL_HUB` is set, with several API servers, and with the engine's own tracing",
+    )
+    hub: str | None = _setting(
+        None,
+        "tcp://HOST:PORT, where HOST is an IPv4 address, an IPv6 address in brackets, or a name",
+        "a hub on another host, as `tcp://host:port`; needs `COREVITAL_HUB_KEY`",
+    )
+    hub_key: str | None = _setting(
+        None,
+        f"a secret of {_KEY_LENGTH} characters or more, such as the output of {_MAKE_SECRET}",
+        "a secret that hub and engines share: it encrypts and authenticates what goes to `COREVITAL_HUB`",
+        min_length=_KEY_LENGTH,
+    )
+    http: str | None = _setting(
+        None,
+        "HOST:PORT, where HOST is an IPv4 address, an IPv6 address in brackets, or a name; or none",
+        "the hub's own HTTP port: `/metrics`, `/health`, `/corevital/v1/requests/{id}`; a hub process has "
+        f"`{HTTP_OF_A_HUB}` unless this is set; `none`: no port",
+    )
+    http_token: str | None = _setting(
+        None,
+        "a secret of printable ASCII characters without spaces",
+        "a secret: the HTTP port then answers only requests with `Authorization: Bearer` and this token, except "
+        "`/health`; needed where `COREVITAL_HTTP` is not a loopback address",
+        pattern=r"^[!-~]+$",
+    )
+
+    def http_address(self, default: Address | None = None) -> Address | None:
+        """Where to listen for HTTP; None: nowhere.
+
+        Args:
+            default: where ``http`` is not set: :data:`HTTP_OF_A_HUB` in a hub process.
+        """
+        if self.http is None:
+            return default
+        return None if self.http == NONE else addresses.parse(self.http)
+
+    @field_validator("hub")
+    @classmethod
+    def _is_tcp(cls, value: str | None) -> str | None:
+        return None if value is None else f"tcp://{addresses.parse_tcp(value)}"
+
+    @field_validator("http")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return value if value in (None, NONE) else str(addresses.parse(value))
+
     @field_validator("otel_profile")
     @classmethod
-    def _is_profile(cls, value: str) -> str:
-        profiles.parse(value)
+    def _names_backends(cls, value: str) -> str:
+        backends_named(value)
         return value
 
-    @field_validator("db", "profile", "prompt_hash_key", mode="before")
+    @field_validator("db", "profile", "prompt_hash_key", "hub", "hub_key", "http", "http_token", mode="before")
     @classmethod
     def _empty_is_none(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -190,7 +269,26 @@ class Settings(BaseSettings):
         """Arguments, then the environment, then the file."""
         env = _env()
         sources = (init_settings, InitSettingsSource(settings_cls, _from_environment(env)))
-        return (*sources, InitSettingsSource(settings_cls, _from_file(env)))
+        file = settings_file.read(env)
+        if "attach" in file:  # engines decide by it before any file is read
+            raise SettingsError(f"{_FILE}: attach counts only in the environment: set COREVITAL_ATTACH")
+        return (*sources, InitSettingsSource(settings_cls, file))
+
+
+def backends_named(setting: str) -> tuple[Backend, ...] | None:
+    """The backends that ``COREVITAL_OTEL_PROFILE`` names; None stands for ``auto``.
+
+    Raises:
+        ValueError: a name that is not one of :data:`BACKENDS`.
+    """
+    wanted = tuple(name.strip() for name in setting.split(",") if name.strip())
+    if wanted == (AUTO,):
+        return None
+    if wanted == (NONE,):
+        return ()
+    if not wanted or any(name not in BACKENDS for name in wanted):
+        raise ValueError("no such backend")
+    return cast("tuple[Backend, ...]", wanted)
 
 
 def load(env: Mapping[str, str] | None = None) -> Settings:
@@ -202,27 +300,46 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
     Raises:
         SettingsError: a setting or the file is wrong.
     """
-    found, problems = _read(env)
+    found, wrong = _read(env)
     if found is None:
-        raise SettingsError(problems[0][1])
+        raise SettingsError(wrong[0][1])
     return found
 
 
-def faults(env: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
-    """What is wrong with the settings: the variable's name, and a line about it. Empty where :func:`load` succeeds."""
+def problems(env: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """What is wrong with the settings: the variable's name and one line each. Empty where :func:`load` succeeds."""
     return _read(env)[1]
 
 
 def _read(env: Mapping[str, str] | None) -> tuple[Settings | None, list[tuple[str, str]]]:
     token = _environment.set(env)
     try:
-        return Settings(), []
+        settings = Settings()
+        wrong = list(_together(settings))
+        return (None, wrong) if wrong else (settings, [])
     except ValidationError as error:
         return None, [_one_line(cast("dict[str, Any]", one)) for one in error.errors(include_url=False)]
     except SettingsError as error:
         return None, [(_FILE, str(error))]
     finally:
         _environment.reset(token)
+
+
+def _together(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What one setting needs of another."""
+    if settings.hub is not None and settings.hub_key is None:
+        yield (
+            "COREVITAL_HUB",
+            f"COREVITAL_HUB={settings.hub} needs COREVITAL_HUB_KEY, the same on all hosts: set it to a secret such as "
+            f"the output of {_MAKE_SECRET}",
+        )
+    address = settings.http_address()
+    if address is not None and not address.is_loopback and settings.http_token is None:
+        yield (
+            "COREVITAL_HTTP",
+            f"COREVITAL_HTTP={address} can be reached from other hosts and needs COREVITAL_HTTP_TOKEN: set it to a "
+            f"secret such as the output of {_MAKE_SECRET}, or listen at 127.0.0.1:{address.port}",
+        )
 
 
 def _env() -> Mapping[str, str]:
@@ -239,36 +356,6 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
         if value is not None and (value.strip() or field == "db"):
             found[field] = value.strip()
     return found
-
-
-def _from_file(env: Mapping[str, str]) -> dict[str, Any]:
-    """The TOML file's values.
-
-    Raises:
-        SettingsError: there is a file and it cannot be read. Its content, which may be secret, is not in the text.
-    """
-    name = env.get(_FILE, "").strip()
-    if not name:
-        return {}
-    shown = f"{_FILE}={printable(repr(name), _SHOWN)}"
-    try:
-        path = Path(name).expanduser()
-        if not path.is_file():  # a pipe would be waited for
-            raise OSError
-        with path.open("rb") as file:
-            data = file.read(_FILE_BYTES + 1)
-    except (OSError, RuntimeError, ValueError):
-        raise SettingsError(f"{shown} cannot be read: name a readable TOML file, or unset it") from None
-    if len(data) > _FILE_BYTES:
-        raise SettingsError(f"{shown} is larger than 1 MiB: name a TOML file of settings")
-    try:
-        return tomllib.loads(data.decode())
-    except UnicodeDecodeError:
-        raise SettingsError(f"{shown} is no valid TOML: save it in UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        place = re.search(r"at (line \d+, column \d+|end of document)\)$", str(error))
-        where = f" at {place[1]}" if place else ""
-        raise SettingsError(f"{shown} is no valid TOML{where}: write one `name = value` a line") from None
 
 
 def _one_line(error: Mapping[str, Any]) -> tuple[str, str]:
@@ -292,9 +379,9 @@ def unknown() -> list[str]:
     lines = []
     for name in sorted(os.environ):
         bare = name.upper().removeprefix(_PREFIX)
-        if bare != name.upper() and bare not in (*known, _RAISE):
+        if bare != name.upper() and bare not in (*known, *_INTERNAL):
             close = difflib.get_close_matches(bare, known, 1)
-            meant = f"did you mean {_PREFIX}{close[0]}?" if close else "the README lists the settings"
+            meant = f"did you mean {_PREFIX}{close[0]}?" if close else "docs/reference/settings.md lists the settings"
             lines.append(f"{printable(name, _SHOWN)}: unknown setting, ignored: {meant}")
     return lines
 

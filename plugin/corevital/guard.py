@@ -1,7 +1,7 @@
-"""Nothing of ours may fail a request: every entry from the engine into our code goes through :func:`guarded`.
+"""No error of ours may fail a request: every entry from the engine into our code goes through :func:`guarded`.
 
-On an exception the caller's value is returned as if we were not there, the fault is counted, and the first one of each
-place is logged with its traceback. Under the tests (``COREVITAL_RAISE=1``) it is raised again.
+On an exception None is returned, the error is counted, and the first one of each place is logged with its traceback.
+Under the tests (``COREVITAL_RAISE=1``) it is raised again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def faults() -> int:
 
 def swallow(place: str) -> None:
     """Count and log the exception being handled. Call from an ``except`` block."""
-    global _faults  # noqa: PLW0603 - a process-wide count is what it is
+    global _faults  # noqa: PLW0603 - a count of the whole process
     with _lock:
         _faults += 1
     warn_once(
@@ -42,7 +42,7 @@ def swallow(place: str) -> None:
 
 
 def guarded(place: str) -> Callable[[Callable[P, R]], Callable[P, R | None]]:
-    """Decorate an entry point of ours so that no exception leaves it; returns None on a fault."""
+    """Decorate an entry point of ours so that no exception leaves it; it returns None then."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R | None]:
         @functools.wraps(function)

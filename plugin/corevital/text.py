@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 MAX_BYTES: Final = 256
-"""Bytes of UTF-8 that are kept of an id, a name or a tag. docs/spans.md documents it."""
+"""Bytes of UTF-8 that are kept of an id, a name or a tag. docs/understand/spans.md documents it."""
 
 MAX_SHOWN: Final = 400
 """Characters that are shown of a message of others."""

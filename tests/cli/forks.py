@@ -4,15 +4,16 @@ import importlib
 import json
 import os
 import sys
+from typing import Any
 
 from corevital_otel.cli import main
 
 for name in ("calibrate", "evaluate", "show", "spans", "watch", "terminal"):
     importlib.import_module(f"corevital_otel.cli.{name}")
-importlib.import_module("corevital_otel.environment")
+importlib.import_module("corevital_otel.service.environment")
 
 
-def child(call: dict) -> None:
+def child(call: dict[str, Any]) -> None:
     for number, name, flags, mode in (
         (0, "in", os.O_RDONLY, "r"),
         (1, "out", os.O_WRONLY, "w"),

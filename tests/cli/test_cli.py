@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from corevital.engines import vllm_names
-from corevital_otel.cli.doctor import CHECKED_VLLM
 from corevital_otel.counters import Counters
 from corevital_otel.report import Health, RequestReport, Risk
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 Make = Callable[..., RequestReport]
@@ -51,17 +49,17 @@ def filled(tmp_path: Path, report: Make) -> Path:
         report(request_id="chatcmpl-two", sequence=1, end_ns=now),
     ]
     for number, item in enumerate(reports, 1):
-        writer.put(item, SpanIds(f"{number:032x}", f"{number:016x}"))
+        writer.put(record_of(item, SpanIds(f"{number:032x}", f"{number:016x}")))
     writer.close(10)
     return path
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *says: str) -> None:
+def assert_one_line(done: subprocess.CompletedProcess[str], code: int, *expected: str) -> None:
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("corevital: ")
-    for text in says:
+    for text in expected:
         assert text in done.stderr
 
 
@@ -88,7 +86,7 @@ def test_spans_lists_newest_first_and_filters(cli: Cli, filled: Path) -> None:
         "chatcmpl-loop",
     ]
     assert "0.80 high" in done.stdout
-    for arguments in (["--risk-above", "0.5"], ["--flag", "repetition_loop_detected"]):
+    for arguments in (["--risk-above", "0.5"], ["--flag", "repetition_loop_detected"], ["--flag", "loop"]):
         rows = json.loads(cli("spans", "--json", "--since", "1h", *arguments).stdout)
         assert [row["request_id"] for row in rows] == ["chatcmpl-loop"]
         assert rows[0]["flags"] == ["repetition_loop_detected", "truncated"]
@@ -97,11 +95,18 @@ def test_spans_lists_newest_first_and_filters(cli: Cli, filled: Path) -> None:
     assert cli("spans", "--model", "other").stdout == "no requests match\n"
 
 
+def test_output_into_a_pipe_has_no_padding(cli: Cli, filled: Path) -> None:
+    for arguments in (["show", "chatcmpl-loop"], ["spans"]):
+        lines = cli(*arguments).stdout.splitlines()
+        assert len(lines) > 3
+        assert [line for line in lines if line.endswith(" ")] == []
+
+
 def test_show_draws_the_series_within_80_columns(cli: Cli, filled: Path) -> None:
     done = cli("show", "chatcmpl-l")
-    assert done.stdout == cli("show", "loop").stdout, "by what the client sent as X-Request-Id"
+    assert done.stdout == cli("show", "loop").stdout, "by the client's X-Request-Id"
     assert done.returncode == 0
-    for text in ("0.80 high", "repetition loop: from token 20 on, every 4 tokens the same again", "not calibrated"):
+    for text in ("0.80 high", "repetition loop: from token 20 on, the same 4 tokens repeat", "not calibrated"):
         assert text in done.stdout
     charts = done.stdout[done.stdout.index("entropy (bits)") :]
     assert "surprisal (bits)" in charts
@@ -109,7 +114,7 @@ def test_show_draws_the_series_within_80_columns(cli: Cli, filled: Path) -> None
     assert max(map(len, charts.splitlines())) <= 80
 
 
-def test_show_gives_all_sequences_and_says_why_there_is_no_series(cli: Cli, filled: Path) -> None:
+def test_show_prints_all_sequences_and_why_a_series_is_missing(cli: Cli, filled: Path) -> None:
     text = cli("show", "chatcmpl-two").stdout
     assert "sequence 1" in text
     assert "COREVITAL_CAPTURE=full" in text
@@ -119,7 +124,7 @@ def test_show_gives_all_sequences_and_says_why_there_is_no_series(cli: Cli, fill
     assert len(rows[1]["series"]["entropy"]) == 3
 
 
-def test_failures_are_one_line_with_the_mend(cli: Cli, tmp_path: Path) -> None:
+def test_failures_are_one_line_with_the_fix(cli: Cli, tmp_path: Path) -> None:
     assert_one_line(cli("spans"), 1, "there is no store at runs/corevital.db")
     assert_one_line(cli("spans", COREVITAL_DB=""), 1, "COREVITAL_DB is empty")
     assert_one_line(cli("spans", COREVITAL_CAPTURE="x"), 1, "COREVITAL_CAPTURE='x' is not allowed")
@@ -133,7 +138,7 @@ def test_unknown_and_ambiguous_ids_are_one_line(cli: Cli, filled: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "expected"),
     [
         (["spans", "--since", "yesterday"], "such as 1h"),
         (["spans", "--flag", "sad"], "nan_detected"),
@@ -143,35 +148,50 @@ def test_unknown_and_ambiguous_ids_are_one_line(cli: Cli, filled: Path) -> None:
         (["dance"], "dance"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_2(cli: Cli, filled: Path, arguments: list[str], says: str) -> None:
-    assert_one_line(cli(*arguments), 2, says)
+def test_wrong_usage_is_one_line_and_exit_2(cli: Cli, filled: Path, arguments: list[str], expected: str) -> None:
+    assert_one_line(cli(*arguments), 2, expected)
 
 
-def test_doctor_gives_each_failure_its_mend(cli: Cli) -> None:
+def test_doctor_shows_the_hub_s_settings_without_its_secrets(cli: Cli) -> None:
+    key, token = "0123456789abcdef", "fedcba9876543210"
+    done = cli(
+        "doctor",
+        "--json",
+        COREVITAL_HUB="tcp://hub:5557",
+        COREVITAL_HUB_KEY=key,
+        COREVITAL_HTTP="0.0.0.0:9464",
+        COREVITAL_HTTP_TOKEN=token,
+    )
+    checks = {check["name"]: check["text"] for check in json.loads(done.stdout)}
+    assert checks["hub"] == "tcp://hub:5557; COREVITAL_HUB_KEY is set"
+    assert checks["HTTP port"] == "0.0.0.0:9464; COREVITAL_HTTP_TOKEN is set"
+    assert key not in done.stdout + done.stderr
+    assert token not in done.stdout + done.stderr
+
+
+def test_doctor_gives_each_failure_its_fix(cli: Cli) -> None:
     done = cli(
         "doctor",
         "--json",
         "--url",
         "127.0.0.1:9",
         COREVITAL_SAMPLE_RATIO="1",
+        OTEL_TRACES_SAMPLER="xray",
         VLLM_PLUGINS="others",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
         COREVITAL_DB="/proc/nowhere/corevital.db",
     )
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
-    for name, mend in (
+    for name, fix in (
         ("entry point", "add corevital to it"),
         ("OTLP", "start the collector"),
         ("metrics", "no server answers at http://127.0.0.1:9/metrics"),
         ("store", "set COREVITAL_DB elsewhere"),
     ):
         assert checks[name]["status"] == "fail"
-        assert mend in checks[name]["text"]
+        assert fix in checks[name]["text"]
     assert checks["settings"]["status"] == "warn"
     assert "did you mean COREVITAL_SAMPLE_RATE?" in checks["settings"]["text"]
-    assert list(checks)[-1] == "model runner", "what takes long comes last"
-
-
-def test_doctor_checks_the_versions_the_engine_half_was_checked_on() -> None:
-    assert CHECKED_VLLM == vllm_names.CHECKED
+    assert "OTEL_TRACES_SAMPLER='xray' is not supported" in checks["settings"]["text"]
+    assert list(checks)[-1] == "model runner", "the slow check comes last"

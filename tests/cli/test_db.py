@@ -1,4 +1,4 @@
-"""The store's upkeep by hand: ``corevital db prune`` and ``backup``, beside a server that goes on writing."""
+"""``corevital db prune`` and ``backup`` while a server keeps writing."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from integration.harness.faulty import http_receiver
+from tests.harness.faulty import http_receiver
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.reader import StoreReader
 from corevital_otel.store.writer import StoreWriter
 
@@ -28,7 +28,7 @@ def write(path: Path, report: Make, ages: list[float]) -> None:
     writer = StoreWriter(path, 30, 1024, Counters())
     for days in ages:
         ids = SpanIds(os.urandom(16).hex(), os.urandom(8).hex())
-        writer.put(report(request_id=f"of-{days}", end_ns=time.time_ns() - int(days * DAY_NS)), ids)
+        writer.put(record_of(report(request_id=f"of-{days}", end_ns=time.time_ns() - int(days * DAY_NS)), ids))
     writer.close(10)
 
 
@@ -43,7 +43,8 @@ def ids(path: Path) -> list[str]:
     return [row.request_id for row in StoreReader(path).list_reports()]
 
 
-def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(cli: Cli, store: Path) -> None:
+@pytest.mark.slow
+def test_old_requests_are_deleted_by_options_or_settings(cli: Cli, store: Path) -> None:
     done = cli("db", "prune", "--older-than", "7d", "--db", store)
     assert done.stdout.startswith(f"{store}: 1 requests deleted, 3 requests ("), done
     assert ids(store) == ["of-0", "of-1", "of-5"]
@@ -56,14 +57,13 @@ def test_what_is_too_old_is_deleted_as_asked_or_as_the_settings_say(cli: Cli, st
     assert "2 requests deleted, 0 requests" in cli("db", "prune", "--max-mb", "0", "--db", store).stdout
 
 
-def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_place(
+def test_a_backup_is_complete_while_a_server_writes_and_can_replace_the_store(
     cli: Cli, store: Path, tmp_path: Path, report: Make
 ) -> None:
     writer = StoreWriter(store, 30, 1024, Counters())
     for number in range(2000):
-        writer.put(
-            report(request_id=f"more-{number}", end_ns=time.time_ns()), SpanIds(f"{number:032x}", f"{number:016x}")
-        )
+        made = report(request_id=f"more-{number}", end_ns=time.time_ns())
+        writer.put(record_of(made, SpanIds(f"{number:032x}", f"{number:016x}")))
     target = tmp_path / "copy.db"
     done = cli("db", "backup", target, "--db", store)
     writer.close(10)
@@ -75,21 +75,22 @@ def test_a_backup_is_whole_while_a_server_writes_and_can_be_put_in_the_stores_pl
     assert f"{target}: {held} requests (" in done.stdout
     assert StoreReader(store).count() == 2004, "the server lost nothing"
     write(target, report, [2])
-    assert StoreReader(target).count() == held + 1, "a server goes on in it"
+    assert StoreReader(target).count() == held + 1, "a server can continue with it"
 
 
-def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(cli: Cli, store: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_wrong_call_is_one_line_and_changes_nothing(cli: Cli, store: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
-    other.write_bytes(b"not a database, and long enough to be told from an empty one" * 20)
+    other.write_bytes(b"not a database, and long enough not to count as empty" * 20)
     (tmp_path / "empty.db").touch()
     held = store.read_bytes()
-    for arguments, says in (
+    for arguments, expected in (
         (("backup", store, "--db", store), "exists"),
         (("backup", tmp_path / "none/copy.db", "--db", store), "cannot be backed up: unable to open database file"),
         (("backup", tmp_path / "copy.db", "--db", other), "not a database"),
         (("backup", tmp_path / "copy.db", "--db", tmp_path / "none.db"), "there is no store at"),
-        (("prune", "--older-than", "soon", "--db", store), "--older-than 'soon' is no time span"),
-        (("prune", "--older-than", "", "--db", store), "--older-than '' is no time span"),
+        (("prune", "--older-than", "soon", "--db", store), "--older-than 'soon' is not a time span"),
+        (("prune", "--older-than", "", "--db", store), "--older-than '' is not a time span"),
         (("prune", "--max-mb", "inf", "--db", store), "Invalid value for '--max-mb'"),
         (("prune", "--db", tmp_path / "empty.db"), "is empty: name another with --db"),
         (("backup", tmp_path / "copy.db", "--db", tmp_path / "empty.db"), "is empty: name another with --db"),
@@ -98,7 +99,7 @@ def test_a_wrong_call_is_one_line_and_leaves_everything_as_it_is(cli: Cli, store
         done = cli("db", *map(str, arguments))
         assert done.returncode in (1, 2), arguments
         assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert says in done.stderr
+        assert expected in done.stderr
     assert store.read_bytes() == held
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corevital.db", "empty.db", "other.db"]
 
@@ -108,7 +109,7 @@ def test_damaged_spans_are_reported_and_the_others_sent(cli: Cli, tmp_path: Path
     writer = StoreWriter(path, 36500, 1024, Counters())
     for number in range(3):
         ids = SpanIds(f"{number + 1:032x}", f"{number + 1:016x}", None, True)
-        writer.put(report(request_id=f"r{number}", end_ns=time.time_ns() - 2 * 3600 * 10**9), ids)
+        writer.put(record_of(report(request_id=f"r{number}", end_ns=time.time_ns() - 2 * 3600 * 10**9), ids))
         writer.settle([ids.span_id], False)
     writer.close(10)
     with sqlite3.connect(path) as connection:
@@ -125,7 +126,7 @@ def test_damaged_spans_are_reported_and_the_others_sent(cli: Cli, tmp_path: Path
     assert StoreReader(path).undelivered() == 1
 
 
-def test_a_store_is_pruned_in_steps_beside_a_server_and_its_file_shrinks(
+def test_a_store_is_pruned_in_steps_while_a_server_writes_and_its_file_shrinks(
     cli: Cli, tmp_path: Path, report: Make
 ) -> None:
     path = tmp_path / "c.db"
@@ -139,7 +140,7 @@ def test_a_store_is_pruned_in_steps_beside_a_server_and_its_file_shrinks(
         )
     connection.close()
     writer = StoreWriter(path, 36500, 1024, Counters())
-    writer.put(report(request_id="served", end_ns=time.time_ns()), SpanIds("e" * 32, "e" * 16))
+    writer.put(record_of(report(request_id="served", end_ns=time.time_ns()), SpanIds("e" * 32, "e" * 16)))
     done = cli("db", "prune", "--older-than", "7d", "--db", path)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{path}: 5000 requests deleted, 2 requests (0." in done.stdout

@@ -16,7 +16,7 @@ import pytest
 
 from corevital_otel.cli.collector import answer
 from corevital_otel.cli.doctor import _exporter
-from corevital_otel.destination import Destination, destination
+from corevital_otel.otlp.destination import Destination, destination
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 BAD = {
@@ -30,7 +30,7 @@ BAD = {
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
 
 
-def test_the_doctor_lists_every_wrong_variable_and_goes_on(cli: Cli) -> None:
+def test_the_doctor_lists_every_wrong_variable_and_continues(cli: Cli) -> None:
     done = cli("doctor", "--json", "--url", "http://127.0.0.1:9", **BAD, **ENDPOINT)
     assert done.returncode == 1
     assert done.stderr == ""
@@ -44,7 +44,7 @@ def test_the_doctor_lists_every_wrong_variable_and_goes_on(cli: Cli) -> None:
 
 @pytest.mark.parametrize("name", ["OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT"])
 @pytest.mark.parametrize("arguments", [["spans"], ["db", "export", "--otlp", "--dry-run"]])
-def test_what_opentelemetry_refuses_at_its_import_is_one_line(cli: Cli, name: str, arguments: list[str]) -> None:
+def test_a_variable_that_opentelemetry_refuses_at_import_is_one_line(cli: Cli, name: str, arguments: list[str]) -> None:
     done = cli(*arguments, **{name: BAD[name]})
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -57,14 +57,14 @@ def test_help_needs_no_environment(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["db", "export", "--otlp"], ["demo", "--requests", "10"]])
-def test_what_sends_or_serves_checks_all(cli: Cli, arguments: list[str]) -> None:
+def test_commands_that_send_or_serve_check_all_variables(cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments, **ENDPOINT, OTEL_BSP_SCHEDULE_DELAY="0")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("corevital: OTEL_BSP_SCHEDULE_DELAY='0' is not allowed: use a whole number from 1 up")
 
 
-def test_empty_variables_are_unset_ones(cli: Cli) -> None:
+def test_empty_variables_count_as_unset(cli: Cli) -> None:
     done = cli("spans", **dict.fromkeys([*BAD, "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER"], ""))
     assert done.stderr.startswith("corevital: there is no store at runs/corevital.db")
 
@@ -111,19 +111,19 @@ def test_a_collector_that_hangs_is_reported_in_time(protocol: str) -> None:
         status, text = answer(where(port, protocol), 1.0)
         assert time.monotonic() - start < 5
     assert status == "fail"
-    assert "within 1 s" in text or "does not take spans now" in text
+    assert "within 1 s" in text or "refuses spans" in text
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "expected"),
     [(401, "check OTEL_EXPORTER_OTLP_HEADERS"), (404, "check the path in OTEL_EXPORTER_OTLP_ENDPOINT")],
 )
-def test_a_collector_that_refuses_is_reported_with_the_fix(status: int, says: str) -> None:
+def test_a_collector_that_refuses_is_reported_with_the_fix(status: int, expected: str) -> None:
     with http_server(status) as port:
         found, text = answer(where(port, "http/protobuf"))
     assert found == "fail"
     assert f"HTTP {status}" in text
-    assert says in text
+    assert expected in text
 
 
 def test_a_collector_that_answers_is_fine() -> None:

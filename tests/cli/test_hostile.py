@@ -13,7 +13,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 Make = Callable[..., RequestReport]
@@ -31,12 +31,16 @@ def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
 def hostile(tmp_path: Path, report: Make) -> Path:
     path = tmp_path / "runs/corevital.db"
     writer = StoreWriter(path, 30, 1024, Counters())
-    writer.put(report(request_id=HOSTILE, model="org/model[bold]", end_ns=time.time_ns()), SpanIds("1" * 32, "1" * 16))
+    writer.put(
+        record_of(
+            report(request_id=HOSTILE, model="org/model[bold]", end_ns=time.time_ns()), SpanIds("1" * 32, "1" * 16)
+        )
+    )
     writer.close(10)
     return path
 
 
-def test_ids_and_models_are_shown_as_they_are(cli: Cli, hostile: Path) -> None:
+def test_ids_and_models_are_shown_unchanged(cli: Cli, hostile: Path) -> None:
     for arguments in (["spans"], ["show", "chatcmpl-[/"]):
         done = cli(*arguments)
         assert done.returncode == 0, done.stderr
@@ -44,7 +48,7 @@ def test_ids_and_models_are_shown_as_they_are(cli: Cli, hostile: Path) -> None:
         assert "org/model[bold]" in done.stdout
 
 
-def test_an_empty_store_is_no_failure(cli: Cli, hostile: Path) -> None:
+def test_an_empty_store_is_not_a_failure(cli: Cli, hostile: Path) -> None:
     with sqlite3.connect(hostile) as connection:
         connection.execute("DELETE FROM reports")
     done = cli("spans")
@@ -80,7 +84,7 @@ def test_a_path_that_the_system_refuses_is_one_line(cli: Cli, hostile: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "protocol", "says"),
+    ("endpoint", "protocol", "expected"),
     [
         ("http://localhost:abc", "grpc", "no valid port"),
         ("http://:4317", "grpc", "names no host"),
@@ -89,12 +93,12 @@ def test_a_path_that_the_system_refuses_is_one_line(cli: Cli, hostile: Path) -> 
         ("http://127.0.0.1:9", "thrift", "is not allowed"),
     ],
 )
-def test_doctor_tells_what_is_wrong_with_an_endpoint(cli: Cli, endpoint: str, protocol: str, says: str) -> None:
+def test_doctor_reports_what_is_wrong_with_an_endpoint(cli: Cli, endpoint: str, protocol: str, expected: str) -> None:
     done = cli("doctor", "--json", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
     assert checks["OTLP"]["status"] == "fail"
-    assert says in checks["OTLP"]["text"]
+    assert expected in checks["OTLP"]["text"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is printed: any encoding, width and standard output; and no text of others that steers a terminal."""
+"""Output in any encoding and width, to any standard output; untrusted text cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import Health, RequestReport, Risk
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 Make = Callable[..., RequestReport]
@@ -40,7 +40,7 @@ def store(tmp_path: Path, report: Make) -> Path:
             tokens=60, request_id=request_id, model=f"m{ESCAPES}", end_ns=now, health=health,
             risk=Risk(score=0.8, level="high", factors=(f"a{ESCAPES}",)),
         )  # fmt: skip
-        writer.put(item, SpanIds(f"{number:032x}", f"{number:016x}"))
+        writer.put(record_of(item, SpanIds(f"{number:032x}", f"{number:016x}")))
     writer.close(10)
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE reports SET finish_reason = ?", (ESCAPES,))
@@ -97,7 +97,7 @@ def assert_clean(output: bytes) -> None:
 @pytest.mark.parametrize(
     "arguments", [["spans"], ["show", "chatcmpl-"], ["show", "plain"], ["spans", "--json"], ["show", "plain", "--json"]]
 )
-def test_no_text_of_others_steers_the_terminal(store: Path, run: Run, arguments: list[str]) -> None:
+def test_untrusted_text_cannot_control_the_terminal(store: Path, run: Run, arguments: list[str]) -> None:
     done = run(*arguments, "--db", str(store))
     assert_clean(done.stdout + done.stderr)
     assert b"FAKE" in done.stdout + done.stderr
@@ -177,7 +177,7 @@ def test_a_failure_with_closed_streams_keeps_its_code(store: Path, run: Run) -> 
         assert run("show", **closed).returncode == 2
 
 
-def test_a_store_does_not_take_the_place_of_a_closed_stream(store: Path) -> None:
+def test_a_store_does_not_get_a_closed_streams_descriptor(store: Path) -> None:
     assert shell("exec $CV db prune --older-than 1000d >&- 2>&- <&-", store).returncode == 0
     assert "chatcmpl-plain" in shell("exec $CV spans", store).stdout
 
@@ -189,7 +189,7 @@ def test_a_reader_that_leaves_early(store: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "\u00b2", "99999", "9" * 5000])
-def test_sizes_that_are_none(store: Path, value: str) -> None:
+def test_invalid_sizes_are_ignored(store: Path, value: str) -> None:
     assert_runs_at_terminal(["show", "plain", "--db", str(store)], {"COLUMNS": value, "LINES": value}, (24, 80))
 
 
@@ -229,7 +229,7 @@ def assert_runs_at_terminal(arguments: list[str], env: dict[str, str], size: tup
         ("summary", json.dumps({"corevital.health.loop_onset": -5, "corevital.health.high_entropy_steps": "many"})),
         ("summary", '{"corevital.health.high_entropy_steps": 1e999, "gen_ai.request.seed": 1' + "0" * 400 + "}"),
         ("risk_score", "high"),
-        ("risk_basis", "none of ours"),
+        ("risk_basis", "another"),
         ("output_tokens", "x"),
         ("created_at_utc", 5),
         ("created_at_utc", f"2026-11-30T15:00:00.000Z{ESCAPES}"),

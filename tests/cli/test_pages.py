@@ -1,4 +1,4 @@
-"""`watch` and the doctor's metrics check on pages of any server: bounded in bytes and time, one line, no traceback."""
+"""`watch` and the doctor's metrics check on untrusted pages: bounded in bytes and time, one line, no traceback."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corevital_otel import scrape as module
+from corevital_otel.cli import scrape as module
 from corevital_otel.cli.doctor import _metrics
+from corevital_otel.cli.scrape import NoServerError, Page, ScrapeError, Window, scrape
 from corevital_otel.cli.watch import _frame
-from corevital_otel.scrape import NoServerError, Page, ScrapeError, Window, scrape
 
 Serve = Callable[[BaseHTTPRequestHandler], None]
 HOSTILE = "m\x1b]0;owned\x07\u009b2J\u202e"
@@ -97,30 +97,30 @@ def around(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize(
-    ("serve", "says"),
+    ("serve", "expected"),
     [
         (endless, "is larger than 16 MiB"),
-        (trickling, "is not answered whole within 1 s"),
-        (trickling_headers, "is not answered whole within 1 s"),
-        (silent, "is not answered whole within 1 s"),
+        (trickling, "does not answer completely within 1 s"),
+        (trickling_headers, "does not answer completely within 1 s"),
+        (silent, "does not answer completely within 1 s"),
         (elsewhere, "redirects to another server, http://127.0.0.2:1/metrics"),
-        (around, "redirects again and again"),
+        (around, "redirects too often"),
         (body(gzip.compress(bytes(1 << 20)), Content_Encoding="gzip"), "is compressed"),
         (body(b"corevital_x{a=\"\x1b[2J\xc2\x9b\" 3 x x x\n"), "cannot be read as Prometheus metrics"),
-        (body(b"".join(b'corevital_x{a="%d"} 1\n' % i for i in range(60_000))), "has more than 50,000 lines of ours"),
+        (body(b"".join(b'corevital_x{a="%d"} 1\n' % i for i in range(60_000))), "has more than 50,000 lines"),
         (body(b"corevital_x NaN\ncorevital_y -1\ncorevital_z +Inf\ncorevital_w 1e300\n"), "has no corevital metrics"),
         (body(b'corevital_x{a="' + b"x" * 100_000 + b'"} 1\n'), "has no corevital metrics"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_a_page_that_cannot_be_used_is_one_line_in_time(serve: Serve, says: str) -> None:
+def test_an_unusable_page_is_one_line_in_time(serve: Serve, expected: str) -> None:
     with server(serve) as url:
         start = time.monotonic()
         with pytest.raises(ScrapeError) as error:
-            scrape(url, 1.0 if "within" in says else 20.0)
-        assert time.monotonic() - start < (4 if "within" in says else 25)
+            scrape(url, 1.0 if "within" in expected else 20.0)
+        assert time.monotonic() - start < (4 if "within" in expected else 25)
     text = str(error.value)
-    assert says in text
+    assert expected in text
     assert text.isprintable()
     assert len(text) < 600
     assert "KEY" not in text
@@ -154,7 +154,7 @@ def test_a_redirect_on_the_same_server_is_followed() -> None:
     "url",
     ["http://me:KEY@[::1", "http://me:p/KEY@127.0.0.1:9", "http://:1", "http://h:99999", "http://h:1/\x1b#KEY", ""],
 )
-def test_a_url_that_is_none_is_one_line_without_its_password(url: str) -> None:
+def test_an_invalid_url_is_one_line_without_its_password(url: str) -> None:
     with pytest.raises(ScrapeError) as error:
         scrape(url, 2.0)
     assert "KEY" not in str(error.value)

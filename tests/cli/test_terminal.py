@@ -15,7 +15,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import Features, Health, RequestReport
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 Make = Callable[..., RequestReport]
@@ -31,7 +31,7 @@ def filled(tmp_path: Path, report: Make) -> Path:
     features = Features(tokens=60, high_entropy_steps=2)
     for number, request_id in enumerate(IDS, 1):
         item = report(tokens=60, request_id=request_id, health=health, features=features, end_ns=time.time_ns())
-        writer.put(item, SpanIds(f"{number:032x}", f"{number:016x}"))
+        writer.put(record_of(item, SpanIds(f"{number:032x}", f"{number:016x}")))
     writer.close(10)
     return path
 
@@ -67,7 +67,7 @@ def test_each_request_is_one_line_with_an_id_that_show_takes(filled: Path, tmp_p
 def test_the_charts_mark_the_loop_and_the_unsure_steps(filled: Path, tmp_path: Path) -> None:
     text = "\n".join(at_terminal(tmp_path, "show", IDS[0]))
     assert "2 high-entropy steps" in text
-    assert "▲ high-entropy step   │ the loop begins, at token 20" in text
+    assert "▲ high-entropy step   │ the loop starts, at token 20" in text
     charts = text[text.index("entropy (bits)") :]
     assert "▲" in charts[: charts.index("surprisal")]
     assert "▲" not in charts[charts.index("surprisal") :]

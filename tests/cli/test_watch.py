@@ -1,4 +1,4 @@
-"""``corevital watch`` on a page made by our own exposition."""
+"""``corevital watch`` on a page made by corevital's exposition."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from corevital_otel.cli.doctor import _metrics
+from corevital_otel.cli.scrape import Page, Window
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.scrape import Page, Window
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -83,11 +83,11 @@ def at_terminal(folder: Path, *arguments: str, until: Callable[[str], bool], lin
 
 
 def test_200_sequences_at_80_columns(tmp_path: Path) -> None:
-    def told(shown: str) -> bool:
+    def reported(shown: str) -> bool:
         return "last 2 s" in shown and "CPU" in shown.rpartition("last 2 s")[2]
 
     with served(1, 200) as (url, _):
-        shown, code = at_terminal(tmp_path, "--url", url, "--every", "0.5", until=told)
+        shown, code = at_terminal(tmp_path, "--url", url, "--every", "0.5", until=reported)
     assert code == 0, "Ctrl-C is how it ends"
     frame = shown.rpartition("http://")[2]
     lines = [line.rstrip("\r") for line in frame.split("\n")]
@@ -109,11 +109,11 @@ def test_many_models_leave_room_for_the_rest(tmp_path: Path) -> None:
     assert shown.count("adapter-") <= 16
 
 
-def test_the_newest_requests_are_there_where_the_store_is(tmp_path: Path, report: Make) -> None:
+def test_the_newest_requests_are_shown_where_the_store_is(tmp_path: Path, report: Make) -> None:
     writer = StoreWriter(tmp_path / "runs/corevital.db", 36500, 1024, Counters())
     model = "meta-llama/Llama-3.3-70B-Instruct-and-a-long-name"
-    writer.put(report(request_id="chatcmpl-of-another-server"), SpanIds("2" * 32, "2" * 16))
-    writer.put(report(request_id="chatcmpl-a80331ac0ed668af", model=model), SpanIds("1" * 32, "1" * 16))
+    writer.put(record_of(report(request_id="chatcmpl-of-another-server"), SpanIds("2" * 32, "2" * 16)))
+    writer.put(record_of(report(request_id="chatcmpl-a80331ac0ed668af", model=model), SpanIds("1" * 32, "1" * 16)))
     writer.close(10)
     with served(1, 2) as (url, _):
         shown, _ = at_terminal(tmp_path, "--url", url, until=lambda shown: "chatcmpl-a80331ac" in shown)
@@ -121,19 +121,19 @@ def test_the_newest_requests_are_there_where_the_store_is(tmp_path: Path, report
     assert "chatcmpl-of-anot" not in shown, "the store also holds what another server has served"
 
 
-def test_a_server_that_goes_away_is_said_and_what_was_last_read_stays(tmp_path: Path) -> None:
+def test_a_server_that_goes_away_is_reported_and_the_last_reading_stays(tmp_path: Path) -> None:
     with served(1, 2) as (url, process):
 
-        def told(shown: str) -> bool:
+        def reported(shown: str) -> bool:
             if "CPU" in shown:
                 process.kill()
             return "no server answers" in shown and "meta-llama" in shown.rpartition("no server answers")[2]
 
-        _, code = at_terminal(tmp_path, "--url", url, "--every", "0.2", until=told)
+        _, code = at_terminal(tmp_path, "--url", url, "--every", "0.2", until=reported)
     assert code == 0
 
 
-def test_on_a_pipe_it_is_one_reading(cli: Cli) -> None:
+def test_a_pipe_gets_one_reading(cli: Cli) -> None:
     with served(1, 200) as (url, _):
         done = cli("watch", "--url", url, "--every", "0.3")
     assert done.returncode == 0, done.stderr
@@ -160,7 +160,7 @@ def test_no_server_is_one_line(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "expected"),
     [
         (404, b"", "answers 404"),
         (200, b"<html>hello</html>", "has no corevital metrics"),
@@ -169,7 +169,7 @@ def test_no_server_is_one_line(cli: Cli) -> None:
         (200, b"\xff\xfe\x00", "has no corevital metrics"),
     ],
 )
-def test_a_server_of_something_else_is_one_line(status: int, body: bytes, said: str, cli: Cli) -> None:
+def test_another_kind_of_server_is_one_line(status: int, body: bytes, expected: str, cli: Cli) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
@@ -188,13 +188,15 @@ def test_a_server_of_something_else_is_one_line(status: int, body: bytes, said: 
         thread.join()
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert said in line
+    assert expected in line
     assert "--url" in line
 
 
 def histogram(at: float, counts: dict[str, float], cpu: float) -> Page:
     buckets = [({"le": bound}, count) for bound, count in counts.items()]
-    cpu_time = {"corevital_telemetry_cpu_time_seconds_total": [({}, cpu)]}
+    cpu_time: dict[str, list[tuple[dict[str, str], float]]] = {
+        "corevital_telemetry_cpu_time_seconds_total": [({}, cpu)]
+    }
     return Page(at, {"h_bucket": buckets, "h_count": [({}, counts["+Inf"])], **cpu_time})
 
 
@@ -208,7 +210,7 @@ def test_a_quantile_is_of_the_window_and_interpolated() -> None:
     assert window.quantile("h", 0.99) == 2.0, "beyond the last bound it is that bound"
 
 
-def test_a_server_that_was_started_anew_begins_a_new_window() -> None:
+def test_a_restarted_server_starts_a_new_window() -> None:
     window = Window()
     window.add(histogram(0.0, {"1.0": 50, "+Inf": 50}, 9))
     window.add(histogram(1.0, {"1.0": 4, "+Inf": 4}, 1))

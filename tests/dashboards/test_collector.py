@@ -1,7 +1,7 @@
-"""The Collector's and Tempo's files by their documented fields: neither binary is to be had where the tests run.
+"""The Collector's and Tempo's files by their documented fields: the tests have neither binary.
 
-Each table lists the fields that a component's page documents and that we use; one that is not there is a slip, or has
-to be looked up and added. The pages are those of the versions that docker-compose.otel.yml pins.
+Each table lists the fields that we use of those that a component's page documents. A field that is not in its table is
+a mistake, or must be looked up and added. The pages are those of the versions that docker-compose.otel.yml pins.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from corevital_otel.attributes import span_attributes
 from corevital_otel.report import Health, RequestReport, Risk
+from corevital_otel.spans.attributes import span_attributes
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "dashboards/collector"
@@ -93,7 +93,7 @@ DOCUMENTED: dict[str, tuple[str, set[str]]] = {
 }
 TELEMETRY = "telemetry.metrics.readers[].pull.exporter.prometheus."
 SERVICE = {"extensions[]", TELEMETRY + "host", TELEMETRY + "port"}
-"""https://opentelemetry.io/docs/collector/internal-telemetry/; pipelines are looked at apart."""
+"""https://opentelemetry.io/docs/collector/internal-telemetry/; pipelines are checked separately."""
 TEMPO = {  # https://grafana.com/docs/tempo/v2.10.x/configuration/manifest/
     "server.http_listen_port",
     "distributor.receivers.otlp.protocols.grpc.endpoint",
@@ -159,13 +159,13 @@ def component_faults(config: Config) -> Iterator[str]:
 
 
 def pipeline_faults(config: Config) -> Iterator[str]:
-    """References to nothing, what nothing refers to, and the wrong order."""
+    """References without a definition, definitions without a reference, and a wrong order."""
     used = {f"extensions/{name}" for name in config["service"]["extensions"]}
-    signals: dict[tuple[str, str], set[str]] = {}  # of a connector, as exporter and as receiver
+    signals: dict[tuple[str, str], set[str]] = {}  # a connector, as exporter and as receiver
     for name, pipeline in config["service"]["pipelines"].items():
         yield from (f"{name}: no {role}" for role in ("receivers", "exporters") if not pipeline.get(role))
         if "memory_limiter" in pipeline.get("processors", [])[1:]:
-            yield f"{name}: memory_limiter has to come first"
+            yield f"{name}: memory_limiter must come first"
         for role, components in pipeline.items():
             for component in components:
                 kind = "connectors" if component in config["connectors"] else role
@@ -175,7 +175,7 @@ def pipeline_faults(config: Config) -> Iterator[str]:
     for component in config["connectors"]:
         ends = signals.get((component, "exporters")), signals.get((component, "receivers"))
         if ends != ({"traces"}, {"metrics"}):
-            yield f"{component} has to lead from traces to metrics"
+            yield f"{component} must lead from traces to metrics"
     queues = [(exporter or {}).get("sending_queue") for exporter in config["exporters"].values()]
     used |= {f"extensions/{queue['storage']}" for queue in queues if queue}
     defined = {f"{kind}/{component}" for kind in KINDS for component in config[kind]}
@@ -219,7 +219,7 @@ def break_order(config: Config) -> None:
 @pytest.mark.parametrize(
     "harm", [break_field, break_policy, break_component, break_pipeline, break_storage, break_order]
 )
-def test_a_wrong_file_would_be_caught(harm: Callable[[Config], None]) -> None:
+def test_a_wrong_file_is_caught(harm: Callable[[Config], None]) -> None:
     broken = copy.deepcopy(CONFIGS["to-tempo"])
     harm(broken)
     assert faults(broken)
@@ -231,7 +231,7 @@ def test_every_exporter_of_traces_keeps_its_queue_on_disk(name: str) -> None:
         assert CONFIGS[name]["exporters"][exporter]["sending_queue"]["storage"] == "file_storage"
 
 
-def test_each_choice_of_the_compose_file_is_there() -> None:
+def test_each_choice_of_the_compose_file_exists() -> None:
     assert CONFIGS.keys() == {"to-tempo", "to-langfuse", "to-datadog"}
     assert all(
         "otlp_grpc/tempo" in config["service"]["pipelines"]["traces/kept"]["exporters"] for config in CONFIGS.values()
@@ -239,7 +239,7 @@ def test_each_choice_of_the_compose_file_is_there() -> None:
 
 
 def policies_that_keep(attributes: dict[str, Any]) -> set[str]:
-    """Names of the attribute policies that match a span, as the processor's page says they do."""
+    """Names of the attribute policies that match a span, as the processor's documentation describes."""
     kept = set()
     for policy in BASE["processors"]["tail_sampling"]["policies"]:
         settings = policy.get(policy["type"])
@@ -251,7 +251,7 @@ def policies_that_keep(attributes: dict[str, Any]) -> set[str]:
             (condition,) = settings["span"]
             key, threshold = re.fullmatch(
                 r'attributes\["([\w.]+)"\] != nil and attributes\["\1"\] >= ([\d.]+)', condition
-            ).groups()  # type: ignore[union-attr]
+            ).groups()
             matches = key in attributes and attributes[key] >= float(threshold)
         else:
             continue
@@ -264,7 +264,7 @@ def policies_that_keep(attributes: dict[str, Any]) -> set[str]:
     ("made", "policies"),
     [
         ({"risk": Risk(score=0.71, level="high")}, {"risk-score", "risk-level"}),
-        ({"risk": Risk(score=0.4, level="high")}, {"risk-level"}),  # by a threshold of the user's own
+        ({"risk": Risk(score=0.4, level="high")}, {"risk-level"}),  # by the user's own threshold
         ({"health": Health(nan_detected=True)}, {"nan"}),
         ({"health": Health(inf_detected=True)}, {"inf"}),
         ({"health": Health(repetition_loop_detected=True)}, {"loop"}),
@@ -277,9 +277,9 @@ def policies_that_keep(attributes: dict[str, Any]) -> set[str]:
         ({"risk": Risk(score=0.2, level="low"), "health": Health(truncated=True)}, set()),
         ({"risk": Risk(score=None, level="unknown")}, set()),
     ],
-    ids=str,
+    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
 )
-def test_every_span_at_risk_is_kept_by_the_attributes_that_we_really_send(
+def test_the_attributes_we_send_keep_every_span_at_risk(
     report: Callable[..., RequestReport], made: dict[str, Any], policies: set[str]
 ) -> None:
     assert policies_that_keep(span_attributes(report(**made))) == policies

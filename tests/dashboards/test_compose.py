@@ -1,4 +1,4 @@
-"""docker-compose.otel.yml by its schema and by what it promises. No Docker is to be had where the tests run."""
+"""docker-compose.otel.yml by its schema and by its documented behaviour. The tests have no Docker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COMPOSE = ROOT / "docker-compose.otel.yml"
 PROXY = ROOT / "dashboards/proxy/docker-compose.proxy.yml"
 PINNED = re.compile(r"^[a-z0-9./-]+:(v?\d+\.\d+[\w.-]*|RELEASE\.\d{4}[\w-]+)$")
 WITHOUT_CLIENT = {"collector", "tempo"}
-"""Their images hold the server and nothing else, so no check can run inside."""
+"""Their images hold only the server, so no check can run inside."""
 
 
 def load(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text())  # type: ignore[no-any-return]
+    return yaml.safe_load(path.read_text())
 
 
 SERVICES: dict[str, dict[str, Any]] = load(COMPOSE)["services"]
@@ -31,14 +31,14 @@ each = pytest.mark.parametrize("name", ALL)
 
 
 def schema_errors(path: Path) -> str:
-    """What the Compose specification's own JSON schema says; empty where it agrees."""
+    """Errors by the Compose specification's JSON schema; empty if valid."""
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", [COMPOSE, PROXY], ids=lambda path: path.name)
-def test_the_schema_of_the_compose_specification_agrees(path: Path) -> None:
+def test_the_file_is_valid_by_the_compose_specification(path: Path) -> None:
     assert schema_errors(path) == ""
 
 
@@ -49,12 +49,12 @@ def test_the_schema_catches_a_wrong_field(tmp_path: Path) -> None:
 
 
 @each
-def test_ports_are_on_loopback_alone(name: str) -> None:
+def test_ports_are_on_loopback_only(name: str) -> None:
     for port in ALL[name].get("ports", []):
         assert re.match(r"^(127\.0\.0\.1|\$\{PUBLIC_ADDRESS:-127\.0\.0\.1\}):\d+:\d+$", port), port
 
 
-def test_no_service_goes_round_the_published_ports() -> None:
+def test_no_service_bypasses_the_published_ports() -> None:
     assert not [name for name, service in ALL.items() if service.get("network_mode") or service.get("privileged")]
 
 
@@ -85,18 +85,18 @@ def test_health_is_checked_inside_or_by_the_probe(name: str) -> None:
     elif name in WITHOUT_CLIENT:
         assert check == {"disable": True}
     else:
-        assert check["test"][0] == "CMD", "a list runs in images without a shell too"
+        assert check["test"][0] == "CMD", "a list also runs in images without a shell"
         assert check.keys() >= {"interval", "timeout", "retries", "start_period"}
 
 
 @pytest.mark.parametrize("path", [COMPOSE, PROXY], ids=lambda path: path.name)
-def test_everything_named_is_there(path: Path) -> None:
+def test_everything_named_exists(path: Path) -> None:
     declared, used = set(load(path)["volumes"]), set()
     for name, service in load(path)["services"].items():
         assert set(service.get("depends_on", {})) <= ALL.keys(), name
         for dependency, condition in service.get("depends_on", {}).items():
             checked = not ALL[dependency]["healthcheck"].get("disable")
-            assert checked or condition == {"condition": "service_started"}, f"{name} would wait for ever"
+            assert checked or condition == {"condition": "service_started"}, f"{name} would wait forever"
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             if source.startswith("./"):
@@ -107,8 +107,8 @@ def test_everything_named_is_there(path: Path) -> None:
     assert used == declared
 
 
-def test_services_that_hosts_are_asked_by_are_there() -> None:
-    """Host names in what Prometheus, Grafana, the Collector and the services themselves are told."""
+def test_every_host_name_is_a_service() -> None:
+    """Host names in the settings of Prometheus, Grafana, the Collector and the services."""
     files = [COMPOSE, *(ROOT / "dashboards").glob("provisioning/**/*.yaml")]
     files += [*(ROOT / "dashboards/collector").glob("*.yaml"), ROOT / "dashboards/prometheus/prometheus.yml"]
     for file in files:
@@ -123,7 +123,7 @@ def environment(service: dict[str, Any]) -> dict[str, str]:
 
 @each
 def test_no_secret_has_a_default(name: str) -> None:
-    outgoing = {"DD_API_KEY", "HF_TOKEN", "LANGFUSE_BASIC_AUTH"}  # of others; nothing here listens with them
+    outgoing = {"DD_API_KEY", "HF_TOKEN", "LANGFUSE_BASIC_AUTH"}  # for other services; nothing here listens with them
     public = {"LANGFUSE_S3_EVENT_UPLOAD_ACCESS_KEY_ID", "LANGFUSE_INIT_PROJECT_PUBLIC_KEY"}
     secret = re.compile(r"PASSWORD|SECRET|KEY|SALT|AUTH$|TOKEN|DATABASE_URL")
     for variable, value in environment(ALL[name]).items():
@@ -135,7 +135,7 @@ def required(path: Path) -> set[str]:
     return set(re.findall(r"\$\{(\w+):\?", path.read_text()))
 
 
-def test_the_example_lists_every_secret_and_is_of_no_use_as_it_is() -> None:
+def test_the_example_lists_every_secret_without_a_value() -> None:
     example = re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert required(COMPOSE) == {name for name, _ in example}
     assert {value for _, value in example} == {""}
@@ -154,7 +154,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_secrets_are_made_once_each_its_own(checkout: Path) -> None:
+def test_each_secret_is_made_once_and_differs(checkout: Path) -> None:
     assert make_env(checkout).returncode == 0
     made = dict(re.findall(r"^(\w+)=(.+)$", (checkout / ".env").read_text(), re.MULTILINE))
     assert made.keys() == {*required(COMPOSE), "LANGFUSE_BASIC_AUTH"}
@@ -167,7 +167,7 @@ def test_secrets_are_made_once_each_its_own(checkout: Path) -> None:
     assert not (checkout / ".env.new").exists()
 
 
-def test_secrets_that_are_there_stay(checkout: Path) -> None:
+def test_existing_secrets_are_kept(checkout: Path) -> None:
     (checkout / ".env").write_text("GRAFANA_ADMIN_PASSWORD=mine\n")
     again = make_env(checkout)
     assert again.returncode == 1
@@ -175,7 +175,7 @@ def test_secrets_that_are_there_stay(checkout: Path) -> None:
     assert (checkout / ".env").read_text() == "GRAFANA_ADMIN_PASSWORD=mine\n"
 
 
-def test_what_is_kept_is_bounded_by_time_and_where_it_can_be_by_size() -> None:
+def test_storage_is_bounded_by_time_and_where_possible_by_size() -> None:
     flags = " ".join(SERVICES["prometheus"]["command"])
     assert "--storage.tsdb.retention.time=" in flags
     assert "--storage.tsdb.retention.size=" in flags

@@ -1,6 +1,6 @@
-"""The dashboards' files: made by the code, valid for Grafana 11 and 12, and readable for whoever opens them.
+"""The dashboards' files: made by the code, valid for Grafana 11 and 12, and readable for anyone.
 
-No Grafana runs here. What stands in for it are the types that Grafana publishes of its dashboards, as JSON Schemas.
+No Grafana runs here. Its stand-in are the types that Grafana publishes for dashboards, as JSON Schemas.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ PANELS = [pytest.param(panel, id=f"{uid}: {panel['title']}") for uid, made in FI
 
 
 def errors(dashboard: Json, schemas: Json) -> Iterator[str]:
-    """What the schemas of one Grafana have against a dashboard: its frame, each panel's options, each Tempo query."""
+    """Errors of a dashboard by the schemas of one Grafana: its frame, each panel's options, each Tempo query."""
     frame = copy.deepcopy(dashboard)
     for mark in frame.get("annotations", {}).get("list", ()):
-        for name in ("target", "expr", "step", "titleFormat"):  # the type knows only marks from Grafana's own store
+        for name in ("target", "expr", "step", "titleFormat"):  # the type has only marks from Grafana's own store
             mark.pop(name, None)
     parts = [("dashboard", frame)]
     for panel in panels(dashboard):
@@ -51,7 +51,7 @@ def errors(dashboard: Json, schemas: Json) -> Iterator[str]:
             yield f"{name} {error.json_path}: {error.message}"
 
 
-def test_the_files_are_what_the_code_makes() -> None:
+def test_the_files_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dashboards.source", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -85,13 +85,13 @@ BREAKAGES: dict[str, Callable[[Json], None]] = {
     "a misspelt field of a panel": lambda made: set_at(made, "panels", 1, "datasourse", {}),
     "a panel with links that are text": lambda made: set_at(made, "panels", 1, "links", "none"),
     "a position that is text": lambda made: set_at(made, "panels", 1, "gridPos", "w", "half"),
-    "a variable of no kind": lambda made: set_at(made, "templating", "list", 0, "type", "dropdown"),
+    "a variable of unknown kind": lambda made: set_at(made, "templating", "list", 0, "type", "dropdown"),
     "a refresh that is a number": lambda made: set_at(made, "refresh", 30),
-    "a threshold mode of no kind": lambda made: set_at(
+    "an unknown threshold mode": lambda made: set_at(
         made, "panels", 1, "fieldConfig", "defaults", "thresholds", "mode", "relative"
     ),
     "a misspelt option of a panel": lambda made: set_at(made, "panels", 1, "options", "colourMode", "value"),
-    "an option's value of no kind": lambda made: set_at(made, "panels", 1, "options", "graphMode", "bars"),
+    "an option with an unknown value": lambda made: set_at(made, "panels", 1, "options", "graphMode", "bars"),
 }
 
 
@@ -113,7 +113,7 @@ def test_a_broken_graph_or_trace_query_is_found(grafana: int) -> None:
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_says_what_it_shows(panel: Json) -> None:
+def test_a_panel_has_a_description_and_a_unit(panel: Json) -> None:
     assert panel["description"].endswith(".")
     if panel["type"] != "text":
         assert panel["fieldConfig"]["defaults"]["noValue"]
@@ -146,7 +146,7 @@ def test_data_source_model_and_server_can_be_chosen(uid: str) -> None:
     variables = {variable["name"]: variable for variable in FILES[uid]["templating"]["list"]}
     assert {"datasource", "model", "instance"} <= set(variables)
     text = json.dumps(FILES[uid]["panels"])
-    assert all(f"${name}" in text or f"${{{name}}}" in text for name in variables), "a variable that nothing uses"
+    assert all(f"${name}" in text or f"${{{name}}}" in text for name in variables), "a variable that is not used"
 
 
 def test_every_promql_parses(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the dashboards share: their files, promtool and amtool, and the series that there are."""
+"""Shared by the dashboards' tests: their files, promtool and amtool, and the series that exist."""
 
 import json
 import re
@@ -23,6 +23,26 @@ SERIES_OF_OTHERS = {
     "scrape_duration_seconds",
     "vllm:num_requests_waiting",
     "vllm:request_success_total",
+    "vllm:generation_tokens_total",
+    "vllm:iteration_tokens_total_count",
+    "http_requests_total",
+    "otelcol_receiver_refused_spans",
+    "otelcol_receiver_refused_spans_total",
+    "otelcol_exporter_send_failed_spans",
+    "otelcol_exporter_send_failed_spans_total",
+    "otelcol_exporter_queue_size",
+    "otelcol_exporter_queue_capacity",
+    "tempo_discarded_spans_total",
+    "tempo_ingester_failed_flushes_total",
+    "prometheus_config_last_reload_successful",
+    "prometheus_rule_evaluation_failures_total",
+    "prometheus_rule_group_iterations_missed_total",
+    "prometheus_tsdb_wal_writes_failed_total",
+    "prometheus_notifications_dropped_total",
+    "prometheus_notifications_alertmanagers_discovered",
+    "alertmanager_config_last_reload_successful",
+    "alertmanager_notifications_failed_total",
+    "grafana_http_request_duration_seconds_count",
     "traces_span_metrics_duration_seconds_bucket",
 }
 
@@ -38,7 +58,7 @@ def run(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def unparsable(queries: list[str], folder: Path) -> str:
-    """What promtool says of PromQL that does not parse; empty if all does."""
+    """promtool's errors on PromQL that does not parse; empty if all parses."""
     rules = [{"record": f"query:number:{at}", "expr": query} for at, query in enumerate(queries)]
     path = folder / "queries.yml"
     path.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}))  # JSON is YAML
@@ -57,6 +77,7 @@ def known_series() -> set[str]:
 
 def series_in(query: str) -> set[str]:
     """Names of the series in a PromQL query: what stands before a selector or a range, or alone."""
-    bare = re.sub(r'"[^"]*"|\b(by|on|group_left) \([^)]*\)', "", query)
-    prefix = "corevital|gen_ai|model:|instance:|vllm:|up|ALERTS|scrape|traces"
+    bare = re.sub(r'"[^"]*"|\b(by|on|group_left|group_right) \([^)]*\)', "", query)
+    prefix = "corevital|gen_ai|model:|instance:|vllm:|up|ALERTS|scrape|traces|http_"
+    prefix += "|otelcol_|tempo_|prometheus_|alertmanager_|grafana_"
     return set(re.findall(rf"\b((?:{prefix})[\w:]*)(?=[\s{{\[),]|$)", bare))

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.lifecycle import Admitted, CoreFacts, Finished, StopRule
 
 STRINGS = [
     field.name
     for field in dataclasses.fields(Admitted)
-    if "str" in str(field.type) and field.name not in ("prompt_text", "tags")
+    if "str" in str(field.type) and field.name not in ("prompt_text", "tags", "stop_sequences", "tracestate")
 ]
 
 
@@ -36,9 +36,43 @@ def test_each_string_is_cut(name: str, text: str) -> None:
     assert asked(**{name: "ü"}).bounded(100) == asked(**{name: "ü"})
 
 
-def test_tags_are_few_and_short() -> None:
-    kept = asked(tags=("x" * 10_000, "\udcff", *["t"] * 5000)).bounded(100).tags
-    assert kept == ("x" * 256, "?", *["t"] * 14)
+@pytest.mark.parametrize("name", ["tags", "stop_sequences"])
+def test_lists_of_strings_are_few_and_short(name: str) -> None:
+    texts = ("x" * 10_000, "\udcff", *["t"] * 5000)
+    assert getattr(asked(**{name: texts}).bounded(100), name) == ("x" * 256, "?", *["t"] * 14)
+
+
+def test_a_stop_string_is_cut() -> None:
+    ended = Finished(reason="stop", token_ids=(), end_ns=1, core=CoreFacts(stop_reason="x" * 1000)).bounded(100)
+    assert ended.core.stop_reason == "x" * 256
+
+
+@pytest.mark.parametrize(
+    ("state", "kept"),
+    [
+        ("a=1,b=2", "a=1,b=2"),
+        ("a=1," + "b=" + "x" * 505, "a=1," + "b=" + "x" * 505),
+        ("a=1,b=" + "x" * 504 + ",c=3", "a=1,b=" + "x" * 504),
+        ("a=1,b=" + "x" * 1000 + ",c=3", "a=1"),
+        ("x" * 100_000, None),
+        ("a=ä", None),
+        ("a=1\n", None),
+    ],
+)
+def test_a_trace_state_is_kept_in_whole_members(state: str, kept: str | None) -> None:
+    assert asked(tracestate=state).bounded(100).tracestate == kept
+
+
+def test_stop_strings_are_few_and_never_cut() -> None:
+    ended = Finished(reason="abort", token_ids=(), end_ns=1, stop_rule=StopRule(stop=("a", "b"), prompt_end=(1, 2)))
+    assert ended.bounded(100) is ended
+    long = StopRule(stop=("", "x" * 1025, "x" * 1024, *["t"] * 5000), prompt_end=tuple(range(100)), min_tokens=3)
+    kept = dataclasses.replace(ended, stop_rule=long).bounded(100).stop_rule
+    assert kept == StopRule(stop=("x" * 1024, *["t"] * 63), prompt_end=tuple(range(84, 100)), min_tokens=3)
+
+
+def test_facts_fill_in_what_others_do_not_say() -> None:
+    assert CoreFacts(queue_s=1.0).over(CoreFacts(queue_s=2.0, preemptions=0)) == CoreFacts(queue_s=1.0, preemptions=0)
 
 
 def test_content_is_cut_and_its_length_known() -> None:

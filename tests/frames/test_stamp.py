@@ -41,5 +41,5 @@ def test_a_stamp_brings_the_servers_secret_and_shows_it_nowhere_else() -> None:
         "a" * 32 + ":" + "1" * 17,
     ],
 )
-def test_anything_else_is_no_stamp(value: object) -> None:
+def test_anything_else_is_not_a_stamp(value: object) -> None:
     assert parse(value) is None

@@ -1,4 +1,4 @@
-"""Whatever is sent to the local socket: the hub lives within its bounds, and honest traffic is reported exactly."""
+"""Anything sent to the local socket: the hub stays within its bounds, and honest traffic is reported exactly."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 import zmq
 
+from corevital.frames.layout import REJECTED, ROW, SAMPLED, Frame, Source, encode
 from corevital.frames.lifecycle import Admitted, Finished
-from corevital.frames.record import REJECTED, ROW, SAMPLED, Frame, encode
-from corevital.frames.transport import MAX_BYTES, FrameSender
-from corevital_otel.hub import Hub
+from corevital.frames.sender import MAX_BYTES, FrameSender
 from corevital_otel.report import RequestReport
+from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings
 
+SOURCE = Source("vllm", "v1", "raw")
 DROPPED = "corevital.telemetry.dropped"
 SECONDS = 4.0
 SEED = int(os.environ.get("COREVITAL_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
@@ -31,7 +32,7 @@ class Honest:
     """A worker and its requests, whose reports are known."""
 
     def __init__(self, hub: Hub) -> None:
-        self.hub, self.worker, self.count = hub, FrameSender("v1"), 0
+        self.hub, self.worker, self.count = hub, FrameSender(SOURCE), 0
         self.expected: dict[str, int] = {}
 
     def serve(self, tokens: int) -> None:
@@ -73,10 +74,10 @@ class Stranger:
                 pass
 
     def plain(self) -> None:
-        self.send(self.context.socket(zmq.PUSH))
+        self.send(self.context.socket(zmq.DEALER))
 
     def curve(self) -> None:
-        push = self.context.socket(zmq.PUSH)
+        push = self.context.socket(zmq.DEALER)
         push.curve_serverkey = zmq.curve_keypair()[0]
         push.curve_publickey, push.curve_secretkey = zmq.curve_keypair()
         self.send(push)
@@ -87,19 +88,19 @@ class Stranger:
             push.connect(f"ipc://@{self.address}")
             rows = np.zeros(3, ROW)
             rows["nan_count"] = 1
-            push.send(encode(Frame(rows, np.empty(0, SAMPLED), "v1", 1, 2**64 - 1, 0.0)))
+            push.send(encode(Frame(rows, np.empty(0, SAMPLED), SOURCE, 1, 2**64 - 1, 0.0)))
             time.sleep(0.01)
 
 
 class Mad:
-    """A worker of this server that sends anything at all."""
+    """A worker of this server that sends anything."""
 
     def __init__(self, hub: Hub, chance: random.Random) -> None:
         self.hub, self.chance = hub, chance
         self.bytes = np.random.default_rng(chance.getrandbits(32))
         self.keys: list[int] = []
         self.context = zmq.Context()
-        self.push = self.context.socket(zmq.PUSH)
+        self.push = self.context.socket(zmq.DEALER)
         self.push.setsockopt(zmq.LINGER, 0)
         self.push.curve_serverkey = bytes.fromhex(hub._receiver.secret)
         self.push.curve_publickey, self.push.curve_secretkey = zmq.curve_keypair()
@@ -140,7 +141,8 @@ class Mad:
         lost = self.chance.choice((0, 1, 2**32, 2**63, 2**64 - 1))
         sender = self.chance.getrandbits(64)
         sent_at = self.chance.choice((float("nan"), float("-inf"), 1e308, 0.0))
-        return Frame(rows, sampled, self.chance.choice(("v1", "mrv2", "unknown")), sender, lost, sent_at)
+        source = Source("vllm", self.chance.choice(("v1", "mrv2", "unknown")), "raw")
+        return Frame(rows, sampled, source, sender, lost, sent_at)
 
     def send(self, data: bytes) -> None:
         try:
@@ -154,9 +156,11 @@ class Mad:
     def mutated(self) -> None:
         data = bytearray(encode(self.frame()))
         for _ in range(self.chance.randrange(1, 8)):
-            data[self.chance.randrange(40 if self.chance.random() < 0.7 else len(data))] = self.chance.randrange(256)
+            data[self.chance.randrange(64 if self.chance.random() < 0.7 else len(data))] = self.chance.randrange(256)
         if self.chance.random() < 0.3:
             struct.pack_into("<II", data, 8, self.chance.getrandbits(32), self.chance.getrandbits(32))
+        if self.chance.random() < 0.2:
+            struct.pack_into("<H", data, 4, self.chance.choice((0, 1, 3, 2**16 - 1)))
         if self.chance.random() < 0.3:
             del data[self.chance.randrange(len(data)) :]
         self.send(bytes(data))
@@ -170,6 +174,7 @@ def resident_mib() -> float:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+@pytest.mark.slow
 def test_nothing_sent_to_the_socket_costs_an_honest_report(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
@@ -177,13 +182,13 @@ def test_nothing_sent_to_the_socket_costs_an_honest_report(monkeypatch: pytest.M
     monkeypatch.setattr("threading.excepthook", faults.append)
     chance = random.Random(SEED)
     hub, reports = Hub(Settings(db=None, capture="full"), "m"), []
-    put_out: Callable[..., Any] = hub._put_out
+    put: Callable[..., Any] = hub._outputs.put
 
-    def seen(report: RequestReport, fields: dict[str, str]) -> None:
+    def seen(report: RequestReport) -> None:
         reports.append(report)
-        put_out(report, fields)
+        put(report)
 
-    hub._put_out = seen  # type: ignore[method-assign]
+    hub._outputs.put = seen  # type: ignore[method-assign]
     hub.start()
     honest, stranger, mad = Honest(hub), Stranger(hub, chance), Mad(hub, chance)
     before, end = resident_mib(), time.monotonic() + SECONDS
@@ -203,6 +208,7 @@ def test_nothing_sent_to_the_socket_costs_an_honest_report(monkeypatch: pytest.M
         flagged = report.health.nan_detected, report.health.inf_detected, report.incomplete
         assert (flagged, report.features.entropy_mean) == ((False,) * 3, pytest.approx(1.0)), f"seed {SEED}"
     assert hub.counters.get(DROPPED, what="frame", why="malformed") > 0
+    assert hub.counters.get(DROPPED, what="frame", why="version") > 0
     assert hub.counters.get(DROPPED, what="frame", why="unauthenticated") > 0
     assert all(0 <= count < 2**63 for count in hub.counters.snapshot().values())
     assert grown < 300, f"seed {SEED}"

@@ -18,13 +18,14 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc.error_details_pb2 import RetryInfo
-from integration.harness.faulty import raw_server, read_request
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from tests.conftest import emit
+from tests.harness.faulty import raw_server, read_request
 
 from corevital.guard import faults
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.spans import SpanEmitter
+from corevital_otel.spans.emitter import SpanEmitter
 
 SEED = 20_261_130
 SECONDS = 6.0
@@ -68,7 +69,8 @@ def answer_of(chance: random.Random) -> bytes:
     encoding = chance.choice(ENCODINGS) if chance.random() < 0.3 else ""
     if encoding:
         lines.append(f"Content-Encoding: {encoding}")
-        body = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding.lower(), lambda data: data)(body)
+        encoders: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
+        body = encoders.get(encoding.lower(), lambda data: data)(body)
     if chance.random() < 0.8:
         lines.append(f"Content-Type: {chance.choice(KINDS)}")
     if chance.random() < 0.3:
@@ -98,7 +100,7 @@ def answer_of(chance: random.Random) -> bytes:
 
 
 class Run:
-    """Spans sent until the time is over, and what became of them."""
+    """Spans sent until the time is over, and their fates."""
 
     def __init__(self, report: Callable[..., RequestReport], monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
         for name in ("TRACES_ENDPOINT", "HEADERS", "COMPRESSION", "CERTIFICATE"):
@@ -106,8 +108,8 @@ class Run:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "5")
-        monkeypatch.setattr("corevital_otel.delivery._PAUSES_S", (0.001, 0.002))
-        monkeypatch.setattr("corevital_otel.answers.LONGEST_WAIT_S", 0.01)
+        monkeypatch.setattr("corevital_otel.otlp.delivery._PAUSES_S", (0.001, 0.002))
+        monkeypatch.setattr("corevital_otel.otlp.answers.LONGEST_WAIT_S", 0.01)
         self.fates: Counter[str] = Counter()
         self.counters = Counters()
         self.emitter = SpanEmitter(self.counters, fate=lambda ids, done: self.fates.update(ids))
@@ -117,7 +119,7 @@ class Run:
         self.sent: list[str] = []
 
     def send(self, count: int) -> None:
-        self.sent += [self.emitter.emit(self._report(series=None)).span_id for _ in range(count)]
+        self.sent += [emit(self.emitter, self._report(series=None)).span_id for _ in range(count)]
 
     def until(self, end: float) -> None:
         chance = random.Random(SEED)
@@ -201,7 +203,7 @@ def test_over_grpc(
         context.abort(code, chance.choice(("", "no", "a\nb\x1b[31m\u2028", "x" * 5_000)))
         raise AssertionError
 
-    class Raw(grpc.GenericRpcHandler):  # type: ignore[misc]
+    class Raw(grpc.GenericRpcHandler):
         def service(self, handler_call_details: Any) -> Any:
             return grpc.unary_unary_rpc_method_handler(export)
 

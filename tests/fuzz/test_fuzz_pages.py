@@ -9,10 +9,13 @@ import random
 import time
 from pathlib import Path
 
-from corevital_otel import environment, otel_values, scrape
+from corevital_otel.cli import scrape
+from corevital_otel.cli.scrape import Page, ScrapeError, Window
 from corevital_otel.cli.terminal import _Console
 from corevital_otel.cli.watch import _frame
-from corevital_otel.scrape import Page, ScrapeError, Window
+from corevital_otel.otlp import rules
+from corevital_otel.otlp.variables import tidy
+from corevital_otel.service import environment
 from corevital_otel.settings import Settings
 
 SECONDS = 4.0
@@ -76,10 +79,10 @@ def test_pages() -> None:
 
 def test_variables() -> None:
     chance = random.Random(12)
-    names = [*otel_values.ALWAYS, *(f"COREVITAL_{name.upper()}" for name in Settings.model_fields), "COREVITAL_CONFIG"]
+    names = [*rules.ALWAYS, *(f"COREVITAL_{name.upper()}" for name in Settings.model_fields), "COREVITAL_CONFIG"]
     for signal in ("TRACES", "METRICS"):
         for wire in ("grpc", "http/protobuf"):
-            names += otel_values.of_signal(signal, wire)
+            names += rules.of_signal(signal, wire)
     words = ("http://me:", SECRET, "@host:4317/", "0", "1", "true", "none", "otlp", "grpc", "http/protobuf",
              "gzip", "~", "/", "a=b", "authorization=Bearer%20", "tracecontext", "(", "*", "unix:", "[::1]", "%0A",
              "%FF", ".", *ODD)  # fmt: skip
@@ -103,7 +106,7 @@ def test_variables() -> None:
             assert line.isprintable(), line
             assert len(line) < 1200
             assert SECRET not in line, (env, line)
-        environment.tidy(tidied := dict(env))
+        tidy(tidied := dict(env))
         assert {p.name for p in environment.check(tidied)} <= {p.name for p in problems} | set(tidied)
         found += bool(problems)
         count += 1

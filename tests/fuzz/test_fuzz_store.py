@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from corevital_otel.cli import app
+from corevital_otel.cli.app import app
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.outbox import Outbox
 from corevital_otel.store.reader import StoreError, StoreReader
 from corevital_otel.store.writer import StoreWriter
@@ -38,7 +38,7 @@ def make_store(folder: Path, report: Make) -> Path:
     writer = StoreWriter(path, 36500, 1024, Counters(), {"service.name": "vllm"})
     for number, name in enumerate(NAMES):
         ids = SpanIds(f"{number + 1:032x}", f"{number + 1:016x}", None, True)
-        writer.put(report(request_id=name, end_ns=time.time_ns() - 2 * 3600 * 10**9 + number * 10**6), ids)
+        writer.put(record_of(report(request_id=name, end_ns=time.time_ns() - 2 * 3600 * 10**9 + number * 10**6), ids))
         writer.settle([ids.span_id], False)
         writer.learn("tiny", "0.5", [1.0] * 6)
     deadline = time.monotonic() + 10
@@ -113,7 +113,7 @@ def commands(path: Path) -> None:
     for call in (["spans"], ["spans", "--json"], ["show", "r1"], ["db", "export", "--otlp", "--dry-run"]):
         done = CliRunner().invoke(app, [*call, "--db", str(path)])
         if done.exception is not None and not isinstance(done.exception, SystemExit):
-            from corevital_otel.cli import CommandError
+            from corevital_otel.cli.errors import CommandError
 
             assert isinstance(done.exception, CommandError), (call, done.exception)
             assert len(str(done.exception).splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Which backend runs, what the result looks like, and what a caller is told who asks for the impossible."""
+"""Which backend runs, what the result looks like, and the errors for what is not available."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import corevital.kernels
-from corevital.kernels import BackendUnavailableError, available_backends, token_stats, warm_up
+import corevital.kernels.api
+from corevital.kernels import Backend, BackendUnavailableError, available_backends, token_stats, warm_up
 
 FLOATS = ("logsumexp", "entropy", "varentropy", "max_logit", "top1_prob", "margin", "topk_mass")
 COUNTS = ("nan_count", "posinf_count", "neginf_count")
@@ -25,8 +25,8 @@ def run(script: str) -> str:
 
 def forget() -> None:
     """What has been found out about backends."""
-    corevital.kernels._load.cache_clear()
-    corevital.kernels._choose.cache_clear()
+    corevital.kernels.api._load.cache_clear()
+    corevital.kernels.api._choose.cache_clear()
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def without(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_every_field_has_its_shape_and_dtype(backend: str, dtype: torch.dtype) -> None:
+def test_every_field_has_its_shape_and_dtype(backend: Backend, dtype: torch.dtype) -> None:
     logits = torch.zeros(3, 77, dtype=dtype)
     stats = token_stats(logits, top_k=5, backend=backend)
     for name in FLOATS:
@@ -60,13 +60,13 @@ def test_every_field_has_its_shape_and_dtype(backend: str, dtype: torch.dtype) -
     assert stats.topk_ids.stride(1) == stats.topk_logprobs.stride(1) == 1
 
 
-def test_top_k_is_20_unless_told() -> None:
+def test_top_k_is_20_by_default() -> None:
     assert token_stats(torch.zeros(1, 50)).topk_ids.tolist() == [list(range(20))]
 
 
-@pytest.mark.parametrize("backend", ["triton", "numba"])
-def test_a_backend_that_is_not_installed_is_refused_by_name(backend: str, without) -> None:
-    without(f"corevital.kernels.{backend}")
+@pytest.mark.parametrize(("backend", "module"), [("triton", "triton_gpu"), ("numba", "numba_cpu")])
+def test_a_backend_that_is_not_installed_is_refused_by_name(backend: Backend, module: str, without) -> None:
+    without(f"corevital.kernels.{module}")
     assert backend not in available_backends("cpu")
     with pytest.raises(BackendUnavailableError, match=f"(?s)'{backend}' is not available.*backend='auto'") as caught:
         token_stats(torch.zeros(1, 5), backend=backend)
@@ -85,7 +85,7 @@ def test_a_backend_for_another_device_is_refused_by_name() -> None:
 def test_auto_does_without_what_is_not_installed(without) -> None:
     logits = torch.tensor([[0.0, 1.0, 2.0]])
     expected = token_stats(logits)
-    without("corevital.kernels.numba", "corevital.kernels.triton")
+    without("corevital.kernels.numba_cpu", "corevital.kernels.triton_gpu")
     assert warm_up(5) == "torch"
     actual = token_stats(logits)
     torch.testing.assert_close(actual.entropy, expected.entropy)
@@ -140,7 +140,7 @@ def test_the_torch_backend_never_looks_at_values() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("backend", available_backends("cuda") if torch.cuda.is_available() else [])
-def test_nothing_waits_for_the_gpu(backend: str) -> None:
+def test_nothing_waits_for_the_gpu(backend: Backend) -> None:
     logits = torch.randn(70, 70000, device="cuda")
     warm_up(70000, device="cuda", backend=backend)
     torch.cuda.synchronize()
@@ -152,7 +152,7 @@ def test_nothing_waits_for_the_gpu(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_results_outlive_later_calls(backend: str) -> None:
+def test_results_outlive_later_calls(backend: Backend) -> None:
     # The caller's copies of them are queued, and read a step later.
     stats = token_stats(torch.arange(300.0).repeat(4, 1), backend=backend)
     before = {name: getattr(stats, name).clone() for name in stats.__slots__}
@@ -163,7 +163,7 @@ def test_results_outlive_later_calls(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_threads_may_call_at_the_same_time(backend: str) -> None:
+def test_threads_may_call_at_the_same_time(backend: Backend) -> None:
     vocab = 6000 if backend == "triton" else 40000  # its interpreter is slow
     batches = [torch.randn(8, vocab, generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
     alone = [token_stats(batch, backend=backend) for batch in batches]
@@ -180,7 +180,7 @@ class TestNumba:
         script = """
 import torch
 from numba.core import event
-from corevital.kernels import by_address, token_stats, warm_up
+from corevital.kernels import token_stats, warm_up; from corevital.kernels.api import by_address
 warm_up(1000)
 with event.install_recorder("numba:compile") as compilations:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -208,7 +208,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     def test_what_was_compiled_is_kept_and_a_damaged_file_does_no_harm(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        script = "from corevital.kernels.numba_rows import compiled_task as c; print(bool(c().address), c().cache_hits)"
+        imported = "from corevital.kernels.numba_cpu.rows import compiled_task as c"
+        script = f"{imported}\nprint(bool(c().address), c().cache_hits)"
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
         assert [run(script), run(script)] == ["True 0", "True 1"]
         for file in tmp_path.rglob("*.nb?"):
@@ -218,7 +219,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     def test_an_installation_that_cannot_be_written_to_works(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from numba.core import caching
 
-        from corevital.kernels import numba_rows
+        from corevital.kernels.numba_cpu import rows as numba_rows
 
         monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
         assert numba_rows.compiled_task.__wrapped__().address != 0

@@ -164,13 +164,13 @@ def test_results_go_where_they_are_asked_to_and_nowhere_else(check: Check, rows:
                 token_stats(logits, backend=backend, out=other)
 
 
-def test_float16_is_taken_as_it_is(check: Check) -> None:
+def test_float16_is_read_too(check: Check) -> None:
     check(normal(3, 1000).half())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_more_than_2_to_the_31_entries_apart(check: Check, dtype: torch.dtype) -> None:
-    if check.device != "cpu":
+    if check.device != "cpu":  # type: ignore[attr-defined]
         pytest.skip("there the whole of it would be memory; here only what is touched is")
     apart, vocab = 2**31 + 8, 3000
     rows = torch.empty(apart + vocab, dtype=dtype).as_strided((2, vocab), (apart, 1))
@@ -232,7 +232,7 @@ def test_any_distribution(check: Check, seed, shape, scale, offset, steps, speci
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocab", [3, 4093, 8192])
-def test_what_lies_around_a_row_is_no_part_of_it(check: Check, vocab: int, dtype: torch.dtype) -> None:
+def test_what_lies_around_a_row_is_not_read_as_part_of_it(check: Check, vocab: int, dtype: torch.dtype) -> None:
     """A kernel may read from a multiple of 16 bytes before a row's start."""
     for start in (1, 3, 8):
         whole = torch.randn(3, vocab + 9, generator=torch.Generator().manual_seed(vocab)).to(dtype)

@@ -1,6 +1,6 @@
 """The Triton backend, as far as that goes without a GPU.
 
-Its numbers are checked by the tests of every backend, in Triton's interpreter. That takes a process of its own: the
+Its numbers are checked by the tests of every backend, in Triton's interpreter. That takes a separate process: the
 interpreter has to be chosen before triton is imported, and would be chosen for an engine in the same process too.
 Here the kernels are real ones, and what Triton would compile is looked at instead.
 """
@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
-from corevital.kernels import triton as backend
+from corevital.kernels import triton_gpu as backend
 from corevital.kernels.stats import HEAD_WORDS
 
 HERE = Path(__file__).parent
@@ -40,13 +40,14 @@ CPU = torch.device("cpu")
 VOCAB = 151936
 
 
-TARGETS = [GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)]
+TARGETS = [GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64), GPUTarget("hip", "gfx1100", 32)]
 
 
-@pytest.fixture(params=TARGETS, ids=lambda target: target.backend)
+@pytest.fixture(params=TARGETS, ids=lambda target: str(target.arch))
 def variants(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """What calls compile for such a GPU, filled in as they are made: launches are recorded, and nothing runs."""
     seen: set[str] = set()
+    monkeypatch.setattr(backend, "warp_size", lambda device: request.param.warp_size)
 
     def record(kernel: JITFunction) -> None:
         bind = create_function_from_signature(kernel.signature, kernel.params, make_backend(request.param))
@@ -87,7 +88,7 @@ def test_no_batch_needs_a_kernel_that_warm_up_does_not_compile(variants: set[str
         for logits in batches(dtype):
             for top_k in (1, 2, 16, 20, 32):
                 backend.token_stats(logits, top_k)
-                for before in (0, 1, 3):  # where the results go is no variant either
+                for before in (0, 1, 3):  # where the results go makes no variant either
                     table = torch.empty(len(logits), before + HEAD_WORDS + 2 * top_k, dtype=torch.int32)
                     backend.token_stats(logits, top_k, table[:, before:])
     assert variants == warm
@@ -138,14 +139,30 @@ def test_a_step_allocates_its_results_and_nothing_else(variants: set[str], monke
 
 
 @compiled
-def test_a_cpu_is_no_gpu() -> None:
+def test_a_cpu_is_not_a_gpu() -> None:
     assert "triton" not in available_backends("cpu")
     assert backend.supports(torch.device("cuda"))
 
 
 @compiled
 @pytest.mark.parametrize("version", [*OTHER_VERSIONS, "installed"])
-def test_kernels_for_four_gpus_spill_nothing_and_read_16_bytes_at_a_time(version: str, tmp_path: Path) -> None:
+def test_kernels_for_five_gpus_spill_nothing_and_read_16_bytes_at_a_time(version: str, tmp_path: Path) -> None:
+    printed = with_triton(version, tmp_path, "-m", "integration.bench.kernel_ptx")
+    assert version == "installed" or f"triton {version}," in printed
+    for target in ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942", "hip:gfx1100"):
+        assert printed.count(f"| {target} |") == 24, printed
+
+
+@compiled
+@pytest.mark.parametrize("version", [*OTHER_VERSIONS, "installed"])
+def test_triton_accepts_each_launch_and_compiles_nothing_in_a_step(version: str, tmp_path: Path) -> None:
+    printed = with_triton(version, tmp_path, "tests/kernels/launches.py")
+    name = triton.__version__ if version == "installed" else version
+    assert printed.splitlines() == [f"triton {name}: 6 compiled at the start", "compiled in a step: []"]
+
+
+def with_triton(version: str, cache: Path, *command: str) -> str:
+    """What a program prints with this version of Triton."""
     path = [str(ROOT / folder) for folder in ("plugin", "otel", ".")]
     if version != "installed":
         folder = ROOT / ".venv-triton" / version
@@ -153,17 +170,15 @@ def test_kernels_for_four_gpus_spill_nothing_and_read_16_bytes_at_a_time(version
             pytest.skip(f"Triton {version} is not in {folder.relative_to(ROOT)}: make test installs it")
         path.insert(0, str(folder))
     done = subprocess.run(
-        [sys.executable, "-m", "integration.bench.kernel_ptx"],
-        env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(path)},
+        [sys.executable, *command],
+        env=os.environ | {"TRITON_CACHE_DIR": str(cache), "PYTHONPATH": os.pathsep.join(path)},
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert version == "installed" or f"triton {version}," in done.stdout
-    for target in ("cuda:80", "cuda:90", "cuda:100", "hip:gfx942"):
-        assert done.stdout.count(f"| {target} |") == 24, done.stdout
+    return done.stdout
 
 
 @compiled
@@ -227,3 +242,28 @@ def test_fused_sums_are_the_sums() -> None:
 def test_the_interpreter_is_asked_for_by_name() -> None:
     assert "triton" in available_backends("cpu")
     assert not backend.supports(torch.device("cuda"))
+
+
+@compiled
+@pytest.mark.parametrize(("lanes", "warps"), [(32, 4), (64, 2)])
+def test_a_program_has_as_many_threads_whatever_a_warp_has(
+    lanes: int, warps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    for kernel in (backend.chunk_kernel, backend.row_kernel):
+        monkeypatch.setattr(kernel, "run", lambda *_, num_warps, **__: seen.append(num_warps))
+    monkeypatch.setattr(backend, "warp_size", lambda device: lanes)
+    backend.token_stats(torch.empty(2, 32000), 20)
+    assert seen == [warps, warps]
+
+
+@compiled
+def test_rows_of_more_than_a_gib_go_in_parts_through_one_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: list[int] = []
+    for kernel in (backend.chunk_kernel, backend.row_kernel):
+        monkeypatch.setattr(kernel, "run", lambda *_, grid, **__: grids.append(grid[0]))
+    monkeypatch.setattr(backend, "_workspaces", {})
+    backend.token_stats(torch.empty(1, 4096).expand(150_000, 4096), 20)
+    assert grids == [65536, 65536, 65536, 65536, 18928, 18928]
+    ((partials, ranks),) = backend._workspaces.values()
+    assert partials.nbytes + ranks.nbytes == 65536 * (7 + 64) * 4

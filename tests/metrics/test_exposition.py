@@ -1,4 +1,4 @@
-"""The process's Prometheus registry, in processes of their own: it cannot be emptied again."""
+"""The process's Prometheus registry, in separate processes: it cannot be emptied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put(output, name, value, **labels):
     its = {label: labels.get(label.replace(".", "_"), "x") for label in INSTRUMENTS[name].labels}
     output.put(INSTRUMENTS[name], value, its, Context())
 
-first, second = Exposition(), Exposition()  # an engine, and one made anew in the same process
+first, second = Exposition(), Exposition()  # an engine, and a second one in the same process
 put(first, "corevital.requests", 2)
 put(second, "corevital.requests", 1)
 put(first, "corevital.sequences.running", 5)
@@ -61,7 +61,7 @@ def test_two_engines_in_one_process_add_up() -> None:
     assert page["corevital_telemetry_faults_total"] == 0
 
 
-def test_what_an_engine_that_has_ended_was_running_is_gone() -> None:
+def test_gauges_of_an_ended_engine_are_removed() -> None:
     page = run(ONE + "first.close(1.0)\n" + SHOW)
     assert page["corevital_sequences_running"] == 4
     assert page["corevital_requests_total"] == 3

@@ -1,4 +1,4 @@
-"""Our sums are those of the SDK's histograms, whatever is recorded, in either temporality."""
+"""Our sums are those of the SDK's histograms, for any values, in either temporality."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_sums_are_the_sdks(temporality: AggregationTemporality) -> None:
         other.add(1)
         wanted = [metric for metric in in_first_scope(reader.get_metrics_data()) if metric.name == RISK.name]
         other.add(1)
-        found = [
+        found: list[Any] = [
             metric
             for metric in in_first_scope(ours.added_to(_other(reader)))
             if isinstance(metric.data, type(wanted[0].data))

@@ -1,4 +1,4 @@
-"""docs/metrics.md names every loss that is counted, and no other."""
+"""docs/understand/metrics.md names every loss that is counted, and no other."""
 
 from __future__ import annotations
 
@@ -6,38 +6,55 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import corevital_otel
-from corevital_otel.metrics.recorder import KNOWN_LOSSES
+from corevital_otel import conventions as names
+from corevital_otel.counters import Counters
+from corevital_otel.losses import Loss
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs/metrics.md"
+PAGE = ROOT / "docs/understand/metrics.md"
+CODE = ROOT / "otel" / corevital_otel.__name__
 
 
-def counted() -> set[tuple[str, str]]:
-    """What and why of each place in the code that counts a loss."""
-    found = set()
-    for file in (ROOT / "otel" / corevital_otel.__name__).rglob("*.py"):
-        for call in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            named = {keyword.arg: texts(keyword.value) for keyword in call.keywords}
-            if call.func.attr == "_drop":
-                whats = texts(call.args[1]) if len(call.args) == 3 else {"report"}  # the store's own
-                found |= {(what, why) for what in whats for why in texts(call.args[-1])}
-            elif call.func.attr == "add" and named.get("why"):
-                found |= {(what, why) for what in named["what"] for why in named["why"]}
-    return found
-
-
-def texts(expression: ast.expr) -> set[str]:
-    return {
-        node.value for node in ast.walk(expression) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+def used(name: str) -> dict[str, set[str]]:
+    """The attributes of ``name`` that each module uses."""
+    found = {
+        str(file.relative_to(CODE)): {
+            node.attr
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == name
+        }
+        for file in CODE.rglob("*.py")
     }
+    return {file: attributes for file, attributes in found.items() if attributes}
 
 
-def test_every_loss_that_is_counted_is_on_the_page() -> None:
+def test_the_page_names_every_loss_and_no_other() -> None:
     table = PAGE.read_text().partition("## What can be lost")[2].partition("| --- |")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", table, re.MULTILINE)
     assert len(rows) == len(set(rows))
-    assert set(rows) == counted()
-    assert set(KNOWN_LOSSES) <= set(rows)
+    assert set(rows) == {loss.value for loss in Loss}
+
+
+def test_the_code_counts_every_loss() -> None:
+    assert set().union(*used("Loss").values()) == {loss.name for loss in Loss}
+
+
+def test_only_one_function_counts_losses() -> None:
+    """Besides it only the recorder, for the zeros at the start, and the instruments know the metric's name."""
+    assert {file for file, attributes in used("names").items() if "DROPPED" in attributes} == {
+        "counters.py", "metrics/recorder.py", "metrics/instruments.py",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", Loss)
+def test_a_loss_is_counted_under_its_own_labels(loss: Loss) -> None:
+    counters = Counters()
+    counters.count_loss(loss, 0)
+    assert counters.snapshot() == {}
+    counters.count_loss(loss, 2)
+    counters.count_loss(loss)
+    what, why = loss.value
+    assert counters.lost(loss) == counters.get(names.DROPPED, what=what, why=why) == counters.get(names.DROPPED) == 3

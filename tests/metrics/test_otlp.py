@@ -1,8 +1,9 @@
-"""Metrics over OTLP: where to, what arrives, and what is said when it does not."""
+"""Metrics over OTLP: where to, what arrives, and what is logged if nothing does."""
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import threading
 import time
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from integration.harness.faulty import certificate, http_receiver, raw_server, read_request
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -22,12 +22,14 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+from tests.harness.faulty import certificate, http_receiver, raw_server, read_request
 
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
-from corevital_otel.hub import Hub
 from corevital_otel.metrics.instruments import INSTRUMENTS
-from corevital_otel.metrics.otlp import Otlp, endpoint, protocol
+from corevital_otel.metrics.otlp import Otlp
+from corevital_otel.otlp.variables import endpoint_of, protocol_of
+from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings
 
 Logged = Callable[[], list[logging.LogRecord]]
@@ -44,7 +46,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Receiver:
-    """An OTLP/HTTP receiver that does as it is told."""
+    """An OTLP/HTTP receiver whose answers a test sets."""
 
     def __init__(self) -> None:
         self.status, self.delay_s = 200, 0.0
@@ -104,25 +106,25 @@ def test_the_standard_variables_say_where_to(
 ) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert endpoint() == expected
+    assert endpoint_of(os.environ, "METRICS") == expected
 
 
 def test_a_wrong_protocol_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "http/json")
     with pytest.raises(SettingsError, match=r"METRICS_PROTOCOL='http/json' is not allowed: use one of grpc, http/prot"):
-        protocol()
+        protocol_of(os.environ, "METRICS")
 
 
-def test_a_wrong_interval_is_one_line_and_costs_no_span(
+def test_a_wrong_interval_is_one_line_and_loses_no_span(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "0")
     hub = Hub(Settings(db=tmp_path / "corevital.db"))
     hub.start()
     hub.close()
-    (said,) = logged()
-    assert "OTEL_" in said.getMessage()
-    assert "metrics are on /metrics only" in said.getMessage()
+    (log_lines,) = logged()
+    assert "OTEL_" in log_lines.getMessage()
+    assert "metrics are on /metrics only" in log_lines.getMessage()
 
 
 def test_without_an_endpoint_there_is_no_exporter_and_no_thread(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_exponential_histograms_are_there_for_who_wants_them(
     assert receiver.metrics["corevital.entropy"].WhichOneof("data") == "exponential_histogram"
 
 
-def test_a_backend_that_takes_no_metrics_is_said_once_with_the_mend(
+def test_a_backend_that_refuses_metrics_is_logged_once_with_the_fix(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
@@ -175,9 +177,9 @@ def test_a_backend_that_takes_no_metrics_is_said_once_with_the_mend(
     output = Otlp(Resource.create(), counters)
     output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
     wait_for(lambda: len(receiver.asked) > 3)
-    (said,) = logged()
-    assert "OTEL_METRICS_EXPORTER=none" in said.getMessage()
-    assert "\n" not in said.getMessage()
+    (log_lines,) = logged()
+    assert "OTEL_METRICS_EXPORTER=none" in log_lines.getMessage()
+    assert "\n" not in log_lines.getMessage()
     receiver.status = 200
     wait_for(lambda: counters.get("corevital.telemetry.exported", signal="metrics") > 0)
     output.close(5.0)
@@ -200,9 +202,9 @@ def talking(data: bytes) -> Callable[[socket.socket], None]:
     ("data", "cause"),
     [
         (b"HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 0\r\n\r\n", "302: is a login in between"),
-        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "no OTLP answer"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1 << 20), "no OTLP answer"),
-        (b"HTTP/1.1 200 OK\r\nX: ", "no whole answer within 0.5 s"),
+        (b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<html>", "not an OTLP answer"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1 << 20), "not an OTLP answer"),
+        (b"HTTP/1.1 200 OK\r\nX: ", "no complete answer within 0.5 s"),
         (b"HTTP/1.1 503 No\r\nRetry-After: -1e99\r\nContent-Length: 0\r\n\r\n", "HTTP 503"),
     ],
 )
@@ -256,10 +258,10 @@ def test_where_nothing_listens_cause_and_endpoint_are_named_and_no_password(
     output.put(INSTRUMENTS["corevital.tokens"], 3, MODEL, Context())
     wait_for(lambda: len(logged()) > 0)
     output.close(1.0)
-    said = logged()[0].getMessage()
-    assert "metrics cannot be delivered to http://127.0.0.1:9 (" in said
-    assert "Connection refused" in said
-    assert "secret" not in said
+    log_lines = logged()[0].getMessage()
+    assert "metrics cannot be delivered to http://127.0.0.1:9 (" in log_lines
+    assert "Connection refused" in log_lines
+    assert "secret" not in log_lines
 
 
 def test_the_certificate_of_otel_holds_beside_that_of_all_others(
@@ -286,8 +288,8 @@ def test_an_endpoint_that_hangs_does_not_hold_the_end_up(receiver: Receiver) -> 
     assert time.monotonic() - start < 1.5
 
 
-def wait_for(told: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not told():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

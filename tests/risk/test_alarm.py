@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from corevital_otel import features
+from corevital_otel.measure import features
 from corevital_otel.report import Series
 from corevital_otel.risk.alarm import SIGNALS, Alarm, running_maximum
 

@@ -33,19 +33,19 @@ def baseline(until=None, learned=lambda *_: None) -> BaselineRisk:
     return BaselineRisk(0.7, 0.05, until, learned)
 
 
-def test_nothing_is_said_until_enough_has_been_seen(runs):
+def test_no_score_until_enough_requests(runs):
     found = assess(baseline(), runs(SEEN + 1)[0])
     assert {(risk.score, risk.level, risk.basis) for risk in found[:SEEN]} == {(None, "unknown", "baseline")}
     assert found[SEEN].score is not None
 
 
-def test_or_the_prior_says_it_under_its_own_name(runs):
+def test_or_the_prior_scores_until_then(runs):
     found = assess(baseline(until=PriorRisk(0.7)), runs(SEEN + 1)[0])
     assert {risk.basis for risk in found[:SEEN]} == {"prior"}
     assert found[SEEN].basis == "baseline"
 
 
-def test_the_alert_rate_is_what_was_asked_for_and_bad_runs_rank_higher(runs):
+def test_the_alert_rate_holds_and_bad_runs_rank_higher(runs):
     model = baseline()
     assess(model, runs(WINDOW, seed=1)[0])
     features, bad = runs(2000, seed=2)
@@ -57,7 +57,7 @@ def test_the_alert_rate_is_what_was_asked_for_and_bad_runs_rank_higher(runs):
     assert not any(risk.shifted for risk in found)
 
 
-def test_factors_say_what_is_unusual(runs):
+def test_factors_name_what_is_unusual(runs):
     model = baseline()
     features = runs(WINDOW)[0]
     assess(model, features)
@@ -67,7 +67,7 @@ def test_factors_say_what_is_unusual(runs):
     assert "least confident stretch 0.1 nats (below 99% of this model's requests)" in risk.factors
 
 
-def test_models_and_temperatures_are_apart(runs):
+def test_models_and_temperatures_are_separate(runs):
     model = baseline()
     features = runs(SEEN + 1)[0]
     assess(model, features)
@@ -86,7 +86,7 @@ def test_faulty_and_empty_requests_teach_nothing(runs):
     assert assess(model, features[:1])[0].score is not None
 
 
-def test_a_shift_is_flagged_judged_by_the_old_and_then_the_new_usual(runs):
+def test_a_shift_is_flagged_and_then_becomes_the_reference(runs):
     model = baseline()
     assess(model, runs(WINDOW, seed=1)[0])
     found = assess(model, runs(2 * SEEN + 200, seed=2, shift=1.0)[0])
@@ -119,7 +119,7 @@ def test_ordinary_traffic_does_not_shift(runs):
     assert sum(risk.shifted for seed in range(10) for risk in assess(model, runs(1000, seed=seed)[0])) == 0
 
 
-def test_what_was_learned_is_remembered(runs):
+def test_learned_traffic_survives_a_restart(runs):
     kept = []
     model = baseline(learned=lambda *row: kept.append(row))
     features = runs(SEEN + 200)[0]
@@ -138,7 +138,7 @@ def test_missing_signals_are_left_out_and_ties_count_half(runs):
     assert set(scores(Reference.of(same), same)) == {0.5}
 
 
-def test_bodies_of_traffic_differ_where_one_signal_does(runs):
+def test_samples_of_traffic_differ_if_one_signal_does(runs):
     first, second = (np.array([signals(one) for one in runs(400, seed=seed)[0]]) for seed in (1, 2))
     assert not differ(first, second)
     second[:, 3] *= 2

@@ -1,4 +1,4 @@
-"""The shipped default: careful, explained, and blind to faults."""
+"""The shipped default: cautious, explained, and independent of flags."""
 
 import dataclasses
 
@@ -43,7 +43,7 @@ def test_ordinary_traffic_is_low_and_unusual_traffic_is_not_yet_high():
     assert levels == {0.05: "low", 0.50: "low", 0.90: "medium", 0.99: "medium"}
 
 
-def test_an_output_of_noise_is_high_and_says_why():
+def test_an_output_of_noise_is_high_with_factors():
     risk = assess(features(3000.0, 3000.0, 12.0, 2.0, confidence_min=3.2, margin_min=1e-5))
     assert risk.level == "high"
     assert risk.basis == "prior"
@@ -62,7 +62,7 @@ def test_factors_are_those_that_raised_it_strongest_first():
     assert risk.factors == ("entropy peak 12.0 bits", "total entropy 400 bits")
 
 
-def test_faults_change_nothing():
+def test_flags_do_not_change_the_score():
     faulty = Health(nan_detected=True, inf_detected=True, repetition_loop_detected=True, truncated=True)
     calm = features(*REFERENCE[0.5])
     assert assess(calm, faulty) == assess(calm)
@@ -78,13 +78,13 @@ def test_more_of_a_signal_never_lowers_the_score(signal):
     assert all(0.0 <= point <= 1.0 for point in points)
 
 
-def test_nothing_to_say():
+def test_without_features_there_is_no_score():
     for empty in (Features(), Features(tokens=3), dataclasses.replace(features(1, 1, 1, 1), tokens=0)):
         risk = assess(empty)
         assert (risk.score, risk.level, risk.factors) == (None, "unknown", ())
 
 
-def test_what_is_missing_is_left_out_of_the_mean():
+def test_missing_signals_are_left_out_of_the_mean():
     whole = features(220.0, 110.0, 8.0, 1.1)
     assert assess(whole).score == pytest.approx(0.5)
     assert assess(dataclasses.replace(whole, surprisal_sum=None)).score == pytest.approx(0.5)

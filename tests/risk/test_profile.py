@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from corevital.frames.lifecycle import Admitted
+from corevital_otel.calibration.evaluation import evaluate
+from corevital_otel.calibration.fitting import FitError, fit
 from corevital_otel.report import Features, Health
-from corevital_otel.risk.evaluation import evaluate
-from corevital_otel.risk.fitting import FitError, fit
-from corevital_otel.risk.profile import CalibratedRisk, Curve, ProfileError, load
+from corevital_otel.risk.calibrated import CalibratedRisk, Curve, ProfileError, load
 from corevital_otel.risk.table import Runs, scores
 
 
@@ -30,6 +31,7 @@ def test_new_runs_are_ranked_and_calibrated(fitted, runs):
     assert found.brier_skill > 0.15
 
 
+@pytest.mark.slow
 def test_with_many_runs_the_curve_is_isotonic(runs):
     features, bad = runs(2500, seed=3)
     profile = fit(Runs.of_features(features), bad)
@@ -48,6 +50,49 @@ def test_a_profile_survives_its_file(fitted, tmp_path):
     assert load(tmp_path / "p.json") == fitted
     assert (tmp_path / "p.json").stat().st_size < 50_000
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_a_profile_of_an_older_version_names_no_origin_and_is_used_anywhere(fitted, tmp_path, runs, logged):
+    fitted.save(tmp_path / "p.json")
+    saved = json.loads((tmp_path / "p.json").read_text())
+    del saved["engines"], saved["stages"]
+    (tmp_path / "p.json").write_text(json.dumps(saved))
+    profile = load(tmp_path / "p.json")
+    assert (profile, profile.origin()) == (fitted, "")
+    assert CalibratedRisk(profile, 0.7).assess(runs(1)[0][0], Health(), origin("tgi", "post_penalty")).score is not None
+    assert logged() == []
+
+
+def origin(engine, stage):
+    return Admitted(
+        request_id="r", engine_id="e", sequence=0, operation="chat", model="m", arrival_ns=1, prompt_tokens=1,
+        engine=engine, stage=stage,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("engine", "stage", "named"),
+    [
+        ("vllm", "raw", None),
+        ("vllm", "unknown", None),
+        ("vllm", "post_penalty", "used on vllm, stage post_penalty"),
+        ("sglang", "raw", "used on sglang, stage raw"),
+        ("sglang", "pre_grammar", "used on sglang, stage pre_grammar"),
+    ],
+)
+def test_another_engine_or_stage_is_accepted_with_one_warning(fitted, runs, logged, tmp_path, engine, stage, named):
+    dataclasses.replace(fitted, engines=("vllm",), stages=("raw",)).save(tmp_path / "p.json")
+    model = CalibratedRisk(load(tmp_path / "p.json"), 0.7)
+    plain = CalibratedRisk(fitted, 0.7)
+    for features in runs(5, seed=6)[0]:
+        risk = model.assess(features, Health(), origin(engine, stage))
+        assert risk == plain.assess(features, Health(), origin(engine, stage)), "accepted: the score is the same"
+    messages = [record.getMessage() for record in logged()]
+    assert len(messages) == (named is not None)
+    if named:
+        assert "fitted on vllm, stage raw" in messages[0]
+        assert named in messages[0]
+        assert "\n" not in messages[0]
 
 
 def test_factors_are_the_contributions_strongest_first(fitted, runs):
@@ -94,31 +139,36 @@ def test_noise_gives_the_base_rate(runs):
 
 
 @pytest.mark.parametrize(
-    ("count", "bad_share", "said"),
+    ("count", "bad_share", "expected"),
     [(300, 0.0, "all 300 labelled runs are good"), (300, 1.0, "all 300 labelled runs are bad"), (40, 0.3, "too few"),
      (300, 0.01, "too few")],
 )  # fmt: skip
-def test_labels_that_teach_nothing(runs, count, bad_share, said):
+def test_labels_that_teach_nothing(runs, count, bad_share, expected):
     features, bad = runs(count, bad_share=bad_share)
-    with pytest.raises(FitError, match=said):
+    with pytest.raises(FitError, match=expected):
         fit(Runs.of_features(features), bad)
 
 
 def test_features_that_teach_nothing():
     same = Runs.of_features([Features(tokens=3, entropy_mean=1.0)] * 100)
-    with pytest.raises(FitError, match="no feature has values that differ"):
+    with pytest.raises(FitError, match="every feature is constant"):
         fit(same, np.arange(100) % 2 == 0)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
         (lambda found: found.update(version=99), "has version 99, this corevital reads 1"),
-        (lambda found: found.update(format="other"), "is no profile"),
+        (lambda found: found.update(format="other"), "is not a corevital profile"),
         (lambda found: found["terms"][0].update(name="hidden_state_norm"), "other features.*hidden_state_norm"),
         (lambda found: found["terms"][0].update(coefficient="much"), "damaged"),
         (lambda found: found["terms"][0].update(scale=0), "damaged"),
         (lambda found: found.pop("terms"), "damaged"),
+        (lambda found: found.pop("beta"), "damaged"),
+        (lambda found: found["terms"][0].pop("quantiles"), "damaged"),
+        (lambda found: found["alarm"].update(more=1), "damaged"),
+        (lambda found: found.update({"x" * 100_000: 1}), "damaged"),
+        (lambda found: found.update(label="\ud800"), "damaged"),
         (lambda found: found.update(terms=[]), "damaged"),
         (lambda found: found.update(intercept=float("nan")), "damaged"),
         (lambda found: found.update(more=1), "damaged"),
@@ -133,24 +183,25 @@ def test_features_that_teach_nothing():
         (lambda found: found.update(isotonic={"x": [0, 1], "y": [0.5]}), "damaged"),
         (lambda found: found.update(isotonic={"x": [0, 1], "y": [0.5, float("nan")]}), "damaged"),
         (lambda found: found["terms"][0].update(quantiles={"x": [0, 0], "y": [0, 1]}), "damaged"),
-        (lambda found: found["terms"][0].update(name=None), "other features"),
-        (lambda found: found["terms"][0].update(name=["entropy_mean"]), "other features"),
+        (lambda found: found["terms"][0].update(name=None), r"damaged \(terms\.0\.name: "),
+        (lambda found: found["terms"][0].update(name=["entropy_mean"]), "damaged"),
     ],
 )
-def test_a_wrong_profile_is_refused_in_one_line(fitted, tmp_path, change, said):
+def test_a_wrong_profile_is_refused_in_one_line(fitted, tmp_path, change, expected):
     path = tmp_path / "p.json"
     fitted.save(path)
     found = json.loads(path.read_text())
     change(found)
     path.write_text(json.dumps(found))
-    with pytest.raises(ProfileError, match=said) as raised:
+    with pytest.raises(ProfileError, match=expected) as raised:
         load(path)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 400
     assert "corevital calibrate" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", pytest.param("[" * 100_000, id="deep")])
-def test_what_is_no_profile_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_profile_is_refused(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(ProfileError):
         load(tmp_path / "p.json")

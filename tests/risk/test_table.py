@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from corevital_otel.attributes import FEATURES
+from corevital_otel.conventions import FEATURES
 from corevital_otel.report import Features
 from corevital_otel.risk.table import Runs
 from corevital_otel.risk.wording import TEXTS, describe
@@ -34,7 +34,7 @@ def test_features_come_back_as_they_were():
     assert next(iter(Runs.of_features([features]))) == features
 
 
-def test_every_feature_has_its_words():
+def test_every_feature_has_a_text():
     assert set(TEXTS) == set(FEATURES)
     assert describe("entropy_sum", 157.3) == "total entropy 157 bits"
     assert describe("margin_min", 0.00123) == "closest margin 0.00123"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds
 
 
 def ids(number: int, *, exported: bool = False) -> SpanIds:

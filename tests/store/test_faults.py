@@ -1,4 +1,4 @@
-"""A store that cannot be written: one clear warning with its mend, exact counts, nothing of others' touched."""
+"""A store that cannot be written: one clear warning with its fix, exact counts, and no change to others' files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store import schema
 from corevital_otel.store.reader import StoreReader
 from corevital_otel.store.writer import StoreWriter
@@ -36,7 +36,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def said(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
+def log_lines(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
     return lambda: [record.message for record in logged() if record.name == "corevital.store"]
 
 
@@ -48,45 +48,43 @@ def foreign(path: Path, version: int) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("version", "mend"), [(99, "upgrade corevital"), (0, "use another file"), (-3, "another file")]
-)
+@pytest.mark.parametrize(("version", "fix"), [(99, "upgrade corevital"), (0, "use another file"), (-3, "another file")])
 def test_a_foreign_file_is_refused_once_and_stays_byte_for_byte(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]], version: int, mend: str
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]], version: int, fix: str
 ) -> None:
     path = tmp_path / "theirs.db"
     before = foreign(path, version)
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(1200):  # more than one batch
-        writer.put(report(), ids(number))
+        writer.put(record_of(report(), ids(number)))
     wait_for(lambda: counters.get(DROPPED, what="report", why="store_refused") == 1200)
-    writer.put(report(), ids(1201))
+    writer.put(record_of(report(), ids(1201)))
     writer.close(5)
     assert counters.get(DROPPED) == 1201
-    (line,) = said()
-    assert mend in line
+    (line,) = log_lines()
+    assert fix in line
     assert str(path) in line
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["theirs.db"]
 
 
 def test_an_older_schema_is_never_migrated_silently(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]]
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]]
 ) -> None:
     path = tmp_path / "old.db"
     before = foreign(path, schema.VERSION - 1)
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(), ids(1))
+    writer.put(record_of(report(), ids(1)))
     writer.close(5)
-    assert "run `corevital db migrate`" in said()[0]
+    assert "run `corevital db migrate`" in log_lines()[0]
     assert counters.get(DROPPED, why="store_refused") == 1
     assert path.read_bytes() == before
 
 
-def test_a_corrupt_file_is_named_with_its_mend_and_left_alone(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_corrupt_file_is_logged_with_the_fix_and_not_changed(
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("corevital_otel.store.writer._RETRY_S", 0.02)
     path = tmp_path / "corrupt.db"
@@ -94,11 +92,11 @@ def test_a_corrupt_file_is_named_with_its_mend_and_left_alone(
     before = path.read_bytes()
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(), ids(1))
-    wait_for(lambda: bool(said()))
+    writer.put(record_of(report(), ids(1)))
+    wait_for(lambda: bool(log_lines()))
     time.sleep(0.2)  # some tries more
     writer.close(5)
-    failed, end = said()
+    failed, end = log_lines()
     assert f"{path} cannot be written (file is not a database): move it away" in failed
     assert "before the end" in end
     assert counters.get(DROPPED, what="report", why="store_unwritable") == 1
@@ -106,29 +104,29 @@ def test_a_corrupt_file_is_named_with_its_mend_and_left_alone(
 
 
 def test_reports_lost_to_a_lock_at_the_end_are_counted_and_the_end_is_bounded(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]]
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]]
 ) -> None:
     path = tmp_path / "locked.db"
     first = StoreWriter(path, 36500, 1024, Counters())
-    first.put(report(), ids(1))
+    first.put(record_of(report(), ids(1)))
     first.close(5)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(2, 5):
-        writer.put(report(), ids(number))
+        writer.put(record_of(report(), ids(number)))
     start = time.monotonic()
     writer.close(0.5)
     assert time.monotonic() - start < 2
     assert counters.get(DROPPED, what="report", why="store_unwritable") == 3
-    assert said() == [f"3 reports could not be written to {path} before the end"]
+    assert log_lines() == [f"3 reports could not be written to {path} before the end"]
     holder.execute("ROLLBACK")
     holder.close()
     writer._thread.join(20)  # it may not outlive the test
 
 
-def test_a_lock_that_goes_away_costs_nothing(tmp_path: Path, report: Make) -> None:
+def test_a_lock_that_ends_loses_nothing(tmp_path: Path, report: Make) -> None:
     path = tmp_path / "locked.db"
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("PRAGMA journal_mode = WAL")
@@ -136,7 +134,7 @@ def test_a_lock_that_goes_away_costs_nothing(tmp_path: Path, report: Make) -> No
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(5):
-        writer.put(report(), ids(number))
+        writer.put(record_of(report(), ids(number)))
     time.sleep(0.3)
     holder.execute("ROLLBACK")
     holder.close()
@@ -155,7 +153,7 @@ def test_waiting_reports_are_bounded_by_memory_and_the_oldest_go_first(
     counters = Counters()
     writer = StoreWriter(folder / "corevital.db", 36500, 1024, counters)
     for number in range(50):  # 100,000 tokens, of which the series wait: 16 bytes each
-        writer.put(report(tokens=2000, request_id=f"r{number}"), ids(number))
+        writer.put(record_of(report(tokens=2000, request_id=f"r{number}"), ids(number)))
     lost = counters.get(DROPPED, what="report", why="store_full")
     assert 25 < lost < 50
     folder.unlink()
@@ -172,13 +170,13 @@ sys.path.insert(0, {str(Path(__file__).resolve().parents[1])!r})
 from pathlib import Path
 from conftest import make_report
 from corevital_otel.counters import Counters
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))  # no file grows beyond: a disk that is full
 counters = Counters()
 writer = StoreWriter(Path(sys.argv[1]), 36500, 1024, counters)
 for number in range(1000):
-    writer.put(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}"))
+    writer.put(record_of(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}")))
     time.sleep(0.001)
 writer.close(10)
 print(json.dumps(counters.get("corevital.telemetry.dropped")))

@@ -1,7 +1,8 @@
-"""Rows that somebody has edited and files that somebody has made: a result or one line, in bounded time and memory."""
+"""Edited rows and prepared files: a result or one line, in bounded time and memory."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
+from corevital_otel.spans.record import record_of
 from corevital_otel.store import files, series
 from corevital_otel.store.outbox import Outbox
 from corevital_otel.store.reader import StoreError, StoreReader
@@ -82,9 +84,8 @@ def store(tmp_path: Path, report: Make) -> Path:
     path = tmp_path / "c.db"
     writer = StoreWriter(path, 36500, 1024, Counters(), {"service.name": "vllm"})
     for number, name in enumerate(("good", "bad", "last")):
-        writer.put(
-            report(request_id=name, end_ns=time.time_ns() - 2 * HOUR_NS + number * 10**6), ids(number, exported=True)
-        )
+        made = report(request_id=name, end_ns=time.time_ns() - 2 * HOUR_NS + number * 10**6)
+        writer.put(record_of(made, ids(number, exported=True)))
     writer.close(10)
     return path
 
@@ -133,7 +134,7 @@ def test_a_damaged_resource_or_lesson_is_left_out_too(store: Path) -> None:
         query(store, "INSERT INTO baseline (model, bucket, signals) VALUES ('m', '0', ?)", signals)
     with Outbox(store) as box:
         assert list(box.batches(200)) == []
-        assert (box.damaged, "resource: no object" in box.damage) == (3, True)
+        assert (box.damaged, "resource: not an object" in box.damage) == (3, True)
     reader = StoreReader(store)
     assert [row[:2] for row in reader.learned()] == [("m", "0")]
     assert reader.damaged == 5
@@ -149,6 +150,7 @@ READ = """
 import resource, sys
 from pathlib import Path
 from corevital_otel.store.outbox import Outbox
+from corevital_otel.spans.record import record_of
 from corevital_otel.store.reader import StoreReader
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 reader = StoreReader(Path(sys.argv[1]))
@@ -159,6 +161,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
+@pytest.mark.slow
 def test_values_that_would_take_all_memory_are_not_read(store: Path) -> None:
     spoil(store, "series", b"\x01" + zlib.compress(b"\0" * (128 * 2**20), 1))
     query(store, "UPDATE reports SET summary = printf('%.*c', 64000000, 'x') WHERE request_id = 'last'")
@@ -207,7 +210,7 @@ def test_a_read_that_takes_too_long_is_one_line(store: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_one_line_and_never_a_wait(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_path_that_is_not_a_file_is_one_line_and_never_a_wait(tmp_path: Path, make: Callable[[Path], None]) -> None:
     path = tmp_path / "c.db"
     make(path)
     for read in (StoreReader(path).count, lambda: Outbox(path)):
@@ -244,7 +247,7 @@ def test_texts_of_others_are_cut_where_they_are_kept_and_found_by_what_was_sent(
     long = "ä" * 5000
     path, counters = tmp_path / "c.db", Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(request_id=f"chatcmpl-{long}", model=long), ids(0))
+    writer.put(record_of(report(request_id=f"chatcmpl-{long}", model=long), ids(0)))
     writer.close(10)
     (row,) = StoreReader(path).get(long)
     assert StoreReader(path).get(f"chatcmpl-{long}")[0].span_id == row.span_id
@@ -254,12 +257,13 @@ def test_texts_of_others_are_cut_where_they_are_kept_and_found_by_what_was_sent(
 
 
 def test_a_waiting_row_counts_the_memory_it_takes(report: Make) -> None:
-    small = Row(report(series=None), ids(0))
+    small = Row(record_of(report(series=None), ids(0)))
     tags = tuple("t" * 5000 for _ in range(1000))
     attributes = {"corevital.tags": tags, "x": "y" * 10**6}
-    large = Row(report(series=None, request_id="r" * 10**6), ids(1), attributes)
+    wide = record_of(report(series=None, request_id="r" * 10**6), ids(1))
+    large = Row(dataclasses.replace(wide, attributes={**wide.attributes, **attributes}))
     assert small.size < large.size < 64 * 1024
     assert sys.getsizeof(large.request_id) < 400
     assert attributes["corevital.tags"] is tags, "the caller's are not changed"
     assert len(large.encode(None)[13]) < 64 * 300
-    assert Row(report(tokens=2000), ids(2)).size > 16 * 2000
+    assert Row(record_of(report(tokens=2000), ids(2))).size > 16 * 2000

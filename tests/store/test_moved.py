@@ -12,6 +12,7 @@ import pytest
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
+from corevital_otel.spans.record import record_of
 from corevital_otel.store import statements
 from corevital_otel.store.reader import StoreReader
 from corevital_otel.store.writer import StoreWriter
@@ -64,11 +65,11 @@ def test_later_rows_are_found_at_the_path_and_there_is_one_warning(
 ) -> None:
     path, counters = tmp_path / "runs/c.db", Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(request_id="before"), ids(0))
+    writer.put(record_of(report(request_id="before"), ids(0)))
     wait_for(lambda: writer.waiting == 0)
     harm(path)
     for number in range(1, 4):
-        writer.put(report(request_id=f"after-{number}"), ids(number))
+        writer.put(record_of(report(request_id=f"after-{number}"), ids(number)))
         wait_for(lambda: writer.waiting == 0)
     assert {f"after-{number}" for number in range(1, 4)} <= {row.request_id for row in StoreReader(path).list_reports()}
     writer.close(10)
@@ -84,7 +85,7 @@ def test_a_batch_that_is_committed_into_a_file_just_removed_is_written_again(
 ) -> None:
     path, counters = tmp_path / "c.db", Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(), ids(0))
+    writer.put(record_of(report(), ids(0)))
     wait_for(lambda: writer.waiting == 0)
     insert = statements.insert
 
@@ -96,14 +97,14 @@ def test_a_batch_that_is_committed_into_a_file_just_removed_is_written_again(
 
     monkeypatch.setattr(statements, "insert", removed_meanwhile)
     for number in range(1, 50):
-        writer.put(report(), ids(number))
+        writer.put(record_of(report(), ids(number)))
     writer.close(10)
     assert StoreReader(path).count() == 49
     assert counters.get(DROPPED) == 0
 
 
 @pytest.mark.parametrize(("make", "kind"), [(os.mkfifo, "a pipe"), (os.mkdir, "a directory")])
-def test_what_is_no_file_is_refused_at_once_and_left_alone(
+def test_a_path_that_is_not_a_file_is_refused_at_once_and_not_changed(
     tmp_path: Path,
     report: Make,
     warnings: Callable[[], list[str]],
@@ -113,7 +114,7 @@ def test_what_is_no_file_is_refused_at_once_and_left_alone(
     path, counters = tmp_path / "c.db", Counters()
     make(path)
     writer = StoreWriter(path, 36500, 1024, counters)
-    writer.put(report(), ids(0))
+    writer.put(record_of(report(), ids(0)))
     wait_for(lambda: bool(warnings()))
     writer.close(5)
     assert f"it is {kind}, not a file): move it away" in warnings()[0]
@@ -131,10 +132,10 @@ def test_a_path_may_be_a_link_and_the_folder_may_change(
         Path("link.db").unlink(missing_ok=True)
         Path("link.db").symlink_to("../real/c.db")
         writer = StoreWriter(Path(name), 36500, 1024, Counters())
-        writer.put(report(), ids(0))
+        writer.put(record_of(report(), ids(0)))
         wait_for(lambda writer=writer: writer.waiting == 0)
         os.chdir(tmp_path / "other")
-        writer.put(report(), ids(1))
+        writer.put(record_of(report(), ids(1)))
         writer.close(10)
         os.chdir(tmp_path / "one")
         assert StoreReader(Path(name)).count() == 2
@@ -146,7 +147,7 @@ def test_a_path_may_be_a_link_and_the_folder_may_change(
 def test_a_new_store_is_its_users_alone_and_an_old_one_keeps_its_mode(tmp_path: Path, report: Make) -> None:
     def modes(path: Path) -> set[int]:
         writer = StoreWriter(path, 36500, 1024, Counters())
-        writer.put(report(), ids(0))
+        writer.put(record_of(report(), ids(0)))
         wait_for(lambda: writer.waiting == 0 and path.with_name(path.name + "-wal").exists())
         found = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         writer.close(10)

@@ -1,4 +1,4 @@
-"""The store keeps what it committed, whatever happens to the process, and never doubles a row."""
+"""The store keeps what it committed even if the process is killed, and never doubles a row."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from corevital_otel.counters import Counters
-from corevital_otel.report import Health, RequestReport, Risk
-from corevital_otel.spans import SpanIds
+from corevital_otel.report import Health, RequestReport, Risk, Series
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store import schema, series
 from corevital_otel.store.reader import StoreError, StoreReader
 from corevital_otel.store.writer import StoreWriter
@@ -38,7 +38,7 @@ def write(path: Path, reports: list[RequestReport], first: int = 1, **bounds: fl
     counters = Counters()
     writer = StoreWriter(path, bounds.get("days", 36500), bounds.get("mb", 1024), counters)
     for number, report in enumerate(reports, first):
-        writer.put(report, ids(number))
+        writer.put(record_of(report, ids(number)))
     writer.close(10)
     return counters
 
@@ -113,10 +113,10 @@ def test_retention_by_age_and_by_size(tmp_path: Path, report: Make) -> None:
 
     path = tmp_path / "size.db"
     noise = np.random.default_rng(0).random((4, 2000), dtype=np.float32)
-    big = series.Series(entropy=noise[0], surprisal=noise[1], margin=noise[2], topk_mass=noise[3])
+    big = Series(entropy=noise[0], surprisal=noise[1], margin=noise[2], topk_mass=noise[3])
     write(path, [report(series=big, end_ns=now_ns() + i, request_id=f"r{i}") for i in range(1200)])
     writer = StoreWriter(path, 36500, 5, Counters())
-    writer.put(report(end_ns=now_ns() + 10**10, request_id="last"), ids(5000))
+    writer.put(record_of(report(end_ns=now_ns() + 10**10, request_id="last"), ids(5000)))
     deadline = time.monotonic() + 60
     while path.stat().st_size >= 6e6 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -133,12 +133,12 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from conftest import make_report
 from corevital_otel.counters import Counters
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
 writer = StoreWriter(Path(sys.argv[1]), 36500, 1024, Counters())
 first = int(sys.argv[2])
 for number in range(first, first + int(sys.argv[3])):
-    writer.put(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}"))
+    writer.put(record_of(make_report(request_id=f"r{{number}}"), SpanIds(f"{{number:032x}}", f"{{number:016x}}")))
     time.sleep(0.0005)
 print("done", flush=True)
 writer.close(30)
@@ -181,14 +181,16 @@ def test_two_processes_write_one_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def said(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
+def log_lines(logged: Callable[[], list[logging.LogRecord]]) -> Callable[[], list[str]]:
     return lambda: [record.message for record in logged() if record.name == "corevital.store"]
 
 
-def test_a_path_that_cannot_be_written_is_said_once_and_counted(report: Make, said: Callable[[], list[str]]) -> None:
+def test_a_path_that_cannot_be_written_is_logged_once_and_counted(
+    report: Make, log_lines: Callable[[], list[str]]
+) -> None:
     counters = write(Path("/proc/nowhere/corevital.db"), [report() for _ in range(3)])
     assert counters.get("corevital.telemetry.dropped", what="report") == 3
-    assert sum("cannot be written" in line and "COREVITAL_DB" in line for line in said()) == 1
+    assert sum("cannot be written" in line and "COREVITAL_DB" in line for line in log_lines()) == 1
 
 
 def test_a_row_that_no_database_takes_does_not_stop_the_others(tmp_path: Path, report: Make) -> None:
@@ -207,7 +209,7 @@ def test_a_report_that_raises_anything_does_not_hold_up_the_others(tmp_path: Pat
         def __getitem__(self, _: object) -> object:
             raise RuntimeError("odd")
 
-    odd = report(series=series.Series(entropy=Odd(), surprisal=Odd(), margin=Odd(), topk_mass=Odd()))  # type: ignore[arg-type]
+    odd = report(series=Series(entropy=Odd(), surprisal=Odd(), margin=Odd(), topk_mass=Odd()))  # type: ignore[arg-type]
     counters = write(tmp_path / "c.db", [odd, report(), report()])
     assert StoreReader(tmp_path / "c.db").count() == 2
     assert counters.get("corevital.telemetry.dropped", what="report", why="store_row") == 1
@@ -220,8 +222,8 @@ def test_half_a_surrogate_pair_is_stored_as_a_question_mark(tmp_path: Path, repo
     assert counters.get("corevital.telemetry.dropped") == 0
 
 
-def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_loses_nothing_once_it_has_room(
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "corevital.db"
     monkeypatch.setattr("corevital_otel.store.writer._RETRY_S", 0.05)
@@ -238,20 +240,20 @@ def test_a_disk_that_fills_up_costs_nothing_once_it_has_room(
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(200):
-        writer.put(report(request_id=f"r{number}"), ids(number))
+        writer.put(record_of(report(request_id=f"r{number}"), ids(number)))
     deadline = time.monotonic() + 10
-    while not said() and time.monotonic() < deadline:
+    while not log_lines() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert "database or disk is full" in said()[0]
+    assert "database or disk is full" in log_lines()[0]
     full = False
     writer.close(10)
     assert StoreReader(path).count() == 200
     assert counters.get("corevital.telemetry.dropped") == 0
 
 
-@pytest.mark.parametrize(("version", "mend"), [(99, "upgrade corevital"), (-1, "another file")])
+@pytest.mark.parametrize(("version", "fix"), [(99, "upgrade corevital"), (-1, "another file")])
 def test_a_foreign_schema_is_never_written(
-    tmp_path: Path, report: Make, said: Callable[[], list[str]], version: int, mend: str
+    tmp_path: Path, report: Make, log_lines: Callable[[], list[str]], version: int, fix: str
 ) -> None:
     path = tmp_path / "corevital.db"
     with sqlite3.connect(path) as connection:
@@ -261,26 +263,26 @@ def test_a_foreign_schema_is_never_written(
     before = path.read_bytes()[100:]
     counters = write(path, [report()])
     assert counters.get("corevital.telemetry.dropped", what="report", why="store_refused") == 1
-    assert len(said()) == 1
-    assert mend in said()[0]
+    assert len(log_lines()) == 1
+    assert fix in log_lines()[0]
     assert path.read_bytes()[100:] == before
 
 
-def test_no_store_is_no_store(report: Make) -> None:
+def test_without_a_path_nothing_is_stored(report: Make) -> None:
     writer = StoreWriter(None, 30, 1024, Counters())
-    writer.put(report(), ids(1))
+    writer.put(record_of(report(), ids(1)))
     writer.close(1)
 
 
 def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
-    moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=timezone.utc)
+    moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
     write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
     assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
     assert schema.VERSION == 3
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_store_of_an_older_schema_is_migrated_when_asked_and_then_written(
+def test_a_store_of_an_older_schema_is_migrated_on_request_and_then_written(
     tmp_path: Path, report: Make, version: int
 ) -> None:
     path = tmp_path / "corevital.db"
@@ -298,12 +300,12 @@ def test_a_store_of_an_older_schema_is_migrated_when_asked_and_then_written(
     with pytest.raises(StoreError, match="run `corevital db migrate`"):
         StoreReader(path).count()
     command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
-    said = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert f"schema 3, migrated from schema {version}" in said[0]
-    assert "schema 3, has that schema already" in said[1]
+    log_lines = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert f"schema 3, migrated from schema {version}" in log_lines[0]
+    assert "schema 3, already up to date" in log_lines[1]
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters, {"service.name": "vllm"})
-    writer.put(report(request_id="new"), ids(2))
+    writer.put(record_of(report(request_id="new"), ids(2)))
     writer.close(5)
     assert {row.request_id for row in StoreReader(path).list_reports()} == {"chatcmpl-1", "new"}
     assert counters.get("corevital.telemetry.dropped") == 0
@@ -325,3 +327,15 @@ def test_servers_that_start_together_make_one_store(tmp_path: Path) -> None:
             opened = [pool.submit(open_it, tmp_path / f"{number}.db", all_there) for _ in range(4)]
             for one in opened:
                 one.result()
+
+
+def test_a_request_whose_client_id_is_not_known_is_found_by_the_engine_s(
+    tmp_path: Path, report: Callable[..., RequestReport]
+) -> None:
+    path = tmp_path / "store.db"
+    made = report(request_id="")
+    object.__setattr__(made.admitted, "engine_id", "tgi-1a2b3c4d-7")
+    write(path, [made])
+    (row,) = StoreReader(path).get("tgi-1a2b3c4d")
+    assert row.request_id == "tgi-1a2b3c4d-7"
+    assert "gen_ai.response.id" not in row.summary

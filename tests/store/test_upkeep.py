@@ -12,6 +12,7 @@ import pytest
 from corevital_otel.counters import Counters
 from corevital_otel.report import RequestReport
 from corevital_otel.risk.baseline import WINDOW
+from corevital_otel.spans.record import record_of
 from corevital_otel.store import clock, files, upkeep
 from corevital_otel.store.clock import DAY_S, AgeClock
 from corevital_otel.store.reader import StoreReader
@@ -32,7 +33,7 @@ SELECT 'old-' || i, ?2, 'm', 'stop', 1, 0, 'low', 'prior', '1', 'x' || i, '[]', 
 
 def filled(path: Path, report: Make, rows: int, when: str = "2020-01-01T00:00:00.000Z") -> None:
     writer = StoreWriter(path, 36500, 1024, Counters())
-    writer.put(report(request_id="new", end_ns=time.time_ns()), ids(0))
+    writer.put(record_of(report(request_id="new", end_ns=time.time_ns()), ids(0)))
     writer.close(10)
     with opened(path) as connection:
         connection.execute("PRAGMA synchronous = OFF")
@@ -51,7 +52,7 @@ def test_rows_are_written_while_a_full_store_is_pruned_and_its_log_stays_small(
     left = 40_000
     while left > 2700 and time.monotonic() - begun < 60:
         number += 1
-        writer.put(report(series=None, end_ns=time.time_ns()), ids(number))
+        writer.put(record_of(report(series=None, end_ns=time.time_ns()), ids(number)))
         put_at = time.monotonic()
         wait_for(lambda: writer.waiting == 0)
         longest = max(longest, time.monotonic() - put_at)
@@ -97,7 +98,7 @@ def test_a_reader_that_holds_the_log_stops_deletions_not_rows(
         reader.execute("SELECT count(*) FROM reports").fetchone()
         writer = StoreWriter(path, 30, 1024, Counters())
         for number in range(1, 100):
-            writer.put(report(series=None, end_ns=time.time_ns()), ids(number))
+            writer.put(record_of(report(series=None, end_ns=time.time_ns()), ids(number)))
             time.sleep(0.01)
         wait_for(lambda: writer.waiting == 0)
         assert files.size(files.beside(path, "-wal")) < 12 * 2**20
@@ -112,7 +113,7 @@ def test_a_store_closes_in_time_while_it_is_pruned(tmp_path: Path, report: Make)
     path, counters = tmp_path / "c.db", Counters()
     filled(path, report, 40_000)
     writer = StoreWriter(path, 30, 1024, counters)
-    writer.put(report(series=None, end_ns=time.time_ns()), ids(1))
+    writer.put(record_of(report(series=None, end_ns=time.time_ns()), ids(1)))
     start = time.monotonic()
     writer.close(2)
     assert time.monotonic() - start < 2
@@ -130,7 +131,7 @@ def test_what_the_baseline_learned_is_bounded_step_by_step(
         for number in range(WINDOW):
             writer.learn("m", "0.7", [float(turn), float("nan"), *[float(number)] * 4])
         writer.learn("other", "0", [1.0] * 6)
-        writer.put(report(series=None), ids(turn))
+        writer.put(record_of(report(series=None), ids(turn)))
         wait_for(lambda: not writer._learned)
     writer.close(10)
     learned = StoreReader(path).learned()
@@ -220,16 +221,14 @@ def test_a_restart_under_a_wrong_clock_deletes_nothing_either(tmp_path: Path, cl
 
 
 @pytest.mark.parametrize("ages", [(), (0,), (0.5, 1.2, 2, 40), (0.1, 500), (0.1, -1000)], ids=str)
-def test_a_clock_that_agrees_with_the_rows_is_believed_at_once(
+def test_a_clock_that_agrees_with_the_rows_is_trusted_at_once(
     tmp_path: Path, clocks: Clocks, ages: tuple[float, ...]
 ) -> None:
     _, days = reckoned(clocks, tmp_path / "c.db", *ages)
     assert days() == near(30)
 
 
-def test_a_clock_that_is_ahead_of_the_file_systems_is_not_believed(
-    tmp_path: Path, warnings: Callable[[], list[str]]
-) -> None:
+def test_a_clock_ahead_of_the_file_systems_is_not_trusted(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
     clocks = Clocks()
     clocks.set_by = 31 * DAY_S
     _, days = reckoned(clocks, tmp_path / "c.db", *(age - 31 for age in TRAFFIC))
@@ -243,29 +242,29 @@ def test_a_writer_under_a_clock_31_days_ahead_empties_nothing(
     path = tmp_path / "c.db"
     first = StoreWriter(path, 30, 1024, Counters())
     for number in range(10):
-        first.put(report(series=None, end_ns=time.time_ns()), ids(number))
+        first.put(record_of(report(series=None, end_ns=time.time_ns()), ids(number)))
     first.close(10)
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 31 * DAY_S)
     for start in range(2):
         writer = StoreWriter(path, 30, 1024, Counters())
-        writer.put(report(series=None, end_ns=time.time_ns() + int(31 * DAY_S * 1e9)), ids(20 + start))
+        writer.put(record_of(report(series=None, end_ns=time.time_ns() + int(31 * DAY_S * 1e9)), ids(20 + start)))
         writer.close(10)
     assert StoreReader(path).count() == 12
 
 
-def test_the_oldest_by_size_are_those_written_first_whatever_their_clock_said(tmp_path: Path, report: Make) -> None:
+def test_the_oldest_by_size_are_those_written_first_whatever_their_time(tmp_path: Path, report: Make) -> None:
     path = tmp_path / "c.db"
     filled(path, report, 3000, when="2100-01-01T00:00:00.000Z")
     writer = StoreWriter(path, 36500, 2, Counters())
-    writer.put(report(request_id="last", series=None, end_ns=time.time_ns()), ids(5))
+    writer.put(record_of(report(request_id="last", series=None, end_ns=time.time_ns()), ids(5)))
     writer.close(20)
     left = {str(row[0]) for row in query(path, "SELECT request_id FROM reports")}
     assert {"last", "old-3000"} <= left
     assert "old-1" not in left
 
 
-def test_a_prune_that_somebody_waits_for_ends_where_another_process_holds_the_store(
+def test_a_prune_command_ends_if_another_process_holds_the_store(
     tmp_path: Path, report: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "_PATIENCE_S", 0.3)

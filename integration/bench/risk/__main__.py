@@ -3,8 +3,8 @@
     python -m integration.bench.risk [--seeds 0 1 2] [--cache runs/bench-risk] [--retrain] [--tables TABLE ...]
 
 Of each seed a model is trained, served through real vLLM with the plugin, and asked questions whose answers can be
-checked; then faults are made on purpose. About half an hour on two cores; a model that is there is not trained again.
-Prints what the section "Benchmark" of docs/risk.md shows.
+checked; then faults are made on purpose. About half an hour on two cores; a cached model is not trained again.
+Prints what docs/develop/risk-benchmark.md shows.
 """
 
 from __future__ import annotations

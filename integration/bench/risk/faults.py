@@ -16,7 +16,7 @@ from integration.bench.engine import write_model
 from integration.bench.risk import texts
 from integration.bench.risk.serve import serve
 
-from corevital_otel.loops import STRIDE, LoopDetector, find
+from corevital_otel.measure.loops import LoopDetector
 
 A_PERIOD = 4
 """Loops of each kind and period."""
@@ -32,7 +32,8 @@ class Loops:
 
     Attributes:
         n: texts.
-        running, ended: share in which a loop was found while the text went on, and by its end.
+        running, ended: share in which a loop was found while the text went on, and by its end; of ``changing`` ones a
+            template.
         period_right: of those found, the share whose period was right.
         delay: median of the tokens from the loop's second copy to when it was found.
     """
@@ -44,11 +45,13 @@ class Loops:
     delay: float | None = None
 
 
-def _detect(tokens: texts.Tokens) -> tuple[int | None, tuple[int, int] | None]:
+def _detect(tokens: texts.Tokens, kind: str = "exact") -> tuple[int | None, tuple[int, int] | None]:
     """After how many tokens a loop was found while running, and its period and onset at the end."""
     detector = LoopDetector()
     detector.update(tokens)
-    return detector.fired_at, find(tokens, detector.state, len(tokens) - len(tokens) % STRIDE)
+    found = detector.found
+    counts = found is not None and (found.loop or kind == "changing")
+    return (found.fired_at, (found.period, found.onset)) if found and counts else (None, None)
 
 
 def loops(seed: int) -> dict[str, Loops]:
@@ -59,7 +62,7 @@ def loops(seed: int) -> dict[str, Loops]:
     results = {"clean": Loops(len(clean), _share([a is not None for a, _ in found]), _share([b for _, b in found]))}
     for kind in texts.KINDS:
         periods = [period for period in texts.PERIODS for _ in range(A_PERIOD)]
-        found = [_detect(texts.loop(rng.choice(clean), period, kind, rng)) for period in periods]
+        found = [_detect(texts.loop(rng.choice(clean), period, kind, rng), kind) for period in periods]
         hits = [(period, at, end) for period, (at, end) in zip(periods, found, strict=True) if end]
         results[kind] = Loops(
             len(periods),
@@ -91,13 +94,14 @@ def served_loops(seed: int) -> dict[str, tuple[int, int]]:
     for (kind, text), (tokens, report) in zip(said, answers, strict=True):
         if tokens != text.tolist():
             raise RuntimeError("vLLM did not say what was dictated")
-        found.setdefault(kind, []).append("repetition_loop_detected" in report.flags)
+        flag = "template_detected" if kind == "changing" else "repetition_loop_detected"
+        found.setdefault(kind, []).append(flag in report.flags)
     return {kind: (sum(flagged), len(flagged)) for kind, flagged in found.items()}
 
 
 def nan(model: Path) -> dict[str, tuple[int, int]]:
     """How many requests were flagged for a NaN: of those with one in the logits of their third token, and of others."""
-    poisons = ({"poison": "nan"}, {})
+    poisons: tuple[dict[str, str], ...] = ({"poison": "nan"}, {})
     requests = [
         ("Add up 12, 3, 4.\n", {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, "extra_args": poisons[i % 2]})
         for i in range(2 * _POISONED)

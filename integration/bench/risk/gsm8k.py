@@ -11,11 +11,12 @@ import numpy.typing as npt
 from integration.bench.risk.methods import SIGNALS, Scores
 from integration.bench.risk.table import Table, read
 
+from corevital_otel.calibration.evaluation import Measures, evaluate
+from corevital_otel.calibration.fitting import fit
 from corevital_otel.risk.baseline import Reference
-from corevital_otel.risk.evaluation import Measures, evaluate
-from corevital_otel.risk.fitting import fit
+from corevital_otel.risk.levels import Scorer
 from corevital_otel.risk.prior import PriorRisk
-from corevital_otel.risk.table import Scorer, scores
+from corevital_otel.risk.table import scores
 
 PATH = Path(__file__).with_name("gsm8k_llama.csv")
 FOLDS = 5
@@ -33,7 +34,7 @@ def answers() -> tuple[Table, int]:
 def measures(table: Table) -> dict[str, Measures]:
     """Of each score, within the model; the `baseline` and the profile know only the four fifths they do not score.
 
-    The profile's row has the AUROC within fifths: each fifth has a profile of its own, on another scale.
+    The profile's row has the AUROC within fifths: each fifth has its own profile, on another scale.
     """
     runs = table.runs
     found = {

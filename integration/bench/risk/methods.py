@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from integration.bench.risk.table import Table
 
+from corevital_otel.calibration.evaluation import Measures, evaluate
+from corevital_otel.calibration.fitting import fit
 from corevital_otel.risk.baseline import Reference
-from corevital_otel.risk.evaluation import Measures, evaluate
-from corevital_otel.risk.fitting import fit
 from corevital_otel.risk.prior import PriorRisk
 from corevital_otel.risk.table import scores
 
@@ -24,7 +24,7 @@ RATES = (0.05, 0.1, 0.2)
 
 
 SIGNALS = {"mean entropy": "entropy_mean", "max entropy": "entropy_max", "total entropy ΣH": "entropy_sum"}
-"""Single signals: they rank, and are no probability."""
+"""Single signals: they rank, and are not probabilities."""
 
 
 def _signal(name: str) -> Method:

@@ -1,4 +1,4 @@
-"""The benchmark's models: one a seed, the demo model's architecture and trainer, trained on :mod:`.tasks`."""
+"""The benchmark's models: one per seed, with the demo model's architecture and trainer, trained on :mod:`.tasks`."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The peer's documented risk formula, as far as it rests on logits: a row of the benchmark and nothing else.
+"""The peer's documented risk formula, as far as it uses logits: one row of the benchmark, not part of the product.
 
 CoreVital (github.com/Joe-b-20/CoreVital), docs/risk-calibration.md, "Composite risk scoring (Phase 2)": a floor from
 flags, plus addends, at most 1. The thresholds of the compound signals are those of its compound_signals.py at 981b165.
-Left out, for they need attention maps or hidden states: mid-layer anomaly, attention collapse, context loss, attention
-bottleneck.
+Left out, because they need attention maps or hidden states: mid-layer anomaly, attention collapse, context loss,
+attention bottleneck.
 """
 
 from __future__ import annotations

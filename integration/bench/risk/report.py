@@ -11,7 +11,7 @@ from integration.bench.risk.methods import COMPARED, LABELS, RATES, SIGNALS, ala
 from integration.bench.risk.table import Table
 from integration.bench.risk.tasks import KINDS
 
-from corevital_otel.risk.evaluation import Measures
+from corevital_otel.calibration.evaluation import Measures
 
 
 def _row(*cells: object) -> None:
@@ -35,7 +35,7 @@ def _fraction(counts: tuple[int, int]) -> str:
 
 
 def scores(tables: dict[int, Table]) -> None:
-    """What was asked, and how well each method tells wrong answers from right ones."""
+    """The tasks, and how well each method separates wrong answers from right ones."""
     for seed, table in tables.items():
         sets = [table.where(set=name, part="whole") for name in ("calibration", "test")]
         wrong = (f"{kind} {sets[1].where(kind=kind).wrong.mean():.0%}" for kind in KINDS)
@@ -101,7 +101,8 @@ def nan(found: dict[str, tuple[int, int]]) -> None:
 def gsm8k(table: Table, truncated: int) -> None:
     """CoreVital's own table."""
     print(
-        f"\nGSM8K, an 8B model: {len(table.wrong)} answers, {table.wrong.sum()} wrong; {truncated} truncated ones apart"
+        f"\nGSM8K, an 8B model: {len(table.wrong)} answers, {table.wrong.sum()} wrong;"
+        f" {truncated} truncated ones left out"
     )
     _head("score", "AUROC, 95 % interval", "ECE", "Brier skill")
     for name, of in answers.measures(table).items():

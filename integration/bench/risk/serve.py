@@ -1,6 +1,6 @@
 """One model served through real vLLM with the plugin: ``python -m integration.bench.risk.serve JOB OUT``.
 
-In a process of its own, with the engine in it too: requests then enter, and are batched, in the same order each time.
+In a separate process that holds the engine too: requests then enter and are batched in the same order each time.
 The job: ``model``, ``processors``, ``engine`` arguments and ``requests``, each ``[prompt or token ids, sampling
 parameters]``; with ``halve`` all are served a second time, each up to the half of its tokens. What the plugin saw is in
 the store of ``COREVITAL_DB``.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from integration.harness.processes import ROOT, environment
+from tests.harness.processes import ROOT, environment
 
 from corevital_otel.store.reader import StoredReport, StoreReader
 
@@ -65,7 +65,7 @@ def serve(
     (folder / "job.json").write_text(json.dumps(job))
     database = folder / "corevital.db"
     settings = {"COREVITAL_DB": str(database), "COREVITAL_CAPTURE": "full", "PYTHONPATH": str(ROOT)}
-    # What makes two runs give the same to the last bit: one process, one thread, and MKL told to compute the same way
+    # What makes two runs give the same to the last bit: one process, one thread, and MKL set to compute the same way
     # wherever its operands lie in memory.
     settings |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1", "MKL_CBWR": "COMPATIBLE"}
     done = subprocess.run(

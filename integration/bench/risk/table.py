@@ -1,4 +1,4 @@
-"""The benchmark's table: a row a request, with the features in the store, a label, a group, and its set."""
+"""The benchmark's table: one row per request, with the features in the store, a label, a group, and its set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from integration.bench.risk import peer, tasks
 from integration.bench.risk.serve import serve
 
-from corevital_otel.attributes import FEATURES
+from corevital_otel.conventions import FEATURES
 from corevital_otel.risk.table import Runs
 
 CALIBRATION, TEST = 800, 1200

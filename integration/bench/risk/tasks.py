@@ -4,9 +4,9 @@ Four kinds of task, so that an answer is wrong for one of three reasons:
 
 - noise: in three of ten prompts a character is unreadable or a name is misspelt (and some countries are hardly ever
   seen, some with two capitals): the model has to guess, and its distributions show it;
-- planted errors: one prompt in ten or so, told by a trait of its own, was always taught a wrong shortcut that skips
+- planted errors: about one prompt in ten, marked by a trait, was always taught with a wrong shortcut that skips
   the steps: the model is wrong and *confident*, with less entropy than a right answer has;
-- mistakes of its own, for it is small and trained for minutes.
+- real mistakes: the model is small and trained for minutes.
 
 Right answers leave free choices (how to begin, how to join two steps): entropy without anything being wrong.
 """
@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from corevital_otel.demo.tasks import CAPITALS, DISPUTED, PLANTED, RARE
+from corevital_otel.cli.demo.tasks import CAPITALS, DISPUTED, PLANTED, RARE
 
 RARE_RATE = 0.15
 """How often a rare country is asked about, as a share of how often the others are."""

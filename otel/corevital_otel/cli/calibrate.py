@@ -8,25 +8,48 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import say
+from corevital_otel.calibration.evaluation import Evaluation, evaluate
+from corevital_otel.cli.common import cell, print_text
+from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.tables import Labelled, labelled
+from corevital_otel.risk.table import FloatArray
 
+_RESAMPLES = 200
 MISSING_EXTRA = "this needs scikit-learn: pip install 'corevital[calibrate]'"
 
 
-def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | None, leave_out: Sequence[str]) -> None:
-    """See :func:`corevital_otel.cli.calibrate`."""
+def run(
+    file: Path,
+    label: str,
+    out: Path,
+    *,
+    group: str | None,
+    labels: Path | None,
+    bad: str | None,
+    leave_out: Sequence[str],
+) -> None:
+    """See :func:`corevital_otel.cli.app.calibrate`."""
     if not out.parent.is_dir():
         raise CommandError(f"there is no folder {out.parent}: make it, or name another --out")
     if any(table is not None and table.exists() and out.exists() and out.samefile(table) for table in (file, labels)):
         raise CommandError(f"--out {out} would replace your table: name another --out")
     found = labelled(file, label, labels=labels, bad=bad, leave_out=leave_out)
+    groups = found.column(group) if group else None
+    unseen: list[FloatArray] = []
     try:
-        from corevital_otel.risk.fitting import FitError, fit
+        from corevital_otel.calibration.fitting import FitError, fit
 
         with Console(stderr=True).status("starting") as status:
-            profile = fit(found.runs, found.bad, label=label, step=status.update)
+            engines, stages = found.engines(), found.stages()
+            profile = fit(
+                found.runs,
+                found.bad,
+                label=label,
+                step=status.update,
+                unseen=unseen.append,
+                engines=engines,
+                stages=stages,
+            )
     except ModuleNotFoundError:
         raise CommandError(MISSING_EXTRA) from None
     except FitError as error:
@@ -36,26 +59,45 @@ def run(file: Path, label: str, out: Path, *, labels: Path | None, bad: str | No
     except OSError as error:
         raise CommandError(f"no profile can be written to {out} ({error.strerror}): name another --out") from None
     used = [term.name for term in profile.terms]
-    say(f"{profile.runs} labelled runs of {file}, {profile.bad} of them bad: {found.rule}")
-    tell_left_out(found)
-    say(f"features used: {', '.join(used)}")
+    print_text(f"{profile.runs} labelled runs of {file}, {profile.bad} of them bad: {found.rule}")
+    print_left_out(found)
+    print_text(f"fitted on {profile.origin() or 'an unknown engine and stage'}")
+    print_text(f"features used: {', '.join(used)}")
     if unused := [name for name in found.runs.columns if name not in used]:
-        say(f"not used, mostly unknown or always the same: {', '.join(unused)}")
+        print_text(f"not used, mostly unknown or always the same: {', '.join(unused)}")
     for name in used:
         if unknown := int(np.isnan(found.runs.columns[name]).sum()):
-            say(f"{name} is not known of {unknown} runs: its typical value stands there")
+            print_text(f"{name}: unknown in {unknown} runs, its typical value is used there")
     if missing := [name for name in found.runs.missing if name not in used]:
-        say(f"no column of: {', '.join(missing)}")
+        print_text(f"missing columns: {', '.join(missing)}")
     auroc = profile.auroc or 0.0
-    say(f"AUROC {auroc:.2f}, cross-validated over all runs; within groups: corevital evaluate, on other runs")
+    print_text(f"AUROC {auroc:.2f}, cross-validated over all runs{'' if groups else '; within groups: --group COLUMN'}")
+    if groups:
+        _print_within(evaluate(unseen[0], found.bad, groups, resamples=_RESAMPLES), group)
     if auroc < 0.6:
-        say("these features hardly tell bad runs from good ones: most scores will be near the base rate")
+        print_text("these features hardly separate bad runs from good ones: most scores will be near the base rate")
     if profile.alarm is not None:
-        say(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
-    say(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")
+        print_text(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
+    print_text(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")
 
 
-def tell_left_out(found: Labelled) -> None:
-    """Say which rows were not used."""
+def _print_within(result: Evaluation, group: str | None) -> None:
+    """The cross-validated figures within groups; the pooled one does not measure skill."""
+    within = result.overall
+    if within.auroc is None:
+        print_text(f"no group of {cell(group)} has both bad and good runs: no figures within groups")
+        return
+    print_text(
+        f"within the {len(result.groups)} groups of {cell(group)}: AUROC {within.auroc:.2f} "
+        f"({within.auroc_low:.2f} to {within.auroc_high:.2f}), ECE {within.ece:.2f}; "
+        f"each group's base rate alone gives {result.base_rate_auroc or 0.5:.2f} over all runs"
+    )
+    for name, measures in result.groups.items():
+        auroc = "-" if measures.auroc is None else f"{measures.auroc:.2f}"
+        print_text(f"  {cell(name)}: {measures.n} runs, {measures.base_rate:.0%} bad, AUROC {auroc}")
+
+
+def print_left_out(found: Labelled) -> None:
+    """Print which rows were not used."""
     for why, count in found.left_out.items():
-        say(f"left out: {count} rows, {why}")
+        print_text(f"left out: {count} rows, {why}")

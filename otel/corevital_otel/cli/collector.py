@@ -1,4 +1,4 @@
-"""Asks a collector for an answer: an export of no spans, as the server's exporter would send it."""
+"""Tests a collector with an export of no spans, sent as the server's exporter would send it."""
 
 from __future__ import annotations
 
@@ -8,46 +8,54 @@ import threading
 from typing import Final, Literal
 
 from corevital.text import printable
-from corevital_otel.destination import Destination
+from corevital_otel.otlp.destination import Destination
 
 _ANSWER_S: Final = 5.0
 _CAUSE: Final = 200
 Status = Literal["ok", "warn", "fail"]
+Items = Literal["spans", "log records"]
 
 
-def answer(where: Destination, timeout_s: float = _ANSWER_S) -> tuple[Status, str]:
-    """What a collector, to which a connection can be made, says to an empty export; and what to do about it.
+def answer(where: Destination, timeout_s: float = _ANSWER_S, items: Items = "spans") -> tuple[Status, str]:
+    """A collector's answer to an empty export, and the fix where it fails.
 
     Args:
-        where: the collector.
-        timeout_s: all the time it has, whatever ``OTEL_EXPORTER_OTLP_TIMEOUT`` says.
+        where: the collector; it accepts connections.
+        timeout_s: limit for the whole exchange; ``OTEL_EXPORTER_OTLP_TIMEOUT`` does not change it.
+        items: what it would be sent.
+
+    Returns:
+        The check's status, and the text that follows the endpoint's name.
     """
-    told: queue.Queue[tuple[Status, str]] = queue.Queue()
-    # a daemon: an exporter that waits for ever cannot be ended, and must not keep the command
-    threading.Thread(target=_ask, args=(where, told), name="corevital-doctor", daemon=True).start()
+    answers: queue.Queue[tuple[Status, str]] = queue.Queue()
+    # a daemon: an exporter that hangs cannot be stopped, and must not keep the command from ending
+    threading.Thread(target=_ask, args=(where, items, answers), name="corevital-doctor", daemon=True).start()
     try:
-        return told.get(timeout=timeout_s)
+        return answers.get(timeout=timeout_s)
     except queue.Empty:
         fix = "check the collector, and that the protocol is the port's (4317: grpc, 4318: http/protobuf)"
-        return "fail", f" takes connections and gives no answer within {timeout_s:g} s: {fix}"
+        return "fail", f" accepts connections but does not answer within {timeout_s:g} s: {fix}"
 
 
-def _ask(where: Destination, told: queue.Queue[tuple[Status, str]]) -> None:
+def _ask(where: Destination, items: Items, answers: queue.Queue[tuple[Status, str]]) -> None:
     loggers = [logging.getLogger(name) for name in ("opentelemetry", "corevital.otlp")]
     levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:  # what they would log is in the check's line
+        for logger in loggers:  # the check's line has what they would log
             logger.setLevel(logging.CRITICAL)
-        from corevital_otel.otlp import ListeningExporter
+        from corevital_otel.otlp.exporter import ListeningExporter
+        from corevital_otel.otlp.kinds import LOGS, SPANS
 
-        verdict = ListeningExporter(where).send([])
+        verdict = ListeningExporter(where, SPANS if items == "spans" else LOGS).send([])
         message = printable(verdict.message, _CAUSE)
         if verdict.delivered:
-            told.put(("ok", ""))
+            answers.put(("ok", ""))
+        elif verdict.unsupported and items == "log records":
+            answers.put(("warn", f" takes no {items} ({message}): set OTEL_LOGS_EXPORTER=none"))
         else:
-            told.put(("fail", f" does not take spans ({message or 'no reason given'}): {_fix(message)}"))
-    except Exception as error:  # the SDK's parts raise what they like; their text may hold a header
-        told.put(("fail", f" cannot be asked ({type(error).__name__}): check the OTEL_EXPORTER_OTLP_* variables"))
+            answers.put(("fail", f" refuses {items} ({message or 'no reason given'}): {_fix(message)}"))
+    except Exception as error:  # any exception of the SDK; its text may contain a header
+        answers.put(("fail", f" cannot be tested ({type(error).__name__}): check the OTEL_EXPORTER_OTLP_* variables"))
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""What several commands share: the console, the store, and how values read."""
+"""What several commands share: the console, the store, and the format of values."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Final
 from rich.text import Text
 
 from corevital.text import printable
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.terminal import complain, console, say
+from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.terminal import console, print_error, print_text
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
@@ -24,12 +24,13 @@ __all__ = [
     "console",
     "duration",
     "flags_text",
-    "mention_damaged",
     "number_of",
+    "print_text",
     "risk_text",
-    "say",
+    "short_flag",
     "store",
     "store_path",
+    "warn_of_damage",
 ]
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -40,17 +41,17 @@ _LONGEST: Final = timedelta(days=36500)
 
 
 def cell(value: object) -> str:
-    """A value of anyone's for a table: one printable line of a bounded length."""
+    """An untrusted value for a table: one printable line of bounded length."""
     return printable(value, _CELL)
 
 
 def argument(text: str) -> str:
-    """An argument as text, where the locale could not decode it. What is no UTF-8 is replaced."""
+    """An argument that the locale could not decode, as text. Bytes that are not UTF-8 are replaced."""
     return os.fsencode(text).decode("utf-8", "replace")
 
 
 def number_of(value: object) -> float | None:
-    """A finite number, or None for anything else that a row may hold."""
+    """A finite number; None for any other value of a row."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -60,10 +61,10 @@ def number_of(value: object) -> float | None:
 
 
 def store_path(db: Path | None) -> Path:
-    """The store's file asked for, or the one of the settings.
+    """The path of the store: ``--db``, or else ``COREVITAL_DB``.
 
     Raises:
-        CommandError: there is none.
+        CommandError: neither is set.
     """
     path = db or load().db
     if path is None:
@@ -72,29 +73,29 @@ def store_path(db: Path | None) -> Path:
 
 
 def store(db: Path | None) -> StoreReader:
-    """The store asked for, or the one of the settings.
+    """The store at :func:`store_path`.
 
     Raises:
-        CommandError: there is none.
+        CommandError: no path is set.
     """
     return StoreReader(store_path(db))
 
 
-def mention_damaged(reader: StoreReader) -> None:
-    """Say on standard error how many rows the reader's last query left out."""
+def warn_of_damage(reader: StoreReader) -> None:
+    """Print on standard error how many damaged rows the reader's last query skipped."""
     if reader.damaged:
-        complain(f"{reader.damaged} damaged rows are left out ({reader.damage}): restore a backup, or delete them")
+        print_error(f"{reader.damaged} damaged rows skipped ({reader.damage}): restore a backup, or delete them")
 
 
 def duration(text: str, option: str = "--since") -> timedelta:
     """A span of time such as ``90s``, ``15m``, ``1h`` or ``7d``.
 
     Raises:
-        CommandError: not of that form, or longer than a century.
+        CommandError: another form, or longer than a century.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
     if not match:
-        raise CommandError(f"{option} {text[:40]!r} is no time span: use a number with s, m, h or d, such as 1h", 2)
+        raise CommandError(f"{option} {text[:40]!r} is not a time span: use a number with s, m, h or d, such as 1h", 2)
     try:
         span = timedelta(**{_UNITS[match[2]]: float(match[1])})
     except OverflowError:
@@ -111,6 +112,10 @@ def risk_text(score: object, level: object) -> Text:
 
 
 def flags_text(flags: Sequence[object]) -> Text:
-    """Flags, shortened to what a table has room for."""
-    short = (cell(flag).removesuffix("_detected").replace("repetition_", "") for flag in flags)
-    return Text(", ".join(short), style="red")
+    """Flags, shortened for a table."""
+    return Text(", ".join(short_flag(cell(flag)) for flag in flags), style="red")
+
+
+def short_flag(flag: str) -> str:
+    """A flag's name as tables print it: ``loop`` for ``repetition_loop_detected``."""
+    return flag.removesuffix("_detected").replace("repetition_", "")

@@ -1,9 +1,8 @@
-"""``corevital db``: the store's upkeep."""
+"""``corevital db``: migrates, prunes, backs up and restores the store, and sends its spans."""
 
 from __future__ import annotations
 
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,35 +11,42 @@ from pathlib import Path
 from typing import Final
 
 from corevital.text import printable
-from corevital_otel import profiles
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import duration, say, store_path
-from corevital_otel.destination import Destination, destination
-from corevital_otel.resend import Resender
+from corevital_otel.cli.common import duration, print_text, store_path
+from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.progress import Progress
+from corevital_otel.cli.terminal import print_error
+from corevital_otel.otlp.destination import Destination, destination
+from corevital_otel.service.resend import Resender
 from corevital_otel.settings import load
+from corevital_otel.spans import backends
 from corevital_otel.store import files, outbox, schema, upkeep
+from corevital_otel.store import restore as restoring
 from corevital_otel.store.files import StoreError
 
 _BATCH: Final = 200
 _COPIED: Final = 2000
 """Pages copied at a time by a backup: 8 MB."""
 _LOOK_EVERY: Final = 1_000_000
-"""Instructions of SQLite's machine between two signs of life."""
-_SHOW_EVERY_S: Final = 1.0
+"""Instructions of SQLite's virtual machine between two updates of the progress line."""
 
 
-def migrate(db: Path | None) -> None:
-    """See :func:`corevital_otel.cli.db_migrate`."""
+def migrate(db: Path | None, *, check: bool = False) -> None:
+    """See :func:`corevital_otel.cli.app.db_migrate`."""
     path = _existing(db)
-    with _opened(path, "migrated") as connection, _Progress() as progress:
+    if check:
+        with _opened(path, "checked", "ro") as connection:
+            held = schema.check(connection)
+        print_text(f"{path}: schema {schema.VERSION}, up to date" if held else f"{path}: empty, nothing to migrate")
+        return
+    with _opened(path, "migrated") as connection, Progress() as progress:
         connection.set_progress_handler(lambda: progress.show("migrating"), _LOOK_EVERY)
         before, after = schema.migrate(connection)
-    done = "has that schema already" if before == after else f"migrated from schema {before}"
-    say(f"{path}: schema {after}, {done}")
+    done = "already up to date" if before == after else f"migrated from schema {before}"
+    print_text(f"{path}: schema {after}, {done}")
 
 
 def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None:
-    """See :func:`corevital_otel.cli.db_prune`."""
+    """See :func:`corevital_otel.cli.app.db_prune`."""
     retention = None if older_than is None else duration(older_than, "--older-than")
     if retention is None and max_mb is None:
         settings = load()
@@ -48,7 +54,7 @@ def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None
     path = _existing(db)
     with _opened(path, "pruned") as connection:
         _refuse_empty(connection, path)
-        with _Progress() as progress:
+        with Progress() as progress:
             gone = upkeep.prune(
                 connection,
                 path,
@@ -56,15 +62,15 @@ def prune(db: Path | None, older_than: str | None, max_mb: float | None) -> None
                 None if max_mb is None else int(max_mb * 2**20),
                 lambda gone: progress.show(f"{gone} requests deleted"),
             )
-        say(f"{path}: {gone} requests deleted, {_content(connection)} left")
+        print_text(f"{path}: {gone} requests deleted, {_content(connection)} left")
 
 
 def backup(db: Path | None, target: Path) -> None:
-    """See :func:`corevital_otel.cli.db_backup`."""
+    """See :func:`corevital_otel.cli.app.db_backup`."""
     path = _existing(db)
     if target.exists():
-        raise CommandError(f"{target} exists: name a file that does not, or move it away")
-    partial = target.with_name(f"{target.name}.partial")  # a file of the target's name is a whole one
+        raise CommandError(f"{target} exists: move it away, or name another file")
+    partial = target.with_name(f"{target.name}.partial")  # only a complete copy gets the target's name
     try:
         with _opened(path, "backed up") as connection:
             _refuse_empty(connection, path)
@@ -74,11 +80,30 @@ def backup(db: Path | None, target: Path) -> None:
         raise CommandError(f"{target} cannot be written: {files.why(error)}") from None
     finally:
         partial.unlink(missing_ok=True)
-    say(f"{target}: {content} backed up from {path}")
+    print_text(f"{target}: {content} backed up from {path}")
+
+
+def restore(db: Path | None, source: Path) -> None:
+    """See :func:`corevital_otel.cli.app.db_restore`."""
+    path = store_path(db)
+    try:
+        with Progress() as progress:
+            done = restoring.restore(source, path, progress.show)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(
+            f"{source} cannot be restored to {path} ({files.why(error)}): fix it, and run this again"
+        ) from None
+    if done.damaged:
+        print_error(f"{done.damaged} requests of {source} are damaged ({done.damage}): an earlier backup may have them")
+    migrated = "" if done.version == schema.VERSION else f", migrated from schema {done.version}"
+    former = "" if done.former is None else f"; the former store is {done.former}: delete it when you need it no more"
+    print_text(f"{path}: {done.requests} requests restored from {source}{migrated}{former}")
 
 
 def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> str:
-    """Copy the store as it is now, while servers go on writing. Returns what the copy holds."""
+    """Copy the current state of the store while servers keep writing. Returns a summary of the copy."""
     target.unlink(missing_ok=True)
     try:
         files.create(target)
@@ -86,50 +111,27 @@ def _copy(connection: sqlite3.Connection, path: Path, target: Path) -> str:
         raise CommandError(
             f"the store {path} cannot be backed up: unable to open database file {target} ({files.why(error)})"
         ) from None
-    with closing(sqlite3.connect(target, isolation_level=None)) as copy, _Progress() as progress:
+    with closing(sqlite3.connect(target, isolation_level=None)) as copy, Progress() as progress:
         connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM resources").fetchone()  # all steps copy what is there from here on
+        connection.execute("SELECT count(*) FROM resources").fetchone()  # all steps copy the state of this read
         connection.backup(
             copy, pages=_COPIED, sleep=0, progress=lambda _, left, all_: progress.show(f"{all_ - left} of {all_} pages")
         )
         connection.execute("COMMIT")
-        copy.execute("PRAGMA journal_mode = DELETE")  # a file alone, without a log beside it
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, without a write-ahead log
         copy.set_progress_handler(lambda: progress.show("checking the copy"), _LOOK_EVERY)
         if (found := copy.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise CommandError(f"the store {path} is damaged: {printable(found, 200)}; restore an earlier backup")
         return _content(copy)
 
 
-class _Progress:
-    """Signs of life on a terminal, in one line that is gone at the end."""
-
-    def __init__(self) -> None:
-        self._shown_at = time.monotonic()
-        self._width = 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-    def show(self, text: str) -> None:
-        """Show it, if a second has passed."""
-        now = time.monotonic()
-        if now - self._shown_at >= _SHOW_EVERY_S and sys.stderr.isatty():
-            self._shown_at = now
-            self._width = max(self._width, len(text))
-            print(f"\r{text.ljust(self._width)}", end="", file=sys.stderr, flush=True)  # noqa: T201
-
-
 @contextmanager
-def _opened(path: Path, done: str) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, done: str, mode: str = "rw") -> Iterator[sqlite3.Connection]:
     def failed(error: Exception) -> CommandError:
         return CommandError(f"the store {path} cannot be {done}: {files.why(error)}")
 
     try:
-        with closing(files.connect(path, "rw", failed)) as connection:
+        with closing(files.connect(path, mode, failed)) as connection:
             yield connection
     except (schema.SchemaError, sqlite3.Error, ValueError, OverflowError) as error:
         raise failed(error) from None
@@ -147,26 +149,26 @@ def _content(connection: sqlite3.Connection) -> str:
     return f"{rows} requests ({size / 2**20:.1f} MiB)"
 
 
-def export(db: Path | None, *, dry_run: bool) -> None:
-    """See :func:`corevital_otel.cli.db_export`."""
+def send(db: Path | None, *, dry_run: bool) -> None:
+    """See :func:`corevital_otel.cli.app.db_export`."""
     path = _existing(db)
     where = destination()
     if where is None and not dry_run:
-        raise CommandError("there is nowhere to send spans to: set OTEL_EXPORTER_OTLP_ENDPOINT")
+        raise CommandError("no destination for spans: set OTEL_EXPORTER_OTLP_ENDPOINT")
     try:
         with outbox.Outbox(path) as box:
             waiting = box.count()
             if dry_run or not waiting:
-                say(f"{waiting} spans wait to be sent")
+                print_text(f"{waiting} spans are waiting to be sent")
                 return
             assert where is not None
             sent, refused = _send(box, where, waiting)
             damaged = box.damaged + refused
-            why = box.damage or "no span can be made of them"
-            damage = f"{damaged} are damaged ({why}) and left out: `corevital db prune` deletes them in time"
+            why = box.damage or "they do not make spans"
+            damage = f"{damaged} are damaged ({why}) and were skipped: `corevital db prune` deletes them in time"
     except StoreError as error:
         raise CommandError(str(error)) from None
-    say(f"{sent} spans sent to {where.endpoint}")
+    print_text(f"{sent} spans sent to {where.endpoint}")
     if sent < waiting - damaged:
         raise CommandError(
             f"{waiting - sent - damaged} spans could not be delivered to {where.endpoint} and stay in {path}: "
@@ -177,11 +179,11 @@ def export(db: Path | None, *, dry_run: bool) -> None:
 
 
 def _send(box: outbox.Outbox, where: Destination, waiting: int) -> tuple[int, int]:
-    """Send what is in the store, until there is no use in it. Returns how many were sent, and how many cannot be."""
-    sender = Resender(where, _profiles(where))
+    """Send the waiting spans until done or hopeless. Returns how many were sent, and how many cannot be."""
+    sender = Resender(where, backends.wanted(load().otel_profile, where))
     sent = 0
     try:
-        with _Progress() as progress:
+        with Progress() as progress:
             for batch in box.batches(_BATCH):
                 taken = sender.send(batch)
                 box.sent(taken)
@@ -192,11 +194,6 @@ def _send(box: outbox.Outbox, where: Destination, waiting: int) -> tuple[int, in
     finally:
         sender.close()
     return sent, sender.damaged
-
-
-def _profiles(where: Destination) -> tuple[profiles.Profile, ...]:
-    wanted = profiles.parse(load().otel_profile)
-    return profiles.recognised(where) if wanted is None else wanted
 
 
 def _existing(db: Path | None) -> Path:

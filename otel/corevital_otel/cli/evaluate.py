@@ -1,26 +1,26 @@
-"""``corevital evaluate``: how good a basis is on labelled runs."""
+"""``corevital evaluate``: measures a basis on labelled runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from rich.table import Table
 
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.calibrate import MISSING_EXTRA, tell_left_out
-from corevital_otel.cli.common import cell, console, say
+from corevital_otel.calibration.evaluation import Evaluation, Measures, evaluate
+from corevital_otel.cli.calibrate import print_left_out
+from corevital_otel.cli.common import cell, console, print_text
+from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.tables import Labelled, labelled
+from corevital_otel.cli.terminal import print_error
 from corevital_otel.risk.baseline import SIGNALS, Reference, bucket
+from corevital_otel.risk.calibrated import ProfileError, load
 from corevital_otel.risk.prior import PriorRisk
-from corevital_otel.risk.profile import ProfileError, load
 from corevital_otel.risk.table import FloatArray, scores
-
-if TYPE_CHECKING:
-    from corevital_otel.risk.evaluation import Evaluation, Measures
 
 _MODEL: Final = ("model", "gen_ai.request.model")
 _TEMPERATURE: Final = ("temperature", "gen_ai.request.temperature")
@@ -39,25 +39,18 @@ def run(
     leave_out: Sequence[str],
     as_json: bool,
 ) -> None:
-    """See :func:`corevital_otel.cli.evaluate`."""
+    """See :func:`corevital_otel.cli.app.evaluate`."""
     found = labelled(file, label, labels=labels, bad=bad, leave_out=leave_out)
     if found.bad.all() or not found.bad.any():
         kind = "bad" if found.bad.all() else "good"
-        raise CommandError(
-            f"all {len(found.bad)} labelled runs are {kind} ({found.rule}): there is nothing to tell apart"
-        )
+        raise CommandError(f"all {len(found.bad)} labelled runs are {kind} ({found.rule}): evaluation needs both kinds")
     group = group or next((name for name in _MODEL if name in found.table), None)
     groups = np.array(found.column(group) if group else ["all"] * len(found.bad))
     values, missing = _scores(basis, found)
     known = np.isfinite(values)
     if not known.any():
         raise CommandError(f"{basis} can score none of the runs: the table has no column of {', '.join(missing)}")
-    try:
-        from corevital_otel.risk.evaluation import evaluate
-
-        result = evaluate(values[known], found.bad[known], groups[known].tolist(), alert_rate=alert_rate)
-    except ModuleNotFoundError:
-        raise CommandError(MISSING_EXTRA) from None
+    result = evaluate(values[known], found.bad[known], groups[known].tolist(), alert_rate=alert_rate)
     if result.overall.auroc is None:
         raise CommandError(f"no group of {cell(group)[:60]!r} has both bad and good runs: choose another --group")
     unscored = int((~known).sum())
@@ -72,14 +65,14 @@ def run(
             "unscored": unscored,
             "missing": missing,
         }
-        say(json.dumps(facts | result.as_json(), indent=2))
+        print_text(json.dumps(facts | result.as_json(), indent=2))
         return
-    say(f"{basis} on {file}: {found.rule}")
-    tell_left_out(found)
+    print_text(f"{basis} on {file}: {found.rule}")
+    print_left_out(found)
     if missing:
-        say(f"no column of: {', '.join(missing)}")
+        print_text(f"missing columns: {', '.join(missing)}")
     if unscored:
-        say(f"not scored: {unscored} runs")
+        print_text(f"not scored: {unscored} runs")
     _print(result, group)
 
 
@@ -90,17 +83,20 @@ def _scores(basis: str, found: Labelled) -> tuple[FloatArray, list[str]]:
     if basis == "prior":
         return scores(PriorRisk(1.0), found.runs), _missing(found, list(SIGNALS))
     path = Path(basis).expanduser()
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise CommandError(f"the profile {cell(basis)} is no file: name one that `corevital calibrate` wrote")
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise CommandError(f"the profile {cell(basis)} is not a file: name one that `corevital calibrate` wrote")
     try:
         profile = load(path)
     except ProfileError as error:
         raise CommandError(str(error)) from None
+    origins = product(found.engines() or ["unknown"], found.stages() or ["unknown"])
+    if text := next(filter(None, (profile.differs(*origin) for origin in origins)), ""):
+        print_error(text)
     return scores(profile, found.runs), _missing(found, [term.name for term in profile.terms])
 
 
 def _baseline(found: Labelled) -> tuple[FloatArray, list[str]]:
-    """Each run against all of the table's of its model and temperature bucket, as a server compares them."""
+    """Each run, compared with all runs of its model and temperature bucket in the table, as a server does."""
     model = next((found.column(name) for name in _MODEL if name in found.table), ["all"] * len(found.bad))
     column = next((found.table[name] for name in _TEMPERATURE if name in found.table), [None] * len(found.bad))
     keys = np.array([f"{name} {bucket(_number(value))}" for name, value in zip(model, column, strict=True)])
@@ -142,9 +138,9 @@ def _print(result: Evaluation, group: str | None) -> None:
         table.add_row("within groups", *_row(result.overall), style="bold")
     console().print(table)
     if len(result.groups) > 1 and result.pooled_auroc is not None:
-        say(
+        print_text(
             f"Pooled over the groups the AUROC would be {result.pooled_auroc:.2f}; each group's base rate alone "
-            f"gives {result.base_rate_auroc or 0.5:.2f}: it is no measure of the score."
+            f"gives {result.base_rate_auroc or 0.5:.2f}: the pooled AUROC does not measure the score."
         )
 
 

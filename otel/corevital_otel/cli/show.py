@@ -1,8 +1,7 @@
-"""``corevital show``: one request whole, its per-token series drawn in the terminal."""
+"""``corevital show``: one request in full, with its per-token series as charts in the terminal."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,54 +12,51 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from corevital.text import printable
 from corevital_otel import conventions as names
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import argument, cell, console, mention_damaged, number_of, risk_text, say, store
+from corevital_otel.cli.common import argument, cell, console, number_of, print_text, risk_text, store, warn_of_damage
+from corevital_otel.cli.engines import of_attribute
+from corevital_otel.cli.errors import CommandError
 from corevital_otel.report import Series
+from corevital_otel.store.lookup import document, several
 from corevital_otel.store.reader import StoredReport, StoreError
 
 _CHARTS: Final = (("entropy", "entropy (bits)"), ("surprisal", "surprisal (bits)"), ("margin", "margin p1 - p2"))
 _CHART_HEIGHT: Final = 9
 _CHART_WIDTH: Final = 80
 _PEAK: Final = "▲"
-_MAX_CANDIDATES: Final = 5
 _SHOWN_ID: Final = 100
 """Characters of an id in an error's line."""
 _BASES: Final = {
-    "prior": "By the shipped default, which is not calibrated on this model and no probability.",
-    "baseline": "By its place among this model's own recent requests, which is no probability.",
-    "calibrated": "Of runs with this score, about {score:.0%} were bad where the profile was fitted.",
+    "prior": "From the shipped default: not calibrated on this model, not a probability.",
+    "baseline": "From its rank among this model's recent requests: not a probability.",
+    "calibrated": "About {score:.0%} of the runs with this score were bad where the profile was fitted.",
 }
-"""What a score means, by its basis."""
+"""The meaning of a score, by basis."""
 _FLAG_TEXTS: Final = {
     "nan_detected": "NaN among the logits: the model or its weights are broken",
     "inf_detected": "+Inf among the logits: the model overflowed",
-    "sustained_high_entropy": "sustained high entropy: it was guessing for a long stretch",
-    "distribution_collapsed": "distribution collapsed: step after step the same, whatever came before",
-    "traffic_shifted": "traffic shifted: this model's requests were not what they had been",
+    "sustained_high_entropy": "sustained high entropy: the model was unsure for a long stretch",
+    "distribution_collapsed": "distribution collapsed: the same at every step",
+    "traffic_shifted": "traffic shifted: this model's requests differ from its earlier ones",
     "truncated": "truncated: the length limit ended the answer",
 }
 
 
 def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
-    """See :func:`corevital_otel.cli.show`."""
+    """See :func:`corevital_otel.cli.app.show`."""
     request_id = argument(request_id)
     reader = store(db)
     try:
         reports = reader.get(request_id)
     except StoreError as error:
         raise CommandError(str(error)) from None
-    mention_damaged(reader)
-    ids = list(dict.fromkeys(report.request_id for report in reports))
-    if not ids:
+    warn_of_damage(reader)
+    if not reports:
         raise CommandError(f"no request {request_id[:_SHOWN_ID]!r} in the store: `corevital spans` lists all")
-    if len(ids) > 1:
-        more = ", …" if len(ids) > _MAX_CANDIDATES else ""
-        several = ", ".join(printable(one, _SHOWN_ID) for one in ids[:_MAX_CANDIDATES])
-        raise CommandError(f"{request_id[:_SHOWN_ID]!r} is the beginning of several: {several}{more}")
+    if ids := several(reports):
+        raise CommandError(f"{request_id[:_SHOWN_ID]!r} is the start of several ids: {ids}")
     if as_json:
-        say(json.dumps([report.as_json() for report in reports], indent=2))
+        print_text(document(reports))
         return
     screen = console()
     for report in reports:
@@ -76,7 +72,7 @@ def _print(screen: Console, report: StoredReport) -> None:
         facts.add_row(Text(name, style="dim"), value)
     screen.print(facts)
     for flag in report.flags:
-        screen.print(Text(f"! {_flag(flag, found)}", style="red"))
+        screen.print(Text(f"! {_flag(flag, found)}", style="yellow" if flag in names.QUIET else "red"))
     if found.get("corevital.incomplete"):
         screen.print(Text("! incomplete: not every token was observed", style="yellow"))
     screen.print()
@@ -88,12 +84,13 @@ def _print(screen: Console, report: StoredReport) -> None:
         peaks = _peaks(report.series, _whole(found, "corevital.health.high_entropy_steps") or 0)
         screen.print(_legend(peaks, onset), style="dim")
         for name, title in _CHARTS:
-            say(_chart(report.series, name, title, width, onset, peaks if name == "entropy" else []))
+            print_text(_chart(report.series, name, title, width, onset, peaks if name == "entropy" else []))
     else:
         screen.print(
             f"No per-token series: capture mode {_text(found, 'corevital.capture')} did not keep it. "
-            "To have it, serve with COREVITAL_CAPTURE=full, "
-            'or send "vllm_xargs": {"corevital_capture": "full"} with the request.\n',
+            "To keep it, serve with COREVITAL_CAPTURE=full, "
+            f'or send "{of_attribute(found.get(names.ENGINE)).arguments}": {{"corevital_capture": "full"}} '
+            "with the request.\n",
             style="dim",
         )
 
@@ -116,7 +113,7 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ("request", _parameters(found)),
         ("measured", f"{engine}, {logits}, capture {_text(found, 'corevital.capture')}"),
         ("risk", risk_text(report.risk_score, report.risk_level)),
-        ("that is", explanation(number_of(report.risk_score), cell(report.risk_basis), _factors(found))),
+        ("meaning", explanation(number_of(report.risk_score), cell(report.risk_basis), _factors(found))),
         ("entropy", _numbers(found, "entropy", ("mean", "max", "std", "sum"), " bits")),
         ("surprisal", _numbers(found, "surprisal", ("mean", "max", "sum"), " bits")),
         ("margin", _numbers(found, "margin", ("mean", "min"))),
@@ -125,7 +122,7 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
 
 
 def _text(found: dict[str, Any], name: str) -> str:
-    """A value of the summary, which anyone may have edited, as printable text."""
+    """A value of the summary as printable text; the row may have been edited."""
     return cell(found.get(name, "unknown"))
 
 
@@ -146,11 +143,11 @@ def _parameters(found: dict[str, Any]) -> str:
 
 
 def explanation(score: float | None, basis: str, factors: Sequence[str]) -> str:
-    """What a score means and what raised it, as a sentence."""
+    """What a score means and what raised it."""
     if score is None:
         return "No score: too few tokens."
     reasons = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else "".join(factors)
-    because = f"What raised it: {reasons}." if reasons else "Nothing about it stands out."
+    because = f"Raised by: {reasons}." if reasons else "No signal stands out."
     meaning = _BASES[basis].format(score=score) if basis in _BASES else f"A score of basis {basis}."
     return f"{meaning} {because}"
 
@@ -163,15 +160,18 @@ def _numbers(found: dict[str, Any], what: str, names: tuple[str, ...], unit: str
 def _flag(flag: object, found: dict[str, Any]) -> str:
     if flag == "repetition_loop_detected":
         onset, period = _text(found, "corevital.health.loop_onset"), _text(found, "corevital.health.loop_period")
-        return f"repetition loop: from token {onset} on, every {period} tokens the same again"
+        return f"repetition loop: from token {onset} on, the same {period} tokens repeat"
+    if flag == "template_detected":
+        onset, period = _text(found, names.TEMPLATE_ONSET), _text(found, names.TEMPLATE_PERIOD)
+        return f"template: from token {onset} on, a structure of {period} tokens repeats"
     if flag == "alarm_raised":
         signal, onset = _text(found, names.ALARM_SIGNAL), _text(found, names.ALARM_ONSET)
-        return f"alarm: from token {onset} on, {signal} was beyond what good runs reach"
+        return f"alarm: from token {onset} on, {signal} was beyond the range of good runs"
     return _FLAG_TEXTS.get(str(flag), cell(flag))
 
 
 def _peaks(series: Series, count: int) -> list[int]:
-    """Indices of the high-entropy steps: the ``count`` highest entropies, since the threshold was the server's."""
+    """Indices of the high-entropy steps: the ``count`` highest entropies, since the threshold is not stored."""
     known = [(value, i) for i, value in enumerate(series.entropy.tolist()) if math.isfinite(value)]
     return sorted(i for _, i in sorted(known, reverse=True)[: max(count, 0)])
 
@@ -181,21 +181,21 @@ def _legend(peaks: list[int], onset: int | None) -> str:
     if peaks:
         parts.append(f"{_PEAK} high-entropy step")
     if onset is not None:
-        parts.append(f"│ the loop begins, at token {onset}")
+        parts.append(f"│ the loop starts, at token {onset}")
     return "   ".join(parts)
 
 
 def _chart(series: Series, name: str, title: str, width: int, onset: int | None, peaks: list[int]) -> str:
-    """A series over the output index as text, without colours so that a pipe can take it."""
+    """A chart of a series over the output index, as text without colours."""
     values = getattr(series, name).tolist()
     points = [(i, value) for i, value in enumerate(values) if math.isfinite(value)]
     if not points:
-        return f"{title}: no value is known"
+        return f"{title}: no known value"
     top = max(1, math.ceil(max(value for _, value in points)))
     last = len(values) - 1
     plotext.clear_figure()
     plotext.theme("clear")
-    plotext.limit_size(False, False)  # by default the test's or the pipe's idea of a terminal cuts it
+    plotext.limit_size(False, False)  # else it is cut to the size of a terminal that may not exist
     plotext.plot_size(width, _CHART_HEIGHT)
     plotext.title(title)
     plotext.ylim(0, top)

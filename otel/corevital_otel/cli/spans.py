@@ -11,18 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from corevital_otel import conventions as names
-from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import (
     argument,
     cell,
     console,
     duration,
     flags_text,
-    mention_damaged,
+    print_text,
     risk_text,
-    say,
+    short_flag,
     store_path,
+    warn_of_damage,
 )
+from corevital_otel.cli.engines import installed
+from corevital_otel.cli.errors import CommandError
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 
 _ID_LENGTH: Final = 8
@@ -39,9 +41,13 @@ def run(
     as_json: bool,
     db: Path | None,
 ) -> None:
-    """See :func:`corevital_otel.cli.spans`."""
-    if flag is not None and flag not in FLAGS:
-        raise CommandError(f"--flag {flag[:40]!r}: unknown flag: use one of {', '.join(FLAGS)}", 2)
+    """See :func:`corevital_otel.cli.app.spans`."""
+    if flag is not None:
+        asked, flag = flag, next((name for name in FLAGS if flag in (name, short_flag(name))), None)
+        if flag is None:
+            raise CommandError(
+                f"--flag {asked[:40]!r}: unknown flag: use one of {', '.join(FLAGS)}, or as the table prints it", 2
+            )
     if risk_above is not None and not 0 <= risk_above <= 1:
         raise CommandError(f"--risk-above {risk_above} is out of range: use a number from 0 to 1", 2)
     younger = None if since is None else duration(since)
@@ -53,20 +59,20 @@ def run(
         )
     except StoreError as error:
         raise CommandError(str(error)) from None
-    mention_damaged(reader)
+    warn_of_damage(reader)
     if as_json:
         rows = [{key: value for key, value in report.as_json().items() if key != "series"} for report in reports]
-        say(json.dumps(rows, indent=2))
+        print_text(json.dumps(rows, indent=2))
     elif reports:
         _print(console(), reports)
     elif (since, risk_above, flag, model) == (None,) * 4:
-        say(f"the store {path} holds no requests yet: vllm serve MODEL --logits-processor corevital")
+        print_text(f"the store {path} holds no requests yet: {installed().serve}")
     else:
-        say("no requests match")
+        print_text("no requests match")
 
 
 def _print(screen: Console, reports: list[StoredReport]) -> None:
-    """The table whole where there is room for it, and what identifies a row where there is not."""
+    """The whole table if it fits the terminal, else with shortened ids."""
     whole = table(reports)
     if screen.measure(whole, options=screen.options.update(max_width=sys.maxsize)).maximum <= screen.width:
         screen.print(whole)
@@ -78,12 +84,12 @@ def _print(screen: Console, reports: list[StoredReport]) -> None:
 
 
 def table(reports: list[StoredReport], ids: dict[str, str] | None = None, *, with_model: bool = True) -> Table:
-    """The list as a table.
+    """Requests as a table.
 
     Args:
-        reports: its rows.
-        ids: what to show for a request's id, where not the id itself.
-        with_model: whether there is a column for the model.
+        reports: the rows.
+        ids: the text to show for a request id; default: the id.
+        with_model: whether the table has a column for the model.
     """
     result = Table(box=None, pad_edge=False, header_style="bold")
     result.add_column("time (UTC)", no_wrap=True)
@@ -111,18 +117,18 @@ def table(reports: list[StoredReport], ids: dict[str, str] | None = None, *, wit
 
 
 def short_ids(reports: list[StoredReport]) -> dict[str, str]:
-    """For each request's id its shortest beginning that no other listed id has, for `corevital show` to take.
+    """The shortest unique prefix of each listed request id, for `corevital show`.
 
-    At least 8 characters behind the prefix that says which endpoint it came by, so that it will do for the whole store.
+    It has at least 8 characters after the endpoint's prefix (``chatcmpl-``), to be unique in the whole store too.
     """
     ids = sorted({report.request_id for report in reports})
     short = {}
-    for before, one, after in zip(["", *ids], ids, [*ids[1:], ""], strict=False):  # in order, the most alike are beside
+    for before, one, after in zip(["", *ids], ids, [*ids[1:], ""], strict=False):  # sorted: similar ids are neighbours
         prefix = one.find("-") + 1
         short[one] = one[: max(prefix + _ID_LENGTH, _shared(one, before) + 1, _shared(one, after) + 1)]
     return short
 
 
 def _shared(one: str, other: str) -> int:
-    """How many characters two texts have in common at their beginning."""
+    """Length of the common prefix."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

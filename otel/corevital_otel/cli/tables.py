@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -14,9 +15,11 @@ from typing import Any, Final, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from corevital.supported import CHECKED, STAGES
 from corevital.text import printable
-from corevital_otel.cli import CommandError
-from corevital_otel.cli.common import mention_damaged
+from corevital_otel.cli.common import warn_of_damage
+from corevital_otel.cli.errors import CommandError
+from corevital_otel.conventions import FEATURES
 from corevital_otel.risk.table import Runs
 from corevital_otel.store.reader import StoreError, StoreReader
 
@@ -28,7 +31,7 @@ _IDS: Final = ("request_id", "gen_ai.response.id")
 _TRUE: Final = ("1", "true", "yes", "y", "t")
 _FALSE: Final = ("0", "false", "no", "n", "f")
 _GOOD_WORDS: Final = ("correct", "is_correct", "success", "passed", "good", "ok", "right", "accepted", "accurate")
-"""Columns of these names say that a run was good: there 0 is bad."""
+"""In columns of these names 1 means good, so 0 is bad."""
 _EVERYTHING: Final = 10_000_000
 _MAX_CELLS: Final = 20_000_000
 _MAX_COLUMNS: Final = 10_000
@@ -37,6 +40,9 @@ _MAX_LINE: Final = 1 << 20
 _MAX_BYTES: Final = 1 << 30
 """Bytes of a Parquet file's values, unpacked."""
 _BATCH_CELLS: Final = 1_000_000
+_SAMPLE: Final = 1000
+_LABELS: Final = 5
+"""Values that a column of labels has at most, in so many rows."""
 _CELL: Final = 60
 """Characters of a name or a cell in an error's line."""
 _CAUSE: Final = 200
@@ -51,8 +57,8 @@ class Labelled:
         table: all columns of the labelled rows.
         runs: their features.
         bad: ``[n]``.
-        rule: which value of the label was taken for bad, in words.
-        left_out: how many rows were, by why.
+        rule: which value of the label means bad, in words.
+        left_out: number of rows left out, by reason.
     """
 
     table: Table
@@ -65,9 +71,22 @@ class Labelled:
         """A column as text.
 
         Raises:
-            CommandError: there is none.
+            CommandError: no such column.
         """
         return [str(cell) for cell in _column(self.table, name)]
+
+    def engines(self) -> tuple[str, ...]:
+        """The engines that the rows come from, sorted; empty where a row does not say."""
+        return self._all_of(("corevital.engine", "engine"), CHECKED)
+
+    def stages(self) -> tuple[str, ...]:
+        """The stages of the logits, likewise."""
+        return self._all_of(("corevital.logits.stage", "stage"), STAGES)
+
+    def _all_of(self, columns: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+        cells = next((self.column(name) for name in columns if name in self.table), [""])
+        found = set(cells)
+        return tuple(sorted(found)) if found <= set(known) else ()  # else it may be another thing of this name
 
 
 def labelled(
@@ -79,18 +98,18 @@ def labelled(
         file: CSV, Parquet or a store.
         label: the column of labels.
         labels: another table that has it, joined by request id.
-        bad: the label's value of bad runs; None: 1 or true, or 0 or false where the column's name says good.
+        bad: the label's value for bad runs; None: 1 or true, or 0 or false where the column's name means good.
         leave_out: columns; rows where one is true are left out.
 
     Raises:
-        CommandError: anything is wrong with them.
+        CommandError: a table or a label cannot be used.
     """
     table = read(file)
     dropped: Counter[str] = Counter()
     if labels is not None:
         table, foreign = _joined(table, read(labels), label, file, labels)
         if foreign:
-            dropped[f"of {labels}: their requests are not in {file}"] = foreign
+            dropped[f"in {labels} only: {file} has no such request"] = foreign
     elif label not in table and _is_store(file):
         raise CommandError(
             f"a store has no labels: name a table with the columns request_id and {_shown(label)} with --labels"
@@ -129,15 +148,15 @@ def labelled(
 
 
 def read(path: Path) -> Table:
-    """A table's columns, by their names. Of a store: each report's columns and its attributes.
+    """A table's columns by name. A store has the columns of its reports and their attributes.
 
     Raises:
-        CommandError: it cannot be read, or is larger than this reads.
+        CommandError: the file cannot be read, or is too large.
     """
     wanted = "name a CSV or Parquet file, or a store"
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
-            raise CommandError(f"{_shown(path)} is no regular file: {wanted}")
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe would block
+            raise CommandError(f"{_shown(path)} is not a regular file: {wanted}")
         with path.open("rb") as file:
             head = file.read(len(_SQLITE))
     except (OSError, ValueError) as error:
@@ -162,10 +181,10 @@ def _csv(path: Path) -> Table:
                     column.append(value)
     except UnicodeDecodeError as error:
         raise CommandError(
-            f"{_shown(path)} is no UTF-8 text ({error.reason} at byte {error.start}): save it as CSV in UTF-8"
+            f"{_shown(path)} is not UTF-8 text ({error.reason} at byte {error.start}): save it as CSV in UTF-8"
         ) from None
     except csv.Error as error:
-        raise CommandError(f"{_shown(path)} is no CSV ({error}): {wanted}") from None
+        raise CommandError(f"{_shown(path)} is not CSV ({error}): {wanted}") from None
     if not columns or not columns[0]:
         raise CommandError(f"{_shown(path)} has no rows: {_NO_ROWS}")
     return dict(zip(names, columns, strict=True))
@@ -180,9 +199,9 @@ def _lines(file: TextIO, path: Path) -> Iterator[str]:
 
 def _distinct(names: Sequence[str], path: Path) -> None:
     if len(names) > _MAX_COLUMNS:
-        raise CommandError(f"{_shown(path)} has {len(names):,} columns: leave at most {_MAX_COLUMNS:,}")
+        raise CommandError(f"{_shown(path)} has {len(names):,} columns: keep at most {_MAX_COLUMNS:,}")
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
-        raise CommandError(f"{_shown(path)} has more than one column {_shown(twice[0])!r}: leave one of them")
+        raise CommandError(f"{_shown(path)} has more than one column {_shown(twice[0])!r}: keep one of them")
 
 
 def _within(rows: int, columns: int, path: Path) -> None:
@@ -201,7 +220,7 @@ def _store(path: Path) -> Table:
         reports = reader.list_reports(limit=_EVERYTHING)
     except StoreError as error:
         raise CommandError(str(error)) from None
-    mention_damaged(reader)
+    warn_of_damage(reader)
     if not reports:
         raise CommandError(f"the store {path} has no requests yet: serve some first")
     columns = ("request_id", "sequence", "model", "finish_reason", "output_tokens", "risk_score")
@@ -232,7 +251,7 @@ def _parquet(path: Path) -> Table:
                     columns[name] += _cells(values)
     except (OSError, ValueError, LookupError, MemoryError, pyarrow.ArrowException) as error:
         cause = printable(" ".join(str(error).split()) or type(error).__name__, _CAUSE)
-        raise CommandError(f"{_shown(path)} is damaged ({cause}): write it anew") from None
+        raise CommandError(f"{_shown(path)} is damaged ({cause}): write it again") from None
     if not any(columns.values()):
         raise CommandError(f"{_shown(path)} has no rows: {_NO_ROWS}")
     return columns
@@ -245,7 +264,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _is_flat(kind: Any) -> bool:
-    """Whether values of this type can be features, labels or names: text, numbers, truth values and times."""
+    """Whether values of this type can be features, labels or names: text, numbers, booleans and times."""
     from pyarrow import types
 
     if types.is_dictionary(kind):
@@ -254,7 +273,7 @@ def _is_flat(kind: Any) -> bool:
 
 
 def _cells(values: Any) -> list[Any]:
-    """An Arrow array's values. A text that many rows share is unpacked once: a file can make it a thousand times."""
+    """An Arrow array's values. A text that many rows share is unpacked once, to bound memory."""
     from pyarrow import types
 
     if not types.is_dictionary(values.type):
@@ -265,18 +284,22 @@ def _cells(values: Any) -> list[Any]:
 
 
 def _shown(value: object) -> str:
-    """A name or a cell of anyone's in an error's line."""
+    """An untrusted name or cell for an error message."""
     return printable(value, _CELL)
 
 
 def _listed(values: Iterable[object], most: int) -> str:
-    """Some of them, and a mark where there are more."""
+    """At most ``most`` of the values, with an ellipsis if there are more."""
     some = list(islice(values, most + 1))
     return ", ".join(map(_shown, some[:most])) + (", …" if len(some) > most else "")
 
 
 def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Path) -> tuple[Table, int]:
-    """The table with its rows' labels, by request id, and by ``sequence`` where both have it; how many fit no row."""
+    """Join labels to a table by request id, and by ``sequence`` if both have it.
+
+    Returns:
+        The table with the labels, and the number of labels without a row.
+    """
     by = ["sequence"] if "sequence" in table and "sequence" in labels else []
 
     def keys(of: Table, name: str) -> list[tuple[str, ...]]:
@@ -289,11 +312,11 @@ def _joined(table: Table, labels: Table, label: str, file: Path, labels_file: Pa
         first = places.setdefault(key, i)
         if _text(cells[first]) != _text(cells[i]):
             both = f"both {_shown(cells[first])} and {_shown(cells[i])} as {_shown(label)} of {_shown(' '.join(key))}"
-            raise CommandError(f"{_shown(labels_file)} has {both}: leave one of them")
+            raise CommandError(f"{_shown(labels_file)} has {both}: keep one of them")
     at = [places.get(key) for key in asked]
     if all(i is None for i in at):
         raise CommandError(
-            f"no request id of {labels_file} is in {file}: they are what the client sees, such as chatcmpl-…"
+            f"no request id of {labels_file} is in {file}: use the ids that clients see, such as chatcmpl-…"
         )
     names = [label, *(name for name in labels if name not in table and name != label)]
     joined = {name: [None if i is None else labels[name][i] for i in at] for name in names}
@@ -310,28 +333,41 @@ def _id(table: Table, file: Path) -> str:
 
 def _column(table: Mapping[str, list[Any]], name: str) -> list[Any]:
     if name not in table:
-        raise CommandError(f"the table has no column {_shown(name)!r}: it has {_listed(sorted(table), 12)}")
+        raise CommandError(f"the table has no column {_shown(name)!r}: it has {_listed(_likely(table, name), 12)}")
     return table[name]
 
 
+def _likely(table: Mapping[str, list[Any]], name: str) -> list[str]:
+    """A table's columns: those named alike, those that are not ours and may be labels, the rest of them, and ours."""
+    alike = get_close_matches(name, list(table), 3)
+    ours = {*FEATURES, *FEATURES.values()}
+
+    def place(column: str) -> tuple[bool, bool, bool, str]:
+        own = column in ours or column.startswith(("corevital.", "gen_ai."))
+        some = {_text(cell) for cell in table[column][:_SAMPLE]} - {"", "none", "nan", "null"}
+        return column not in alike, own, not 1 < len(some) <= _LABELS, column
+
+    return sorted(table, key=place)
+
+
 def _rule(label: str, cells: list[Any], bad: str | None) -> tuple[str, str]:
-    """The label's value that means bad, and the rule in words."""
+    """The label's value for bad runs, and the rule in words."""
     values = {_text(cell) for cell in cells} - {"", "none", "nan", "null"}
     known = _listed(sorted(values), 8)
     if bad is not None:
         wanted = _text(bad)
         if wanted not in values:
-            raise CommandError(f"--bad {_shown(bad)!r} is no value of {_shown(label)!r}: it has {known}")
+            raise CommandError(f"--bad {_shown(bad)!r} is not a value of {_shown(label)!r}: it has {known}")
         return wanted, f"{_shown(label)} = {_shown(bad)} is bad"
     if not values <= {"0", "1"}:
-        raise CommandError(f"the label {_shown(label)!r} has the values {known}: say which is bad with --bad")
+        raise CommandError(f"the label {_shown(label)!r} has the values {known}: name the bad one with --bad")
     if label.lower() in _GOOD_WORDS:
-        return "0", f"{_shown(label)} = 0 (false) is bad, by its name; say otherwise with --bad"
-    return "1", f"{_shown(label)} = 1 (true) is bad; say otherwise with --bad"
+        return "0", f"{_shown(label)} = 0 (false) is bad, by the column's name; override with --bad"
+    return "1", f"{_shown(label)} = 1 (true) is bad; override with --bad"
 
 
 def _text(cell: Any) -> str:
-    """A cell, comparable: numbers and truth values as 0 and 1, text in lower case."""
+    """A cell as comparable text: booleans as 0 and 1, numbers in one format, text in lower case."""
     text = str(cell).strip().lower()
     if text in _TRUE or text in _FALSE:
         return str(int(text in _TRUE))

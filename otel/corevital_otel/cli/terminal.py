@@ -1,4 +1,4 @@
-"""What is printed: in any encoding and width, to any standard output, and safe to print wherever the text came from."""
+"""Printing: in any encoding and width, to any standard output, and safe for untrusted text."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rich.segment import Segment
 from corevital.text import printable, printable_lines
 
 PIPE_WIDTH: Final = 1000
-"""Columns where nobody looks at a terminal: a row is a line, however long an id the client chose."""
+"""Columns without a terminal: a row is one line, even with a long request id."""
 _WIDTHS: Final = (20, PIPE_WIDTH)
 _HEIGHTS: Final = (4, 1000)
 _LONGEST_LINE: Final = 1000
-"""Characters of a failure's line."""
+"""Characters of an error line."""
 _ERRORS: Final = "corevital-ascii"
 _ALTERNATIVES: Final = {
     "│": "|", "┃": "|", "─": "-", "━": "-", "▲": "^", "✓": "+", "✗": "x", "…": "~", "•": "*", "\u2800": " ",
@@ -28,11 +28,11 @@ _ALTERNATIVES: Final = {
 
 
 def prepare() -> None:
-    """Make the standard streams usable. Call before anything opens a file.
+    """Make the standard streams usable. Call it before any file is opened.
 
-    - A closed one becomes the null device: else the next file opened would take its place.
-    - Characters that its encoding lacks become ASCII ones of the same width.
-    - ``COLUMNS`` and ``LINES`` that are no size are ignored.
+    - A closed stream becomes the null device; else the next opened file would get its descriptor.
+    - Characters that the encoding lacks become ASCII characters of the same width.
+    - Invalid ``COLUMNS`` and ``LINES`` are ignored.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -60,27 +60,27 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _ascii(character: str) -> str:
-    if "\u2801" <= character <= "\u28ff":  # braille, of which charts are drawn
+    if "\u2801" <= character <= "\u28ff":  # braille, used in charts
         return ":"
     return _ALTERNATIVES.get(character) or ("+" if "\u2500" <= character <= "\u257f" else "?")
 
 
-def say(text: str) -> None:
-    """Print text of one or more lines to standard output; nothing in it can steer a terminal."""
-    print(printable_lines(text))  # noqa: T201 - the one place
+def print_text(text: str) -> None:
+    """Print text of one or more lines to standard output, without terminal control characters."""
+    print(printable_lines(text))  # noqa: T201 - the only place
 
 
-def complain(message: str) -> None:
-    """Print a failure in one line to standard error, if that can be written."""
+def print_error(message: str) -> None:
+    """Print an error as one line to standard error, if that is writable."""
     with suppress(OSError, ValueError):
         print(f"corevital: {printable(' '.join(message.split()), _LONGEST_LINE)}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class OutputError(Exception):
-    """Standard output cannot be written. No ``OSError``: click and rich would answer that in their own ways.
+    """Standard output cannot be written. Not an ``OSError``, since click and rich handle those themselves.
 
     Attributes:
-        closed: its reader has left.
+        closed: the reader closed the pipe.
     """
 
     def __init__(self, cause: OSError) -> None:
@@ -91,7 +91,7 @@ class OutputError(Exception):
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output, whose failures are :class:`OutputError`."""
+    """Standard output whose failures raise :class:`OutputError`."""
 
     def __init__(self, stream: io.TextIOWrapper) -> None:
         encoding, line_buffering = stream.encoding, stream.line_buffering
@@ -112,8 +112,8 @@ class _Output(io.TextIOWrapper):
             raise OutputError(error) from None
 
 
-def abandon() -> None:
-    """Send what standard output still holds nowhere."""
+def discard() -> None:
+    """Discard what standard output still buffers."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -123,17 +123,27 @@ def abandon() -> None:
 def console() -> Console:
     """Standard output; on a pipe without colours and wide enough for any table.
 
-    Without markup and emoji codes: ids, models and answers are not ours, and may hold brackets and colons.
+    Markup and emoji codes are off: ids, models and answers are untrusted and may contain brackets and colons.
     """
     width = None if sys.stdout.isatty() else PIPE_WIDTH
     return _Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 class _Console(Console):
-    """Escapes what is unprintable in all text, and stays within sizes that a layout can have.
+    """Escapes unprintable text and bounds the size.
 
-    Tables are best given printable cells: escapes are longer, and a layout should know.
+    Give tables printable cells: escapes are longer, and the layout must know their width.
     """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As ``Console``; into a pipe without the spaces that pad lines to a width."""
+        if self.is_terminal:
+            super().print(*objects, **options)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **options)
+        text = "\n".join(line.rstrip(" ") for line in captured.get().split("\n"))
+        super().print(text, end="", soft_wrap=True, markup=False, highlight=False, emoji=False)
 
     @property  # type: ignore[misc]  # nothing sets it
     def size(self) -> ConsoleDimensions:

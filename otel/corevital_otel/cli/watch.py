@@ -1,4 +1,4 @@
-"""``corevital watch``: what runs now, from a server's ``/metrics``, and the newest requests from the store."""
+"""``corevital watch``: current load from a server's ``/metrics``, and the newest requests from the store."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from corevital_otel.cli import CommandError
 from corevital_otel.cli.common import cell, console, store
+from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.scrape import Page, ScrapeError, Window, base, scrape
 from corevital_otel.cli.spans import short_ids
 from corevital_otel.cli.spans import table as requests_table
-from corevital_otel.destination import shown
 from corevital_otel.metrics.instruments import OTHER
-from corevital_otel.scrape import Page, ScrapeError, Window, base, scrape
+from corevital_otel.otlp.destination import shown
 from corevital_otel.store.reader import StoredReport, StoreError
 
 _MODEL: Final = "gen_ai_request_model"
 _MODELS: Final = 8
-"""Rows of models at most; the busiest, and then how many more there are."""
+"""Rows of models at most: the busiest; a line counts the rest."""
 _QUERIED: Final = 500
-"""Models whose requests are looked for in the store."""
+"""Models whose requests are looked up in the store."""
 _REASONS: Final = 8
-"""Finish reasons at most; the most frequent, and then how many more there are."""
+"""Finish reasons at most: the most frequent; the rest are counted."""
 _NEWEST: Final = 20
 _TOP_LINES: Final = 10
-"""Lines besides rows of models and requests."""
+"""Lines other than rows of models and requests."""
 _PIPE_LINES: Final = 60
 _FLAGS: Final = {
     "nan_detected": "nan",
@@ -48,7 +48,7 @@ _WARNINGS: Final = {
 
 
 def run(*, url: str, every: float, once: bool, db: Path | None) -> None:
-    """See :func:`corevital_otel.cli.watch`."""
+    """See :func:`corevital_otel.cli.app.watch`."""
     url = base(url)
     screen, window = console(), Window()
     try:
@@ -62,7 +62,7 @@ def run(*, url: str, every: float, once: bool, db: Path | None) -> None:
         raise CommandError(str(error)) from None
     try:
         _watch(screen, url, window, every, db)
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # ends the view
         return
 
 
@@ -80,10 +80,10 @@ def _watch(screen: Console, url: str, window: Window, every: float, db: Path | N
 
 
 def _newest(db: Path | None, models: list[str]) -> list[StoredReport]:
-    """The newest requests to these models, where a store can be read here; the server may be on another machine."""
+    """The newest requests to these models; none if the store cannot be read, as with a server on another machine."""
     try:
         return store(db).list_reports(models=[] if OTHER in models else models[:_QUERIED], limit=_NEWEST)
-    except (StoreError, CommandError, ValueError):  # ValueError: settings, or a row that somebody edited
+    except (StoreError, CommandError, ValueError):  # ValueError: settings, or an edited row
         return []
 
 
@@ -130,7 +130,7 @@ def _models(screen: Console, window: Window) -> Table:
             _fixed(window.mean("corevital_entropy_bits", **only)),
         )
     if screen.measure(table, options=screen.options.update(max_width=sys.maxsize)).maximum > screen.width:
-        table.expand, table.columns[0].ratio = True, 1  # a long name gives way, never a number
+        table.expand, table.columns[0].ratio = True, 1  # shorten a long name, never a number
     return table
 
 
@@ -159,11 +159,11 @@ def _telemetry(window: Window) -> Text:
     dropped = window.increase("corevital_telemetry_dropped_total")
     lost = window.increases("corevital_telemetry_dropped_total", "why")
     why = f" ({cell(max(lost, key=lambda cause: lost[cause]))})" if lost else ""
-    faults = window.increase("corevital_telemetry_faults_total")
+    errors = window.increase("corevital_telemetry_faults_total")
     cpu = window.rate("corevital_telemetry_cpu_time_seconds_total")
     line = Text("telemetry  ")
     line.append(f"lost {dropped:.0f}{why}   ", "red" if dropped else "")
-    line.append(f"faults {faults:.0f}   ", "red" if faults else "")
+    line.append(f"errors {errors:.0f}   ", "red" if errors else "")
     line.append(f"waiting {window.now.total('corevital_telemetry_queue'):.0f}   ")
     line.append(f"lag p95 {_time(window.quantile('corevital_telemetry_lag_seconds', 0.95))}   ")
     line.append(f"CPU {'-' if cpu is None else f'{cpu:.1%}'}")

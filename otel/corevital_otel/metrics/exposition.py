@@ -1,8 +1,8 @@
-"""The engine's own ``/metrics``, through the process's default Prometheus registry, as the engine's metrics go there.
+"""The engine's ``/metrics``, through the process's default Prometheus registry, as the engine's own metrics.
 
 With several API servers ``PROMETHEUS_MULTIPROC_DIR`` is set before this process starts; then the Prometheus client
-keeps values in files that any of the servers adds up when it is asked. Both shapes need instruments of the client's
-own, no collector of ours: in the second one nobody would ask it.
+keeps values in files, and the server that is scraped adds them up. Both cases need the client's instruments instead of
+a collector of ours, which would not be called in the second one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
 
 
 @functools.cache
-def _metric(instrument: Instrument) -> Counter | Gauge | Histogram:
-    """The registered metric: one a process, whose engine may be made anew and get a new hub."""
+def metric_of(instrument: Instrument) -> Counter | Gauge | Histogram:
+    """The registered metric: one per process, whose engine may be replaced and get another hub."""
     name, text = instrument.prometheus, instrument.text
     labels = [label.replace(".", "_") for label in instrument.labels]
     if instrument.kind == "counter":
@@ -36,14 +36,14 @@ class Exposition:
         self._gauges: dict[tuple[str, tuple[str, ...]], float] = {}
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}  # Counter, Gauge or Histogram
         for instrument in INSTRUMENTS.values():
-            _metric(instrument)
+            metric_of(instrument)
 
     def put(self, instrument: Instrument, value: float, labels: Mapping[str, str], context: Context) -> None:
         """See :meth:`Output.put`. The Prometheus client's text format has no exemplars."""
         key = (instrument.name, tuple([labels[name] for name in instrument.labels]))
         child = self._children.get(key)
-        if child is None:  # kept: looking one up costs the client as much as what is done with it
-            metric: Any = _metric(instrument)
+        if child is None:  # kept: looking it up costs as much as using it
+            metric: Any = metric_of(instrument)
             child = self._children[key] = metric.labels(*key[1]) if key[1] else metric
         if instrument.kind == "counter":
             child.inc(value)

@@ -1,7 +1,7 @@
-"""Histograms with fixed buckets, summed here and handed to the SDK's exporter as its own data points.
+"""Histograms with fixed buckets, summed here and passed to the SDK's exporter as data points.
 
-Recording into a histogram of the SDK takes some ten microseconds, and each sequence has seven: more than the rest of
-its report. What differs from the SDK is only where the sums are made: bounds, temporality and exemplars are the same.
+Recording into a histogram of the SDK takes some ten microseconds, and each sequence has ten: more than the rest of
+its report. Only the place of the sums differs from the SDK: bounds, temporality and exemplars are the same.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Histograms:
     """All histograms of one exporter. One thread records, another exports.
 
     Args:
-        temporality: ``DELTA``: sums begin anew after each export.
+        temporality: with ``DELTA``, sums restart after each export.
         exemplar_filter: ``OTEL_METRICS_EXEMPLAR_FILTER``; empty: its default.
     """
 
@@ -110,7 +110,7 @@ class Histograms:
         return trace.get_current_span(context).get_span_context().trace_flags.sampled
 
     def added_to(self, metrics: MetricsData) -> MetricsData:
-        """The metrics that the SDK has collected, in whose first scope ours are added."""
+        """The SDK's metrics, with ours added to their first scope."""
         ours = self._collect()
         if not ours or not metrics.resource_metrics:
             return metrics

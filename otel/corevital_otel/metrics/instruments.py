@@ -13,12 +13,12 @@ from corevital_otel import conventions as names
 Kind = Literal["counter", "gauge", "histogram"]
 
 BITS: Final = "bits"
-"""Not UCUM's ``bit``: translations to Prometheus know no unit of information and append this one as it is."""
+"""Not UCUM's ``bit``: translations to Prometheus know no unit of information and append this one unchanged."""
 SECONDS: Final = "s"
 _SUFFIXES: Final = {BITS: "bits", SECONDS: "seconds"}
 
 OTHER: Final = "other"
-"""Stands for a label's value that is none of those it may have."""
+"""A label's value in place of one that is not allowed."""
 FINISH_REASONS: Final = ("stop", "length", "abort", "error", "repetition")
 
 _MODEL: Final = names.REQUEST_MODEL
@@ -31,11 +31,10 @@ class Instrument:
 
     Attributes:
         name: its OpenTelemetry name.
-        unit: UCUM, but for :data:`BITS`; in braces what is counted.
-        text: what it tells.
+        unit: UCUM, except :data:`BITS`; what is counted is in braces.
+        text: what it measures.
         labels: its labels, by their OpenTelemetry names; the same in both outputs.
-        conventions: further attributes that the GenAI conventions ask for, over OTLP only: on ``/metrics`` the contract
-            names all labels there are.
+        conventions: further attributes of the GenAI conventions, over OTLP only: ``/metrics`` has only the contract's.
         buckets: upper bounds of a histogram.
     """
 
@@ -66,7 +65,7 @@ class Output(Protocol):
         """
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what there is, within this bound. What was running in this process no longer does."""
+        """Deliver what there is, within this bound, and take this process's sequences off the gauges."""
 
 
 INSTRUMENTS: Final = {
@@ -78,6 +77,20 @@ INSTRUMENTS: Final = {
             unit="{request}",
             text="Sequences that ended, one for each of a request's n.",
             labels=(_MODEL, "finish_reason", "risk_level"),
+        ),
+        Instrument(
+            name=names.REQUESTS_FAULTY,
+            kind="counter",
+            unit="{request}",
+            text="Sequences with a fault flag, each once, under its gravest; without those that ended in an error.",
+            labels=(_MODEL, "flag"),
+        ),
+        Instrument(
+            name=names.REQUESTS_INTERNAL,
+            kind="counter",
+            unit="{request}",
+            text="Sequences that serve no client directly, and are not measured.",
+            labels=("kind",),
         ),
         Instrument(
             name=names.RISK_SCORE,
@@ -98,7 +111,7 @@ INSTRUMENTS: Final = {
             name=names.HEALTH_WARNINGS,
             kind="counter",
             unit="{warning}",
-            text="Flags besides the faults, each once a sequence.",
+            text="Other flags raised, each once a sequence.",
             labels=(_MODEL, "warning"),
         ),
         Instrument(
@@ -125,6 +138,14 @@ INSTRUMENTS: Final = {
             buckets=names.BITS_BUCKETS,
         ),
         Instrument(
+            name=names.REPETITION_SHARE,
+            kind="histogram",
+            unit="{share}",
+            text="Largest share of repeated tokens among 128 successive ones of a sequence.",
+            labels=(_MODEL,),
+            buckets=names.REPETITION_SHARE_BUCKETS,
+        ),
+        Instrument(
             name=names.SEQUENCES_RUNNING,
             kind="gauge",
             unit="{sequence}",
@@ -144,6 +165,14 @@ INSTRUMENTS: Final = {
             unit="{sequence}",
             text="Of those, the ones with an alarm raised.",
             labels=(_MODEL,),
+        ),
+        # A counter: a sequence is unobserved once and for good, and an alert needs an increase from 0. A gauge would
+        # have to know when such a sequence ends, which is just what nobody follows.
+        Instrument(
+            name=names.SEQUENCES_UNOBSERVED,
+            kind="counter",
+            unit="{sequence}",
+            text="Sequences that the engine ran and nobody measured.",
         ),
         Instrument(
             name=names.SERVER_REQUEST_DURATION,
@@ -173,6 +202,51 @@ INSTRUMENTS: Final = {
             buckets=names.SERVER_TIME_PER_OUTPUT_TOKEN_BUCKETS,
         ),
         Instrument(
+            name=names.REQUEST_QUEUE,
+            kind="histogram",
+            unit=SECONDS,
+            text="From a sequence's arrival in the engine's core to its first scheduling.",
+            labels=(_MODEL,),
+            buckets=names.SERVER_TIME_TO_FIRST_TOKEN_BUCKETS,
+        ),
+        Instrument(
+            name=names.REQUEST_PREFILL,
+            kind="histogram",
+            unit=SECONDS,
+            text="From a sequence's first scheduling to its first token.",
+            labels=(_MODEL,),
+            buckets=names.SERVER_TIME_TO_FIRST_TOKEN_BUCKETS,
+        ),
+        Instrument(
+            name=names.REQUEST_DECODE,
+            kind="histogram",
+            unit=SECONDS,
+            text="From a sequence's first token to its end, where it has several tokens and reached its end.",
+            labels=(_MODEL,),
+            buckets=names.SERVER_REQUEST_DURATION_BUCKETS,
+        ),
+        Instrument(
+            name=names.PREEMPTIONS,
+            kind="counter",
+            unit="{preemption}",
+            text="Times a sequence was taken out of the batch and computed again.",
+            labels=(_MODEL,),
+        ),
+        Instrument(
+            name=names.REASONING_TOKENS,
+            kind="counter",
+            unit="{token}",
+            text="Output tokens that a reasoning parser took out of the answer.",
+            labels=(_MODEL,),
+        ),
+        Instrument(
+            name=names.DRAFT_ACCEPTED_TOKENS,
+            kind="counter",
+            unit="{token}",
+            text="Draft tokens that were accepted, under speculative decoding.",
+            labels=(_MODEL,),
+        ),
+        Instrument(
             name=names.DROPPED,
             kind="counter",
             unit="{item}",
@@ -183,7 +257,7 @@ INSTRUMENTS: Final = {
             name=names.EXPORTED,
             kind="counter",
             unit="{item}",
-            text="Telemetry that an OTLP endpoint took: spans, or metrics' data points.",
+            text="Telemetry that an OTLP endpoint accepted: spans, metrics' data points, or log records.",
             labels=("signal",),
         ),
         Instrument(

@@ -1,6 +1,6 @@
-"""Metrics over OTLP, from a provider of our own; the ``OTEL_*`` variables say where to, how and how often.
+"""Metrics over OTLP, from a private provider; the ``OTEL_*`` variables set where to, how and how often.
 
-Without an endpoint there they go nowhere, and nothing connects. A measurement made within a sampled span's context
+Without an endpoint nothing is sent and nothing connects. A measurement made within a sampled span's context
 carries that span as its exemplar.
 """
 
@@ -30,55 +30,43 @@ from opentelemetry.sdk.resources import Resource
 from corevital.log import warn_once
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
 from corevital_otel.counters import Counters
-from corevital_otel.destination import endpoint_of, protocol_of, shown
+from corevital_otel.losses import Loss
 from corevital_otel.metrics.histograms import Histograms
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
-from corevital_otel.otlp import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
-from corevital_otel.overheard import overheard
-from corevital_otel.redact import foreign
+from corevital_otel.otlp.answers import Verdict, accepted, error_verdict, grpc_verdict, http_verdict
+from corevital_otel.otlp.destination import shown
+from corevital_otel.otlp.exporter import Ended, http_session, instead_of, listen, listen_over_http, reading_variables
+from corevital_otel.otlp.quiet import quieted
+from corevital_otel.otlp.redact import foreign
+from corevital_otel.otlp.variables import endpoint_of, given, protocol_of
 
 _PACKAGES: Final = {"grpc": "grpc", "http/protobuf": "http"}
 _logger = logging.getLogger("corevital.otlp")
 
 
-def endpoint() -> str | None:
-    """Where metrics go by the ``OTEL_*`` variables, or None if nowhere."""
-    return endpoint_of(os.environ, "METRICS")
-
-
-def protocol() -> str:
-    """The OTLP protocol by the ``OTEL_*`` variables; gRPC where they are silent.
-
-    Raises:
-        SettingsError: neither ``grpc`` nor ``http/protobuf``.
-    """
-    return protocol_of(os.environ, "METRICS")
-
-
 class Otlp:
-    """Output over OTLP, exported by a thread of the SDK's.
+    """Output over OTLP, exported by a thread of the SDK.
 
     Args:
         resource: the one that spans have too.
-        counters: takes what was exported and what was not.
+        counters: counts deliveries and losses.
 
     Raises:
-        SettingsError: an ``OTEL_*`` variable has a value we cannot follow.
+        SettingsError: an ``OTEL_*`` variable has a wrong value.
     """
 
     def __init__(self, resource: Resource, counters: Counters) -> None:
-        wire = protocol()
+        wire = protocol_of(os.environ, "METRICS")
         module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{_PACKAGES[wire]}.metric_exporter")
         with reading_variables("METRICS"):
             exporter = _Counting(module.OTLPMetricExporter, wire, counters)
             reader = PeriodicExportingMetricReader(exporter)
         self._provider = MeterProvider([reader], resource, shutdown_on_exit=False)
         meter = self._provider.get_meter("corevital", __version__)
-        # counters and gauges are asked for at each export: adding to one of the SDK's costs ten times this
+        # counters and gauges are read at each export: adding to one of the SDK's costs ten times as much
         self._values: dict[str, dict[tuple[tuple[str, str], ...], float]] = {}
-        self._histograms: dict[str, Any] = {}  # of the SDK, where its exponential ones are wanted
+        self._histograms: dict[str, Any] = {}  # of the SDK, where exponential buckets are set
         self._sums = exporter.histograms
         for name, found in INSTRUMENTS.items():
             if found.kind == "histogram" and _wants_exponential():
@@ -102,7 +90,7 @@ class Otlp:
         values[key] = value + values.get(key, 0) if instrument.kind == "counter" else value
 
     def close(self, timeout_s: float) -> None:
-        """See :meth:`Output.close`. An endpoint that hangs does not hold the process up."""
+        """See :meth:`Output.close`. An endpoint that hangs does not delay the process."""
         thread = threading.Thread(
             target=self._provider.shutdown, args=(timeout_s * 1000,), name="corevital-metrics-shutdown", daemon=True
         )
@@ -115,13 +103,13 @@ def _observations(values: Mapping[tuple[tuple[str, str], ...], float], options: 
 
 
 def _wants_exponential() -> bool:
-    """Whether the user wants no fixed buckets."""
-    chosen = os.environ.get("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION", "")
-    return chosen.strip().lower() == "base2_exponential_bucket_histogram"
+    """Whether the user sets exponential buckets."""
+    chosen = given(os.environ, "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION")
+    return (chosen or "").lower() == "base2_exponential_bucket_histogram"
 
 
 class _Counting(MetricExporter):
-    """Counts what became of each export; warns once when it fails, once when it is back."""
+    """Counts the outcome of each export; warns once when it fails and once when it works again."""
 
     def __init__(self, maker: Any, wire: str, counters: Counters) -> None:
         self._verdict: Verdict | None = None
@@ -129,22 +117,22 @@ class _Counting(MetricExporter):
             self._inner: MetricExporter = maker()
             listen(self._inner, self._refused, self._accepted)
         else:
-            self._inner = maker(session=http_session("METRICS", self._heard))
-            listen_over_http(self._inner, self._heard)
+            self._inner = maker(session=http_session("METRICS", self._on_answer))
+            listen_over_http(self._inner, self._on_answer)
         super().__init__(self._inner._preferred_temporality, self._inner._preferred_aggregation)
         preferred = (self._inner._preferred_temporality or {}).get(Histogram, AggregationTemporality.CUMULATIVE)
         self.histograms = Histograms(preferred, os.environ.get("OTEL_METRICS_EXEMPLAR_FILTER", ""))
         self._counters = counters
         self._failing = False
 
-    def _heard(self, answer: Any, body: bytes | None) -> Exception | None:
+    def _on_answer(self, answer: Any, body: bytes | None) -> Exception | None:
         if isinstance(answer, Exception):
             self._verdict = error_verdict(answer, "METRICS")
         else:
             self._verdict = http_verdict(answer, body, ExportMetricsServiceResponse)
         if not self._verdict.delivered:
             self._warn(self._verdict)
-        # the SDK may try again what may pass, within its timeout: the sums of an interval are not sent twice
+        # the SDK may retry within its timeout: the sums of an interval are not sent twice
         return None if self._verdict.delivered or self._verdict.transient else Ended(self._verdict.message)
 
     def _refused(self, error: Any) -> Exception:
@@ -160,7 +148,7 @@ class _Counting(MetricExporter):
         """Export; a failure is counted and never raised."""
         self._verdict, failure = None, ""
         metrics_data = self.histograms.added_to(metrics_data)
-        with overheard() as said:
+        with quieted() as lines:
             try:
                 result = self._inner.export(metrics_data, timeout_millis, **kwargs)
             except Ended:
@@ -169,32 +157,32 @@ class _Counting(MetricExporter):
                 result = MetricExportResult.FAILURE
                 failure = error_verdict(error, "METRICS").message
         verdict = self._verdict or Verdict(
-            delivered=result is MetricExportResult.SUCCESS, message=failure or foreign("; ".join(dict.fromkeys(said)))
+            delivered=result is MetricExportResult.SUCCESS, message=failure or foreign("; ".join(dict.fromkeys(lines)))
         )
         self._count(_points(metrics_data), verdict)
         return MetricExportResult.SUCCESS if verdict.delivered else MetricExportResult.FAILURE
 
     def _warn(self, verdict: Verdict) -> None:
         if not self._failing:
-            self._failing = True  # at the first failure: the SDK may go on trying for long
+            self._failing = True  # at the first failure: the SDK may retry for long
             _logger.warning(
                 "metrics cannot be delivered to %s (%s): check the collector, or set OTEL_METRICS_EXPORTER=none "
-                "where it takes none; serving goes on, and /metrics has them all",
-                shown(endpoint() or ""),
+                "if it takes none; requests are unaffected, and /metrics has all metrics",
+                shown(endpoint_of(os.environ, "METRICS") or ""),
                 verdict.message or "it could not be reached in time",
             )
 
     def _count(self, points: int, verdict: Verdict) -> None:
-        where = shown(endpoint() or "")
+        where = shown(endpoint_of(os.environ, "METRICS") or "")
         if not verdict.delivered:
-            self._counters.add(names.DROPPED, points, what="metric", why="export_failed")
+            self._counters.count_loss(Loss.METRIC_EXPORT_FAILED, points)
             self._warn(verdict)
             return
         rejected = min(verdict.rejected, points)
         if rejected:
-            self._counters.add(names.DROPPED, rejected, what="metric", why="rejected")
-            warn_once("metrics:rejected", "%s rejected %d of %d data points (%s): further ones are only counted", where,
-                      rejected, points, verdict.message or "no reason given")  # fmt: skip
+            self._counters.count_loss(Loss.METRIC_REJECTED, rejected)
+            warn_once("metrics:rejected", "%s rejected %d of %d data points (%s): further rejections are only counted",
+                      where, rejected, points, verdict.message or "no reason given")  # fmt: skip
         if points > rejected:
             self._counters.add(names.EXPORTED, points - rejected, signal="metrics")
         if self._failing:

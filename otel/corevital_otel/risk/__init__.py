@@ -1,17 +1,18 @@
-"""Risk: from a sequence's features to a number, a level, and the reasons for it.
+"""Risk: from a sequence's features to a score, a level and factors.
 
-- :mod:`corevital_otel.risk.model`: what a basis has to do, and levels.
-- :mod:`corevital_otel.risk.prior`, :mod:`~corevital_otel.risk.baseline`, :mod:`~corevital_otel.risk.profile`: the three
-  bases. Serving needs nothing else, and of libraries NumPy.
+- :mod:`corevital_otel.risk.levels`: levels, and the protocol of a basis on a table.
+- :mod:`corevital_otel.risk.prior`, :mod:`~corevital_otel.risk.baseline`, :mod:`~corevital_otel.risk.calibrated`: the
+  three bases. They need NumPy and pydantic at most.
 - :mod:`corevital_otel.risk.table`: labelled or unlabelled runs as feature columns.
-- :mod:`corevital_otel.risk.fitting`, :mod:`~corevital_otel.risk.evaluation`: how a profile is made and measured. They
-  need the extra ``corevital[calibrate]``.
 
-Faults (NaN, Inf, loops, truncation) are flags of their own; no basis may add them to its score, or the score stops
-being comparable between requests and says twice what an alert already says.
+A profile is fitted and measured in :mod:`corevital_otel.calibration`.
+
+NaN, Inf, loops and truncation are flags. No basis may add them to its score: scores would no longer be comparable
+between requests, and would repeat what an alert already reports.
 """
 
-from corevital_otel.risk.model import MEDIUM, RiskModel, level
+from corevital_otel.report import RiskModel
+from corevital_otel.risk.levels import MEDIUM, level
 from corevital_otel.risk.prior import PriorRisk
 
 __all__ = ["MEDIUM", "PriorRisk", "RiskModel", "level"]

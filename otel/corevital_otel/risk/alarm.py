@@ -1,10 +1,10 @@
-"""Alarms while an answer is still being made, at a false-alarm rate that is known beforehand.
+"""Alarms while an answer is being generated, with a known false-alarm rate.
 
-What is watched is a running maximum: it only ever rises, so it crosses a threshold within a run exactly where its last
-value, an ordinary feature, lies above it. Split conformal prediction gives the threshold: of n runs known to be good,
-the ceil((n + 1) (1 - rate))-th smallest maximum. A further good run of the same kind then raises a false alarm with at
-most that rate (Vovk, Gammerman, Shafer 2005; Angelopoulos and Bates, arXiv:2107.07511). Traffic of another kind breaks
-the promise, which is why a shift of traffic is a flag.
+The watched signal is a running maximum. It never falls, so it crosses a threshold within a run exactly if its last
+value, an ordinary feature, is above the threshold. Split conformal prediction gives the threshold: of n good runs, the
+ceil((n + 1) (1 - rate))-th smallest maximum. Another good run of the same kind then raises a false alarm with at most
+that rate (Vovk, Gammerman, Shafer 2005; Angelopoulos and Bates, arXiv:2107.07511). The guarantee does not hold for
+traffic of another kind, so a shift of traffic is a flag.
 """
 
 from __future__ import annotations
@@ -15,44 +15,47 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict
 
-from corevital_otel import features
+from corevital_otel.measure import features
 from corevital_otel.report import Features, Series
 
 SIGNALS: Final = {"entropy_group_max": 1, "entropy_max": 1, "surprisal_max": 1, "margin_min": -1, "confidence_min": -1}
-"""Features that are extremes over a run, and the sign that makes each a maximum whose high values are the bad ones."""
+"""Features that are extremes over a run, and the sign that makes each a maximum where high is bad."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What is watched, and what good runs reach.
+    """The watched signal, and its maxima over good runs.
 
     Attributes:
         signal: one of :data:`SIGNALS`.
-        good: its maxima over good runs, with their sign turned where it is -1, sorted.
+        good: the maxima, times the sign in :data:`SIGNALS`, sorted.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
     signal: str
     good: tuple[float, ...]
 
     def threshold(self, rate: float) -> float:
-        """Beyond this it alarms; infinity where so few good runs do not allow so low a rate."""
+        """The value above which the alarm is raised; infinity with too few good runs for this rate."""
         rank = math.ceil((len(self.good) + 1) * (1.0 - rate))
         return self.good[rank - 1] if rank <= len(self.good) else math.inf
 
     def value(self, found: Features) -> float | None:
-        """The maximum that a run reached."""
+        """A run's maximum; None if unknown."""
         value = getattr(found, self.signal)
         return None if value is None else float(SIGNALS[self.signal] * value)
 
 
 def running_maximum(series: Series, signal: str) -> npt.NDArray[Any]:
-    """The watched maximum after each token of a series, ``[T]``: what a server has seen by then.
+    """The watched maximum after each token of a series, ``[T]`` float64, as a server sees it.
 
-    -inf before there is a value, which for ``entropy_group_max`` is in the first group.
+    -inf before the first value: within the first group for ``entropy_group_max``.
 
     Raises:
-        ValueError: a stored series cannot give this signal.
+        ValueError: a stored series does not have this signal.
     """
     values = {"entropy_max": series.entropy, "surprisal_max": series.surprisal, "margin_min": -series.margin}
     if signal == "entropy_group_max":

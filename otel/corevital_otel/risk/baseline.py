@@ -1,8 +1,8 @@
-"""The basis ``baseline``: where a request stands within this model's own traffic. Needs no labels.
+"""The basis ``baseline``: a request's rank within this model's own traffic. Needs no labels.
 
-Of each of six signals, the percentile against the last requests of the same model and temperature bucket; their mean;
-and the percentile of that mean among those of the same requests. It says how unusual a request is, and so sets how
-often there is an alert; it is no probability of being bad.
+Each of six signals gets its percentile among the last requests of the same model and temperature bucket. The score is
+the percentile of the mean of these, among the same requests. It measures how unusual a request is, and so controls how
+often there is an alert. It is not a probability of being bad.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from typing import Final
 import numpy as np
 
 from corevital.frames.lifecycle import Admitted
-from corevital_otel.report import Features, Health, Risk
-from corevital_otel.risk.model import MEDIUM, RiskModel, level
+from corevital_otel.report import Features, Health, Risk, RiskModel
+from corevital_otel.risk.levels import MEDIUM, level
 from corevital_otel.risk.table import FloatArray, Runs
 from corevital_otel.risk.wording import describe
 
 WINDOW: Final = 1000
-"""Requests of a model and temperature bucket that are compared with, the last ones."""
+"""The last requests of a model and temperature bucket, which new ones are compared with."""
 SEEN: Final = 300
-"""Requests that it takes before anything is said."""
+"""Requests needed before there is a score."""
 RECENT: Final = 100
-"""The last requests, which show whether the traffic has shifted."""
+"""The last requests, which are tested for a shift of traffic."""
 
 _EVERY: Final = 100
-"""Requests between two looks: sorting the window at each would cost more than all else."""
+"""Requests between two updates: sorting the window at each request would cost most of the time."""
 _BUCKETS: Final = 256
-"""Models and temperature buckets followed at most; adapters can be loaded under ever new names."""
+"""Models and temperature buckets at most, since adapters can be loaded under any number of names."""
 _KS: Final = 2.4
-"""Kolmogorov and Smirnov's distance, in its own units, from which on two bodies of traffic differ: beyond it one in
-50,000 would be by chance, for each of six signals."""
+"""The scaled Kolmogorov-Smirnov distance above which two samples of traffic differ: by chance one in 50,000 would, for
+each of six signals."""
 _MEDIUM_FROM: Final = 0.7
 """Percentile of the traffic where ``medium`` begins."""
 _NOTABLE: Final = 0.9
-"""Percentile from which on a signal is a factor."""
+"""Percentile from which a signal is a factor."""
 
 SIGNALS: Final = {
     "entropy_sum": 1,
@@ -54,13 +54,13 @@ _values: Final = attrgetter(*SIGNALS)
 
 
 def signals(features: Features) -> tuple[float, ...]:
-    """The signals of a sequence, high is risky; NaN where not known."""
+    """The signals of a sequence; high is risky, NaN is unknown."""
     values = _values(features)
     return tuple([math.nan if value is None else sign * value for value, sign in zip(values, _SIGNS, strict=True)])
 
 
 class Reference:
-    """A body of traffic that requests are compared with.
+    """A sample of traffic that requests are compared with.
 
     Args:
         rows: ``[n, 6]`` :func:`signals`.
@@ -79,11 +79,11 @@ class Reference:
 
     @classmethod
     def of(cls, runs: Runs) -> Reference:
-        """The traffic that a table holds."""
+        """The traffic in a table."""
         return cls(np.array([signals(features) for features in runs]))
 
     def percentiles(self, features: Features) -> dict[str, float]:
-        """Where each known signal stands, 0 to 1: the share of requests that are less risky, ties counting half."""
+        """The percentile of each known signal, 0 to 1: the share of less risky requests; ties count half."""
         return self.percentiles_of(signals(features))
 
     def percentiles_of(self, row: Sequence[float]) -> dict[str, float]:
@@ -95,11 +95,11 @@ class Reference:
         return found
 
     def score(self, features: Features) -> float | None:
-        """Where the mean of the percentiles stands among those of the traffic."""
+        """The percentile of the mean percentile among those of the traffic."""
         return self.place(self.percentiles(features)) if features.tokens else None
 
     def place(self, percentiles: Mapping[str, float]) -> float | None:
-        """Where the mean of percentiles stands among those of the traffic."""
+        """The percentile of the mean of ``percentiles`` among those of the traffic."""
         return _share(self._means, sum(percentiles.values()) / len(percentiles)) if percentiles else None
 
 
@@ -108,7 +108,7 @@ def _share(line: list[float], value: float) -> float:
 
 
 def _between(value: float, at: Sequence[float], heights: Sequence[float]) -> float:
-    """Linear interpolation, as ``numpy.interp``, which for a single number takes longer than all else here."""
+    """Linear interpolation, as ``numpy.interp``, which is slow for a single number."""
     i = min(max(bisect_right(at, value), 1), len(at) - 1)
     width = at[i] - at[i - 1]
     share = (value - at[i - 1]) / width if width > 0 else 1.0
@@ -116,21 +116,21 @@ def _between(value: float, at: Sequence[float], heights: Sequence[float]) -> flo
 
 
 def bucket(temperature: float | None) -> str:
-    """The temperatures that are compared with each other; one that is not known is the engine's default, 1."""
+    """The bucket of a temperature; None is the engine's default, 1."""
     value = 1.0 if temperature is None else temperature
     return "0" if value <= 0.0 else "0-0.5" if value <= 0.5 else "0.5-1" if value <= 1.0 else "1-"
 
 
 class Traffic:
-    """The last requests of one model and temperature bucket, and what requests are compared with.
+    """The last requests of one model and temperature bucket, and the reference that requests are compared with.
 
-    While the last :data:`RECENT` differ from what is compared with, the traffic has shifted: nothing is taken over from
-    it, so that requests are still judged by what was usual. A shift that lasts :data:`SEEN` requests is the new usual:
-    what was before is forgotten. So a start with broken or foreign requests costs as many, and no more.
+    While the last :data:`RECENT` requests differ from the reference, the traffic has shifted, and the reference stays.
+    After a shift of :data:`SEEN` requests the reference is replaced by them. So broken or foreign requests at the start
+    cost that many requests, and no more.
 
     Attributes:
-        reference: what requests are compared with; None until enough have been seen.
-        shifted: the traffic is not what it was.
+        reference: compared with; None until enough requests have been seen.
+        shifted: whether the traffic differs from the reference.
     """
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Traffic:
         self._held = self._at = self._new = self._shifted_for = 0
 
     def add(self, row: Sequence[float]) -> None:
-        """Take a request's :func:`signals` in."""
+        """Add a request's :func:`signals`."""
         self._rows[self._at] = row
         self._at = (self._at + 1) % WINDOW
         self._held = min(self._held + 1, WINDOW)
@@ -163,7 +163,7 @@ class Traffic:
 
 
 def differ(before: FloatArray, now: FloatArray) -> bool:
-    """Whether two bodies of traffic differ in any signal, by the two-sample test of Kolmogorov and Smirnov."""
+    """Whether two samples of traffic differ in any signal, by the two-sample Kolmogorov-Smirnov test."""
     for old, new in zip(before.T, now.T, strict=True):
         old, new = np.sort(old[np.isfinite(old)]), np.sort(new[np.isfinite(new)])  # noqa: PLW2901
         if len(old) < RECENT or len(new) < RECENT / 2:
@@ -176,16 +176,16 @@ def differ(before: FloatArray, now: FloatArray) -> bool:
 
 
 class BaselineRisk:
-    """Assesses by the traffic seen before, and learns from each request without a fault.
+    """Assesses by earlier traffic, and learns from each request without a fault flag.
 
-    The score is stretched so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above,
-    whatever that is, and three in ten are ``medium`` or above.
+    The score is scaled so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above, and three
+    in ten are ``medium`` or above.
 
     Args:
-        threshold: score from which on a risk is ``high``.
-        alert_rate: share of the usual traffic that is.
-        until: assesses until enough has been seen; None: nothing is said.
-        learned: told of each request learned from: model, bucket, signals.
+        threshold: score from which a risk is ``high``.
+        alert_rate: share of the usual traffic that is ``high``.
+        until: assesses until enough requests have been seen; None: no score until then.
+        learned: called for each request learned from, with model, bucket and signals.
     """
 
     def __init__(
@@ -203,18 +203,18 @@ class BaselineRisk:
         self._traffic: dict[tuple[str, str], Traffic] = {}
 
     def remember(self, learned: Iterable[tuple[str, str, Sequence[float]]]) -> None:
-        """Learn again what was learned before a restart, oldest first."""
+        """Learn what was learned before a restart, oldest first."""
         for model, of, row in learned:
             if (traffic := self._of(model, of)) is not None:
                 traffic.add(row)
 
     def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:
-        """See :meth:`RiskModel.assess`. Factors are the signals above nine in ten, strongest first."""
+        """See :meth:`RiskModel.assess`. Factors are the signals at percentile 0.9 or above, strongest first."""
         of = bucket(admitted.temperature)
         traffic = self._of(admitted.model, of)
         row = signals(features)
         risk = self._assess(traffic, row, features, health, admitted)
-        if traffic is not None and features.tokens and features.entropy_mean is not None and not health.faults:
+        if traffic is not None and features.tokens and features.entropy_mean is not None and not health.fault_flags:
             traffic.add(row)
             self._learned(admitted.model, of, row)
         return risk

@@ -1,4 +1,4 @@
-"""Which basis a server's settings ask for."""
+"""The basis that a server's settings ask for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 
 from corevital_otel.errors import SettingsError
-from corevital_otel.features import PEAKS, Watch
-from corevital_otel.risk import profile as profiles
+from corevital_otel.measure.features import PEAKS, Watch
+from corevital_otel.report import RiskModel
 from corevital_otel.risk.baseline import BaselineRisk
-from corevital_otel.risk.model import RiskModel
+from corevital_otel.risk.calibrated import CalibratedRisk, Profile, ProfileError, load
 from corevital_otel.risk.prior import PriorRisk
-from corevital_otel.risk.profile import CalibratedRisk, Profile
 from corevital_otel.settings import Settings
 
 
@@ -19,20 +18,20 @@ def profile_of(settings: Settings) -> Profile | None:
     """The profile that ``COREVITAL_PROFILE`` names.
 
     Raises:
-        SettingsError: it cannot be used.
+        SettingsError: the profile cannot be used.
     """
     if settings.profile is None:
         return None
     try:
-        return profiles.load(settings.profile)
-    except profiles.ProfileError as error:
+        return load(settings.profile)
+    except ProfileError as error:
         raise SettingsError(f"COREVITAL_PROFILE: {error}") from None
 
 
 def risk_model(
     settings: Settings, profile: Profile | None, learned: Callable[[str, str, Sequence[float]], None]
 ) -> RiskModel:
-    """The basis: ``calibrated`` where there is a profile, else what ``COREVITAL_RISK_BASIS`` says.
+    """The basis: ``calibrated`` with a profile, else by ``COREVITAL_RISK_BASIS``.
 
     Args:
         learned: as in :class:`BaselineRisk`.
@@ -48,7 +47,7 @@ def risk_model(
 
 
 def watch_of(settings: Settings, profile: Profile | None) -> tuple[str, Watch] | None:
-    """What is watched while sequences run: where a profile has enough good runs for the rate asked for."""
+    """The signal watched while sequences run; None without a profile that has enough good runs for the alarm rate."""
     alarm = profile.alarm if profile is not None else None
     if alarm is None or settings.alarm_rate <= 0:
         return None

@@ -1,4 +1,4 @@
-"""The basis ``prior``: a shipped default, not calibrated on anybody's labels."""
+"""The basis ``prior``: the shipped default, not calibrated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.report import Features, Health, Risk
-from corevital_otel.risk.model import level
+from corevital_otel.risk.levels import level
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +17,10 @@ class Signal:
     """One signal of risk and its reference curve, 1 / (1 + (middle / value) ** steepness).
 
     Attributes:
-        value: takes it from the features; None where they have none.
-        middle: value whose curve is one half.
-        steepness: how fast the curve rises around it; negative where small values are the risky ones.
-        text: how a factor reads, a format of the value.
+        value: reads the signal from the features; None if unknown.
+        middle: value at which the curve is one half.
+        steepness: how fast the curve rises there; negative if small values are risky.
+        text: of the factor, a format of the value.
     """
 
     value: Callable[[Features], float | None]
@@ -29,7 +29,7 @@ class Signal:
     text: str
 
     def curve(self, value: float) -> float:
-        """The signal on a scale from 0, harmless, to 1."""
+        """The signal on a scale from 0 (harmless) to 1."""
         if value <= 0.0:
             return 0.0 if self.steepness > 0.0 else 1.0
         return 1.0 / (1.0 + math.pow(self.middle / value, self.steepness))
@@ -44,28 +44,28 @@ PRIOR_SIGNALS: Final = (
     Signal(lambda f: f.margin_min, 0.003, -0.5, "closest margin {:.2g}"),
 )
 """The prior's signals. The first four curves were set on 251 answers of an 8B model to grade-school mathematics (the
-table that CoreVital's commit 818c711 published under Apache-2.0; truncated answers left out), so that in each signal
-three quarters of them at least stay under one half: at the median the sums are 157 and 66 bits, the peak 6.6, the
-spread 0.9. It has neither confidences nor minimal margins; those curves are set by reasoning and not by measurement."""
+table in CoreVital's commit 818c711, Apache-2.0, without truncated answers), so that at least three quarters of the
+answers stay below one half in each signal. Medians there: sums 157 and 66 bits, peak 6.6, spread 0.9. The table has no
+confidences and no minimal margins: those two curves are set by reasoning, not by measurement."""
 
 
 class PriorRisk:
     """The shipped default: the plain mean of six signals' reference curves. Not calibrated.
 
-    The score ranks outputs of one model on one task somewhat better than chance (AUROC 0.65 on the table its curves
-    were set on, with the four signals that table has); it is no probability, and it grows with the length of an output,
-    as total entropy and surprisal do. The signals are those of which evidence is best: totals rather than means,
-    extremes, and the spread. A ``baseline`` or ``calibrated`` model knows the model's own traffic: prefer it.
+    The score ranks outputs of one model on one task somewhat better than chance: AUROC 0.65 on the table that its
+    curves were set on, with the four signals of that table. It is not a probability, and it grows with the length of an
+    output, as total entropy and surprisal do. The signals are those with the best evidence: totals rather than means,
+    extremes, and the spread. Prefer ``baseline`` or ``calibrated``, which know the model's own traffic.
 
     Args:
-        threshold: score from which on a risk is ``high``.
+        threshold: score from which a risk is ``high``.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 
     def score(self, features: Features) -> float | None:
-        """See :meth:`corevital_otel.risk.model.Scorer.score`."""
+        """See :meth:`corevital_otel.risk.levels.Scorer.score`."""
         return _mean(_points(features))
 
     def assess(self, features: Features, health: Health, admitted: Admitted) -> Risk:

@@ -1,4 +1,4 @@
-"""Runs as a table: one row a run, with the features' columns among others."""
+"""Runs as a table: one row per run, with the features among its columns."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from corevital_otel.attributes import FEATURES
+from corevital_otel.conventions import FEATURES
 from corevital_otel.report import Features
-from corevital_otel.risk.model import Scorer
+from corevital_otel.risk.levels import Scorer
 
 FloatArray = npt.NDArray[np.float64]
 
 _ALIASES: Final = {"tokens": ("generated_tokens", "output_tokens", "gen_ai.usage.output_tokens")}
-"""What else a feature's column may be called, besides its own name and its attribute's."""
+"""Other names of a feature's column, besides the feature's and its attribute's."""
 _TOTALS: Final = ("entropy", "surprisal")
-"""Of these a missing sum is the mean times the tokens."""
+"""For these a missing sum is the mean times the tokens."""
 _COUNTS: Final = ("tokens", "entropy_bursts", "high_entropy_steps", "high_entropy_run")
 
 
@@ -28,8 +28,8 @@ class Runs:
     """The features of runs.
 
     Attributes:
-        columns: by the names of :class:`~corevital_otel.report.Features`, each ``[n]`` float64, NaN where not known.
-        missing: features that the table has no column of.
+        columns: by the names of :class:`~corevital_otel.report.Features`, each ``[n]`` float64, NaN where unknown.
+        missing: features without a column.
     """
 
     columns: Mapping[str, FloatArray]
@@ -39,8 +39,8 @@ class Runs:
     def of(cls, table: Mapping[str, Sequence[Any] | FloatArray]) -> Runs:
         """The features in a table's columns, whose names are the features' or their attributes'.
 
-        A cell that is no finite number is not known. Any mapping from names to columns will do, a pandas ``DataFrame``
-        too.
+        A cell that is not a finite number is unknown. Any mapping from names to columns works, also a pandas
+        ``DataFrame``.
         """
         found: dict[str, FloatArray] = {}
         for name, attribute in FEATURES.items():
@@ -61,7 +61,7 @@ class Runs:
         return len(next(iter(self.columns.values()), ()))
 
     def __iter__(self) -> Iterator[Features]:
-        """The features run by run. ``tokens`` is 1 where that is not known, for there was an output."""
+        """The features run by run. Unknown ``tokens`` is 1, since there was an output."""
         names = list(self.columns)
         for row in zip(*(column.tolist() for column in self.columns.values()), strict=True):
             values: dict[str, Any] = {
@@ -80,7 +80,7 @@ class Runs:
 
 
 def scores(scorer: Scorer, runs: Runs) -> FloatArray:
-    """A basis' score of each run, ``[n]``; NaN where it has none."""
+    """Score of each run, ``[n]`` float64; NaN without a score."""
     return _numbers([scorer.score(features) for features in runs])
 
 

@@ -1,4 +1,4 @@
-"""How features read to a person."""
+"""Features as text for people."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ TEXTS: Final = {
     "confidence_early": "confidence at its beginning {} nats",
     "confidence_tail": "confidence at its end {} nats",
     "confidence_change": "confidence change to its end {} nats",
+    "repetition_share": "repeated share {}",
 }
-"""A format of the number, by the feature."""
+"""A format of the value, by feature."""
 
 
 def describe(name: str, value: float) -> str:

@@ -1,8 +1,8 @@
-"""The time that ages in the store are reckoned from. A wall clock that is wrong must not empty the store.
+"""The time by which rows are too old. A wrong wall clock must not empty the store.
 
-The wall clock is believed while it goes as the machine's steady clock does (which no one can set), as the file system's
-does, and as the store's rows do. Otherwise the earlier reckoning counts, for a day at least: the wall clock has to go
-evenly so long to be believed again. What is deleted a day too late harms nobody; the bound on size holds all the while.
+The wall clock is trusted while it agrees with the machine's steady clock (which cannot be set), with the file system's
+clock and with the store's rows. Otherwise the earlier time counts until the wall clock has run steadily for a day.
+Deleting rows a day late does no harm, and the bound on size always holds.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DAY_S: Final = 86_400.0
 _STEP_S: Final = 3600.0
 """Two clocks that differ by more disagree."""
 _EVEN_S: Final = DAY_S
-"""How long the wall clock has to go evenly to be believed."""
+"""How long the wall clock must run steadily to be trusted."""
 _PAUSE_S: Final = DAY_S
 """Time without a row that may be a step of the clock as well as a pause."""
 _LONGEST_STEP_S: Final = 400 * DAY_S
@@ -39,7 +39,7 @@ def steady() -> float:
 
 
 class AgeClock:
-    """Tells which rows of a store are too old.
+    """Decides which rows of a store are too old.
 
     Args:
         path: the store's file.
@@ -60,10 +60,10 @@ class AgeClock:
         self._pause_s = min(_PAUSE_S, retention_s)
         self._wall, self._machine = wall, machine
         self._even_since = (wall(), machine())
-        self._from: tuple[float, float] | None = None  # what is reckoned from while the wall clock is not believed
+        self._from: tuple[float, float] | None = None  # where time is counted from while the wall clock is not trusted
         self._begun = False
         self._doubt = ""
-        self._told = False
+        self._logged = False
 
     def begin(self, connection: sqlite3.Connection) -> None:
         """Compare the wall clock with the store's newest rows; once, before this process writes any.
@@ -77,32 +77,32 @@ class AgeClock:
         last = _last_before(connection, now + _STEP_S)
         if last is not None and now - last > self._pause_s:
             self._from = (last, machine)
-            self._doubt = f"by it the last row is {(now - last) / DAY_S:.0f} days old"
+            self._doubt = f"the last row seems {(now - last) / DAY_S:.0f} days old"
         elif last is not None and (before := _last_before_gap(connection, last)) is not None:
             self._from = (before, machine)
-            self._doubt = f"by it there was no row for {(last - before) / DAY_S:.0f} days until lately"
+            self._doubt = f"there seems to be no row for {(last - before) / DAY_S:.0f} days until recently"
         self._begun = True
 
     def oldest(self, connection: sqlite3.Connection) -> float:
-        """The time before which rows are too old, seconds since the epoch. Logs once where a clock holds that back.
+        """The time before which rows are too old, seconds since the epoch. Logs once if a doubtful clock keeps rows.
 
         Raises:
             sqlite3.Error: the store cannot be read.
         """
         wall = self._wall()
         oldest = self._now(wall) - self._retention_s
-        if not self._told and _has_rows(connection, oldest, wall - self._retention_s):
-            self._told = True
+        if not self._logged and _has_rows(connection, oldest, wall - self._retention_s):
+            self._logged = True
             _logger.warning(
-                "the store %s keeps rows that seem too old, until the clock has gone evenly for a day (%s): check the "
-                "clock, or delete them at once by `corevital db prune`",
+                "the store %s keeps rows that seem too old until the clock has run steadily for a day (%s): check the "
+                "clock, or delete them now with `corevital db prune`",
                 self._path,
                 self._doubt,
             )
         return oldest
 
     def _now(self, wall: float) -> float:
-        """The time to reckon from: the earliest that any of the clocks says."""
+        """The current time: the earliest of the clocks."""
         machine = self._machine()
         expected = self._even_since[0] + machine - self._even_since[1]
         if abs(wall - expected) > _STEP_S:

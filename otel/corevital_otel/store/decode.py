@@ -1,4 +1,4 @@
-"""Rows as values that can be trusted: each column has its type and a bound, or the row counts as damaged."""
+"""Rows as checked values: each column has its type and a bound, or the row counts as damaged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from corevital.text import printable
 from corevital_otel import conventions as names
-from corevital_otel.attributes import FEATURES
 from corevital_otel.report import Series
 from corevital_otel.store import series
 
 MAX_SUMMARY: Final = 2**20
-"""Bytes of a row's attributes that are read at most: a row of ours has about 2 KB."""
+"""Bytes of a row's attributes that are read at most: a row has about 2 KB."""
 
 _INT: Final = 2**63
 _HEALTH: Final = tuple(names.HEALTH + flag for flag in (*names.FLAGS, *names.CONDITIONS) if flag != "alarm_raised")
@@ -28,7 +27,7 @@ _TEXTS: Final = {
 _LISTS: Final = {names.RESPONSE_FINISH_REASONS, names.RISK_FACTORS, names.TAGS}
 _FLAGS: Final = {*_HEALTH, names.ALARM_RAISED, names.REQUEST_STREAM, names.INCOMPLETE}
 _NUMBERS: Final = {
-    *FEATURES.values(), names.USAGE_INPUT_TOKENS, names.USAGE_OUTPUT_TOKENS, names.USAGE_CACHE_READ_INPUT_TOKENS,
+    *names.FEATURES.values(), names.USAGE_INPUT_TOKENS, names.USAGE_OUTPUT_TOKENS, names.USAGE_CACHE_READ_INPUT_TOKENS,
     names.REQUEST_TEMPERATURE, names.REQUEST_TOP_P, names.REQUEST_TOP_K, names.REQUEST_MAX_TOKENS, names.REQUEST_SEED,
     names.REQUEST_CHOICE_COUNT, names.REQUEST_FREQUENCY_PENALTY, names.REQUEST_PRESENCE_PENALTY,
     names.RESPONSE_TIME_TO_FIRST_CHUNK, names.RISK_SCORE, names.ALARM_ONSET, names.LOOP_ONSET, names.LOOP_PERIOD,
@@ -64,7 +63,7 @@ class Columns(BaseModel):
 
 
 class SpanColumns(BaseModel):
-    """Those that a span needs: ids of the lengths that OTLP wants, none of them zero, and times that it can hold."""
+    """The columns that a span needs: ids of OTLP's lengths, not zero, and times that OTLP can hold."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -78,7 +77,7 @@ class SpanColumns(BaseModel):
 
 
 class Damage(ValueError):
-    """A row that cannot be what a server of ours has written. Its text names the column and the cause, in one line."""
+    """A row that no server can have written. Its text names the column and the cause, in one line."""
 
 
 def plain(kind: type[BaseModel], values: Sequence[Any]) -> dict[str, Any]:
@@ -100,11 +99,11 @@ def flags(text: object) -> list[str]:
     """The column ``flags``.
 
     Raises:
-        Damage: it is no array of texts.
+        Damage: it is not an array of texts.
     """
     found = _json(text, "flags")
     if not isinstance(found, list) or len(found) > 64 or not all(isinstance(flag, str) for flag in found):
-        raise Damage("flags: no array of names")
+        raise Damage("flags: not an array of names")
     return found
 
 
@@ -112,11 +111,11 @@ def attributes(text: object, column: str = "summary") -> dict[str, Any]:
     """The column ``summary``, or another one with attributes.
 
     Raises:
-        Damage: it is no object, or an attribute has another type than ours.
+        Damage: it is not an object, or an attribute has a wrong type.
     """
     found = _json(text, column)
     if not isinstance(found, dict):
-        raise Damage(f"{column}: no object")
+        raise Damage(f"{column}: not an object")
     for name, value in found.items():
         if not _fits(name, value):
             raise Damage(f"{column}: {printable(name, 80)} has a wrong value")
@@ -127,12 +126,12 @@ def unpacked(data: object) -> Series | None:
     """The column ``series``.
 
     Raises:
-        Damage: it is no series.
+        Damage: it is not a series.
     """
     if data is None:
         return None
     if not isinstance(data, bytes):
-        raise Damage("series: no bytes")
+        raise Damage("series: not bytes")
     try:
         return series.unpack(data)
     except ValueError as error:
@@ -148,7 +147,7 @@ def signals(values: Sequence[object], count: int) -> tuple[str, str, list[float]
     model, bucket, text = values
     found = _json(text, "signals")
     if not (isinstance(model, str) and isinstance(bucket, str)):
-        raise Damage("model: no text")
+        raise Damage("model: not text")
     if not isinstance(found, list) or len(found) != count or not all(v is None or _number(v) for v in found):
         raise Damage("signals: not as many numbers as there are signals")
     return model, bucket, [math.nan if value is None else float(value) for value in found]
@@ -156,7 +155,7 @@ def signals(values: Sequence[object], count: int) -> tuple[str, str, list[float]
 
 def _json(text: object, column: str) -> Any:
     if not isinstance(text, str):
-        raise Damage(f"{column}: no text")
+        raise Damage(f"{column}: not text")
     if len(text) > MAX_SUMMARY:
         raise Damage(f"{column}: more than {MAX_SUMMARY} bytes")
     try:

@@ -14,9 +14,9 @@ from typing import Final
 from corevital.text import printable
 
 READ_S: Final = 30.0
-"""Seconds that a read may take without a row; a file that somebody has prepared could keep a reader for ever."""
+"""Seconds that a read may take without a row; a prepared file could block a reader for ever."""
 LARGEST_VALUE: Final = 16 * 2**20
-"""Bytes of a column that are read at most. A row of ours has 1 MB with the longest series."""
+"""Bytes of a column that are read at most. A row with the longest series has 1 MB."""
 
 _MODE: Final = 0o600
 _LOOK_EVERY: Final = 20_000
@@ -28,8 +28,12 @@ class StoreError(RuntimeError):
     """The store cannot be read. Its text is one line that names the cause and the fix."""
 
 
+class EmptyStoreError(StoreError):
+    """There is no store yet, or nothing in it."""
+
+
 class StoreFile:
-    """The files of a store that is being opened, to tell later whether they are still the ones at its path.
+    """The files of a store that is being opened, to check later whether they are still the ones at its path.
 
     Made before SQLite opens the store; makes the file where there is none.
 
@@ -58,7 +62,7 @@ class StoreFile:
         self._known = [_identity(path) for path in self._all]
 
     def moved(self) -> str:
-        """What has happened to the files since; "" if nothing.
+        """What happened to the files since; "" if nothing.
 
         Raises:
             OSError: they cannot be looked at.
@@ -118,7 +122,7 @@ def create(path: Path) -> None:
         OSError: it cannot be made.
     """
     if "\0" in str(path):
-        raise OSError("no path has a zero byte")
+        raise OSError("a path cannot have a zero byte")
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
@@ -131,7 +135,7 @@ class Limit:
     """Ends a connection's work where it takes too long.
 
     Args:
-        connection: whose.
+        connection: the connection.
         seconds: how long it may work between two calls of :meth:`restart`.
     """
 
@@ -141,11 +145,16 @@ class Limit:
         connection.set_progress_handler(self._over, _LOOK_EVERY)
 
     def restart(self) -> None:
-        """Begin to count anew."""
+        """Restart the time."""
         self._end = time.monotonic() + self._seconds
 
-    def _over(self) -> int:
+    @property
+    def over(self) -> bool:
+        """Whether the time is over."""
         return time.monotonic() > self._end
+
+    def _over(self) -> int:
+        return self.over
 
 
 def harden(connection: sqlite3.Connection) -> None:
@@ -162,7 +171,7 @@ def harden(connection: sqlite3.Connection) -> None:
 
 
 def require_tables(connection: sqlite3.Connection, *tables: str) -> None:
-    """Make sure that these are tables: a view or a virtual table of that name runs what its maker likes.
+    """Make sure that these are tables: a view or a virtual table of that name could run anything.
 
     Raises:
         StoreError: one is not.
@@ -170,7 +179,7 @@ def require_tables(connection: sqlite3.Connection, *tables: str) -> None:
     for name in tables:
         found = connection.execute("SELECT type, rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchall()
         if len(found) != 1 or found[0][0] != "table" or not found[0][1]:
-            raise StoreError(f"it has no table {name}: it is damaged, or not ours; restore a backup")
+            raise StoreError(f"it has no table {name}: it is damaged or another program's; restore a backup")
 
 
 def connect(
@@ -181,7 +190,7 @@ def connect(
     Args:
         path: the file.
         mode: SQLite's: ``ro`` or ``rw``.
-        factory: makes the error to raise out of what happened.
+        factory: makes the error to raise from the one that happened.
         timeout_s: how long to wait for other processes.
     """
     try:
@@ -202,7 +211,7 @@ def connect(
 
 
 def why(error: Exception) -> str:
-    """What an error says, in one line."""
+    """An error's message, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if "interrupted" in str(error):

@@ -1,4 +1,4 @@
-"""Spans in the store that no collector has taken yet."""
+"""Spans in the store that no collector has accepted yet."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from corevital_otel.store import decode, files, schema
 from corevital_otel.store.files import Limit, StoreError
 
 ABANDONED_S: Final = 3600.0
-"""A server has a span in hand for minutes at most. One that still counts as queued so long after its end, in seconds,
-was in a process that was killed."""
+"""A server holds a span for minutes at most. One still queued this many seconds after its end was in a process that was
+killed."""
 
 _UNSENT: Final = "(export = 'undelivered' OR (export = 'queued' AND end_ns < :abandoned))"
 _COLUMNS: Final = ", ".join(decode.SpanColumns.model_fields)
@@ -29,7 +29,7 @@ _ROW: Final = (
 )
 _TOKENS: Final = 100_000
 """Tokens of the series of one batch, about: as a span's events each takes some hundred bytes."""
-_NEEDED: Final = (names.RISK_LEVEL, names.RISK_BASIS, names.RESPONSE_ID)
+_NEEDED: Final = (names.RISK_LEVEL, names.RISK_BASIS)
 """Attributes without which there is no span."""
 
 
@@ -64,7 +64,7 @@ class Outbox:
         StoreError: the file cannot be opened, has another schema, or is being sent from by another process.
 
     Attributes:
-        damaged: rows left out so far, because somebody has edited or something has damaged them.
+        damaged: damaged rows left out so far.
         damage: what is wrong with the first of them, in one line; "" if none.
     """
 
@@ -82,7 +82,7 @@ class Outbox:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise StoreError(f"the store {path} is being sent from already: wait for the other process") from None
+            raise StoreError(f"the store {path} is being sent by another process already: wait for it") from None
         try:
             self._open()
         except BaseException:
@@ -149,7 +149,7 @@ class Outbox:
                 yield batch
 
     def sent(self, span_ids: Sequence[str]) -> None:
-        """These have been taken.
+        """Note that these spans were sent.
 
         Raises:
             StoreError: that cannot be written.
@@ -163,7 +163,7 @@ class Outbox:
                 )
         except sqlite3.Error as error:
             raise StoreError(
-                f"{len(span_ids)} spans were sent, which the store {self._path} cannot note ({files.why(error)}): "
+                f"{len(span_ids)} spans were sent, but the store {self._path} cannot note it ({files.why(error)}): "
                 "the next run sends them again; make it writable"
             ) from None
 

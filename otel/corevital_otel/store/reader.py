@@ -7,30 +7,46 @@ import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 from corevital.text import cut, printable
+from corevital_otel import conventions as names
 from corevital_otel.report import Series
 from corevital_otel.risk.baseline import SIGNALS
 from corevital_otel.store import decode, files, schema
-from corevital_otel.store.files import Limit, StoreError
+from corevital_otel.store.files import EmptyStoreError, Limit, StoreError
 from corevital_otel.store.rows import iso
 
-__all__ = ["StoreError", "StoreReader", "StoredReport"]
+__all__ = ["EmptyStoreError", "StoreError", "StoreReader", "StoredReport", "ids_of"]
 
 _COLUMNS: Final = ", ".join(decode.Columns.model_fields)
 _PREFIXES: Final = ("", "chatcmpl-", "cmpl-")
-"""What vLLM puts before an id that a client has sent."""
+"""What engines put before an id that a client has sent."""
 _MOST_OF_A_REQUEST: Final = 1000
 _MOST_LEARNED: Final = 300_000
 _LAST: Final = "\U0010ffff"
 
 
+def _has(column: str) -> str:
+    """The condition that an attribute in a column of JSON has a value."""
+    valid = f"CASE WHEN json_valid({column}) THEN {column} ELSE '{{}}' END"
+    return f"EXISTS (SELECT 1 FROM json_each({valid}) WHERE key IN (?, ?) AND CAST(value AS TEXT) = ?)"
+
+
+def ids_of(request_id: str) -> tuple[str, ...]:
+    """The ids in the store that a request's id can stand for.
+
+    An id is also what a client sent as ``X-Request-Id``: engines put ``chatcmpl-`` or ``cmpl-`` before it. One that is
+    longer than the store keeps is found by what it keeps.
+    """
+    return tuple(cut(prefix + request_id) for prefix in _PREFIXES)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredReport:
-    """One row; ``flags`` and ``summary`` decoded, ``series`` only where it was asked for and kept."""
+    """One row; ``flags`` and ``summary`` decoded, ``series`` only if requested and kept."""
 
     request_id: str
     sequence: int
@@ -47,6 +63,11 @@ class StoredReport:
     flags: list[str]
     summary: dict[str, Any]
     series: Series | None = None
+
+    @property
+    def is_sampled(self) -> bool:
+        """False where the request was kept only because it is bad: the others are a fair sample."""
+        return self.summary.get(names.SAMPLED) is not False
 
     def as_json(self) -> dict[str, Any]:
         """The row as JSON values, by the store's column names; unknown values of a series are null."""
@@ -66,7 +87,7 @@ class StoreReader:
         path: the store's file.
 
     Attributes:
-        damaged: rows that the last query left out, because somebody has edited or something has damaged them.
+        damaged: rows that the last query left out because they are damaged.
         damage: what was wrong with the first of them, in one line; "" if none.
     """
 
@@ -82,6 +103,8 @@ class StoreReader:
         risk_above: float | None = None,
         flag: str | None = None,
         models: Collection[str] = (),
+        between: tuple[datetime | None, datetime | None] = (None, None),
+        attribute: tuple[str, str, str] | None = None,
         limit: int = 50,
     ) -> list[StoredReport]:
         """Reports that meet all conditions given, newest first, without their series. Damaged rows are left out.
@@ -91,6 +114,9 @@ class StoreReader:
             risk_above: with a score above.
             flag: with this flag.
             models: of one of these; of any where there are none.
+            between: ended from the first moment on, and before the second.
+            attribute: name, the name it may have too, and value, as text, of an attribute of the span or of its
+                resource.
             limit: at most so many.
 
         Raises:
@@ -100,7 +126,7 @@ class StoreReader:
         values: list[Any] = []
         if since is not None:
             conditions.append("created_at_utc >= ?")
-            values.append(iso(datetime.now(timezone.utc) - since))
+            values.append(iso(datetime.now(UTC) - since))
         if risk_above is not None:
             conditions.append("risk_score > ?")
             values.append(risk_above)
@@ -111,6 +137,15 @@ class StoreReader:
         if models:
             conditions.append(f"model IN ({', '.join('?' * len(models))})")
             values += models
+        for moment, order in zip(between, (">=", "<"), strict=True):
+            if moment is not None:
+                conditions.append(f"created_at_utc {order} ?")
+                values.append(iso(moment))
+        if attribute is not None:
+            conditions.append(
+                f"({_has('summary')} OR resource_id IN (SELECT id FROM resources WHERE {_has('attributes')}))"
+            )
+            values += attribute * 2
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         query = f"SELECT id FROM reports {where} ORDER BY created_at_utc DESC, id DESC"
         return self._read(query, values, limit)
@@ -118,19 +153,22 @@ class StoreReader:
     def get(self, request_id: str) -> list[StoredReport]:
         """All sequences of the requests with this id (clients may repeat one), else of those whose id begins so.
 
-        An id is also what a client sent as ``X-Request-Id``: vLLM puts ``chatcmpl-`` or ``cmpl-`` before it. One that
-        is longer than the store keeps is found by what it keeps. The series are decoded. Damaged rows are left out.
+        See :meth:`get_whole`.
+        """
+        first = cut(request_id)
+        beginning = "SELECT id FROM reports WHERE request_id >= ? AND request_id < ? ORDER BY request_id, sequence, id"
+        return self.get_whole(request_id) or self._read(beginning, [first, first + _LAST], _MOST_OF_A_REQUEST, "series")
+
+    def get_whole(self, request_id: str) -> list[StoredReport]:
+        """All sequences of the requests with one of :func:`ids_of` this id.
+
+        The series are decoded. Damaged rows are left out.
 
         Raises:
             StoreError: the file is missing or unreadable, or all such rows are damaged.
         """
-        order = "ORDER BY request_id, sequence, id"
-        ids = [cut(prefix + request_id) for prefix in _PREFIXES]
-        whole = f"SELECT id FROM reports WHERE request_id IN (?, ?, ?) {order}"
-        beginning = f"SELECT id FROM reports WHERE request_id >= ? AND request_id < ? {order}"
-        return self._read(whole, ids, _MOST_OF_A_REQUEST, "series") or self._read(
-            beginning, [ids[0], ids[0] + _LAST], _MOST_OF_A_REQUEST, "series"
-        )
+        whole = "SELECT id FROM reports WHERE request_id IN (?, ?, ?) ORDER BY request_id, sequence, id"
+        return self._read(whole, list(ids_of(request_id)), _MOST_OF_A_REQUEST, "series")
 
     def count(self) -> int:
         """How many reports there are."""
@@ -138,9 +176,16 @@ class StoreReader:
             return int(connection.execute("SELECT count(id) FROM reports").fetchone()[0])
 
     def undelivered(self) -> int:
-        """How many spans no collector has taken, and nobody tries to send any more."""
+        """How many spans no collector has accepted and no server still tries to send."""
         with self._connection() as (connection, _):
             return int(connection.execute("SELECT count(id) FROM reports WHERE export = 'undelivered'").fetchone()[0])
+
+    def resource_values(self, name: str) -> set[str]:
+        """The values, as text, that an attribute has in the resources of this store."""
+        valid = "CASE WHEN json_valid(attributes) THEN attributes ELSE '{}' END"
+        query = f"SELECT DISTINCT CAST(value AS TEXT) FROM resources, json_each({valid}) WHERE key = ?"
+        with self._connection() as (connection, _):
+            return {value for (value,) in connection.execute(query, [name])}
 
     def learned(self) -> list[tuple[str, str, list[float]]]:
         """What the basis ``baseline`` has learned from, oldest first: model, temperature bucket, signals."""
@@ -166,7 +211,7 @@ class StoreReader:
                 if len(found) >= most:
                     break
                 limit.restart()
-                if row in seen:  # without an end, it may be
+                if row in seen:  # an endless index, perhaps
                     self._leave_out(row, decode.Damage("its index is damaged"))
                     break
                 seen.add(row)
@@ -207,25 +252,28 @@ class StoreReader:
 
     def _unopened(self, error: Exception) -> StoreError:
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-            return StoreError(f"there is no store at {self._path}: serve some requests first, or name it with --db")
+            return EmptyStoreError(
+                f"there is no store at {self._path}: serve some requests first, or name it with --db"
+            )
         return StoreError(f"the store {self._path} cannot be opened: {files.why(error)}")
 
     @contextmanager
-    def _connection(self) -> Iterator[tuple[sqlite3.Connection, Limit]]:
+    def _connection(self, *, snapshot: bool = True) -> Iterator[tuple[sqlite3.Connection, Limit]]:
         connection = files.connect(self._path, "ro", self._unopened)
         try:
             limit = Limit(connection)
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:  # a server has made the file and not written to it yet
-                raise StoreError(f"the store {self._path} is empty: serve some requests first")
+                raise EmptyStoreError(f"the store {self._path} is empty: serve some requests first")
             if version != schema.VERSION:
                 fix = "upgrade corevital" if version > schema.VERSION else "run `corevital db migrate`"
                 raise StoreError(
                     f"the store {self._path} has schema {version}, this version reads {schema.VERSION}: "
                     f"{fix}, or name another file with --db"
                 )
-            files.require_tables(connection, "reports", "baseline")
-            connection.execute("BEGIN")
+            files.require_tables(connection, "reports", "baseline", "resources")
+            if snapshot:
+                connection.execute("BEGIN")
             yield connection, limit
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise StoreError(f"the store {self._path} cannot be read: {files.why(error)}") from None

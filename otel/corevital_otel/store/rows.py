@@ -1,17 +1,17 @@
-"""A report as a row: what of it waits for the disk, and the columns it becomes."""
+"""A report as a row: what waits for the disk, and the columns it becomes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import pydantic_core
 
 from corevital.text import MAX_BYTES, cut
-from corevital_otel.attributes import span_attributes
-from corevital_otel.report import RequestReport, Series
-from corevital_otel.spans import SpanIds
+from corevital_otel import conventions as names
+from corevital_otel.report import Series
+from corevital_otel.spans.record import SpanRecord
 from corevital_otel.store import series
 
 COLUMNS: Final = (
@@ -29,48 +29,48 @@ _ROW_BYTES: Final = 4 * 1024
 
 
 class Row:
-    """One report on its way to the disk. Of the report it holds what the row will: no token ids, no content.
+    """One report on its way to the disk, with what its row will hold: no token ids, no content.
 
     Attributes:
         span_id: its span's id in hex.
-        export: what became of the span: None (not to be exported), ``queued``, ``sent`` or ``undelivered``.
+        export: the span's fate: None (not to be exported), ``queued``, ``sent`` or ``undelivered``.
         writing: it is being written.
         size: memory it takes, bytes, about.
     """
 
     __slots__ = ("_attributes", "_columns", "_flags", "_series", "export", "size", "span_id", "trace_id", "writing")
 
-    def __init__(self, report: RequestReport, ids: SpanIds, attributes: Mapping[str, Any] | None = None) -> None:
-        admitted, outcome, risk = report.admitted, report.outcome, report.risk
+    def __init__(self, record: SpanRecord) -> None:
+        found, ids = record.attributes.get, record.ids
         self._columns = (
-            cut(admitted.request_id),
-            admitted.sequence,
-            moment(outcome.end_ns),
-            cut(admitted.model),
-            cut(outcome.reason),
-            admitted.prompt_tokens,
-            len(outcome.token_ids),
-            risk.score,
-            risk.level,
-            risk.basis,
+            record.request_id,
+            found(names.SEQUENCE),
+            moment(record.end_ns),
+            found(names.REQUEST_MODEL),
+            cut(record.attributes[names.RESPONSE_FINISH_REASONS][0]),
+            found(names.USAGE_INPUT_TOKENS),
+            found(names.USAGE_OUTPUT_TOKENS),
+            found(names.RISK_SCORE),
+            found(names.RISK_LEVEL),
+            found(names.RISK_BASIS),
             ids.trace_id,
             ids.span_id,
             ids.parent_id,
-            admitted.arrival_ns,
-            max(outcome.end_ns, admitted.arrival_ns),
+            record.start_ns,
+            max(record.end_ns, record.start_ns),
         )
-        self._flags = report.health.flags
-        self._attributes, texts = _kept(span_attributes(report) if attributes is None else attributes)
-        self._series = report.series
+        self._flags = record.flags
+        self._attributes, texts = _kept(record.attributes)
+        self._series = record.series
         self.span_id, self.trace_id = ids.span_id, ids.trace_id
         self.export = "queued" if ids.exported else None
         self.writing = False
-        self.size = _ROW_BYTES + texts + _series_bytes(report.series)
+        self.size = _ROW_BYTES + texts + _series_bytes(record.series)
 
     @property
     def request_id(self) -> str:
-        """The id that the client sees, as far as it is kept."""
-        return self._columns[0]
+        """The id that the client sees, cut to what is kept."""
+        return str(self._columns[0])
 
     def encode(self, resource_id: int | None) -> tuple[Any, ...]:
         """The values of :data:`COLUMNS`.
@@ -102,12 +102,12 @@ def moment(end_ns: int) -> str:
     Raises:
         ValueError, OverflowError, OSError: no date has that number.
     """
-    return datetime.fromtimestamp(end_ns / 1e9, timezone.utc).isoformat(timespec="milliseconds")[:23] + "Z"
+    return datetime.fromtimestamp(end_ns / 1e9, UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def iso(when: datetime) -> str:
     """UTC in ISO 8601 with milliseconds, which sorts as text."""
-    return when.astimezone(timezone.utc).isoformat(timespec="milliseconds")[:23] + "Z"
+    return when.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def _kept(attributes: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:

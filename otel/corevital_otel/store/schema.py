@@ -9,30 +9,30 @@ VERSION: Final = 3
 
 _CREATE: Final = """
 CREATE TABLE reports (
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY,        -- in order of writing
     request_id      TEXT NOT NULL,              -- what the client sees; a request with n=2 has two rows
     sequence        INTEGER NOT NULL DEFAULT 0, -- number of the sequence within its request
     created_at_utc  TEXT NOT NULL,              -- end of the request, ISO 8601 with milliseconds
-    model           TEXT NOT NULL,
-    finish_reason   TEXT NOT NULL,
-    prompt_tokens   INTEGER NOT NULL,
-    output_tokens   INTEGER NOT NULL,
-    risk_score      REAL,
-    risk_level      TEXT NOT NULL,
-    risk_basis      TEXT NOT NULL,
-    trace_id        TEXT NOT NULL,
+    model           TEXT NOT NULL,              -- the name it is served under
+    finish_reason   TEXT NOT NULL,              -- stop, length, abort, and others that the engine has
+    prompt_tokens   INTEGER NOT NULL,           -- cached ones included
+    output_tokens   INTEGER NOT NULL,           -- returned to the client
+    risk_score      REAL,                       -- 0 to 1; NULL: there is no score
+    risk_level      TEXT NOT NULL,              -- low, medium, high, unknown
+    risk_basis      TEXT NOT NULL,              -- prior, baseline, calibrated
+    trace_id        TEXT NOT NULL,              -- 32 hex digits
     span_id         TEXT NOT NULL UNIQUE,       -- one row a span: writing a report again changes nothing
     flags           TEXT NOT NULL,              -- JSON array
     summary         TEXT NOT NULL,              -- JSON object: every attribute of the span
-    series          BLOB,                       -- see store/series.py
+    series          BLOB,                       -- see below; NULL: not captured
     parent_span_id  TEXT,                       -- NULL: a root
     start_ns        INTEGER,                    -- of the span, since the epoch
-    end_ns          INTEGER,
+    end_ns          INTEGER,                    -- the same
     resource_id     INTEGER,                    -- NULL: written by a version that did not keep the resource
     export          TEXT                        -- NULL: the span is not to be exported; else queued, sent, undelivered
 );
 CREATE TABLE resources (                        -- whose spans they are: one row a server process
-    id              INTEGER PRIMARY KEY,
+    id              INTEGER PRIMARY KEY,        -- resource_id of `reports`
     attributes      TEXT NOT NULL UNIQUE        -- JSON object
 );
 CREATE INDEX reports_by_time ON reports (created_at_utc);
@@ -42,8 +42,8 @@ CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', '
 
 _BASELINE: Final = """
 CREATE TABLE baseline (                         -- the last requests that the basis `baseline` has learned from
-    id              INTEGER PRIMARY KEY,
-    model           TEXT NOT NULL,
+    id              INTEGER PRIMARY KEY,        -- in order of writing
+    model           TEXT NOT NULL,              -- the name it is served under
     bucket          TEXT NOT NULL,              -- of the temperature
     signals         TEXT NOT NULL               -- JSON array, null where not known: see risk/baseline.py
 );
@@ -64,7 +64,7 @@ CREATE TABLE resources (id INTEGER PRIMARY KEY, attributes TEXT NOT NULL UNIQUE)
 """
     + _BASELINE,
 }
-"""What makes the next version of a version."""
+"""What turns a version into the next one."""
 
 
 class SchemaError(RuntimeError):
@@ -77,7 +77,7 @@ def check(connection: sqlite3.Connection) -> bool:
     Raises:
         SchemaError: the file has an older or newer schema, or belongs to another program.
     """
-    # in one statement: another server may be creating them, and one look before its commit and one after make no sense
+    # in one statement: another server may be creating them, and may commit between two
     both = "SELECT user_version, (SELECT count(*) FROM sqlite_master) FROM pragma_user_version"
     version, tables = connection.execute(both).fetchone()
     if version == VERSION:
@@ -106,7 +106,7 @@ def create(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> tuple[int, int]:
-    """Bring a store of ours up to this version, in one transaction. Returns the versions before and after.
+    """Migrate a store to this version, in one transaction. Returns the versions before and after.
 
     Raises:
         SchemaError: the file is newer, or not ours.

@@ -14,7 +14,7 @@ import numpy as np
 from corevital_otel.report import Series
 
 MAX_TOKENS: Final = 32_768
-"""Tokens of the longest series. See ``max_series_tokens`` of :class:`corevital_otel.assembler.Assembler`."""
+"""Tokens of the longest series. See ``max_series_tokens`` of :class:`corevital_otel.measure.assembler.Assembler`."""
 
 _FORMAT: Final = b"\x01"
 _FIELDS: Final = ("entropy", "surprisal", "margin", "topk_mass")

@@ -1,7 +1,7 @@
-"""What the writer says to SQLite: many rows a statement.
+"""The writer's SQL: many rows per statement.
 
-Python gives its lock away at each statement, and may get it back only after five milliseconds where another thread
-computes: a statement a row would let a busy server write 200 rows a second.
+Python releases its lock at each statement, and may get it back only after five milliseconds if another thread
+computes: one statement per row would limit a busy server to 200 rows a second.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ROW: Final = f"({', '.join('?' * WIDTH)})"
 _SETTLE: Final = "UPDATE reports SET export = ? WHERE export IN ('queued', 'undelivered') AND span_id IN ({})"
 _LEARN: Final = "INSERT INTO baseline (model, bucket, signals) VALUES {}"
 
-ROW_FAULTS: Final = (
+ROW_ERRORS: Final = (
     ValueError,
     TypeError,
     AttributeError,
@@ -74,7 +74,7 @@ def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> l
                 many = _INSERT.format(", ".join([_ROW] * len(part)))
                 connection.execute(many, [value for row in part for value in row])
         return []
-    except ROW_FAULTS:
+    except ROW_ERRORS:
         pass
     faulty: list[tuple[int, Exception]] = []
     with connection:
@@ -82,13 +82,13 @@ def insert(connection: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> l
         for place, row in enumerate(rows):
             try:
                 connection.execute(_INSERT.format(_ROW), row)
-            except ROW_FAULTS as error:
+            except ROW_ERRORS as error:
                 faulty.append((place, error))
     return faulty
 
 
 def settle(connection: sqlite3.Connection, fates: Mapping[str, str]) -> None:
-    """Write what became of spans, by their ids. A span that has been sent stays so.
+    """Write the fates of spans, by their ids. A span that has been sent stays so.
 
     Raises:
         sqlite3.Error: the store cannot be written.

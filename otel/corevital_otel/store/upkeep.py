@@ -1,7 +1,7 @@
 """Keeps the store within its bounds in small steps, so that its writer never waits for long.
 
-A step is one short transaction, or a few pages given back to the file system. How much it does follows how long the
-last ones took. Between two steps others may write.
+A step is one short transaction, or a few pages given back to the file system. Its size depends on how long
+the last ones took. Between two steps others may write.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVERY_S: Final = 60.0
 _MOST_ROWS: Final = 500
 _MOST_PAGES: Final = 1000
 _PATIENCE_S: Final = 10.0
-"""How long a prune that somebody waits for is kept waiting by other processes."""
+"""How long other processes may delay a prune that a user waits for."""
 _BUSY_MS: Final = 20
 """Milliseconds that a step waits for another process's transaction; it is taken again later."""
 _LOG_BYTES: Final = 48 * 2**20
@@ -57,7 +57,7 @@ class Upkeep:
     Args:
         path: its file.
         max_bytes: size of its contents at most; None: no bound.
-        oldest: tells the time before which rows are too old, seconds since the epoch; None: no bound.
+        oldest: returns the time before which rows are too old, seconds since the epoch; None: no bound.
         slack: free pages may stay in the file, for rows to come.
     """
 
@@ -96,7 +96,7 @@ class Upkeep:
         return 0.0 if self._aged_at is None else max(self._aged_at + EVERY_S - time.monotonic(), 0.0)
 
     def step(self, connection: sqlite3.Connection) -> bool:
-        """Do a little of what there is to do. Returns whether there is more.
+        """Do one step of what is due. Returns whether there is more.
 
         Raises:
             sqlite3.Error: the store cannot be written, for another reason than that another process is writing it.
@@ -137,7 +137,7 @@ class Upkeep:
             if gone:
                 self._row_bytes = (used - after) * size / gone
             else:
-                self._shrinking, self._least = False, used  # what is left is no rows
+                self._shrinking, self._least = False, used  # what is left is not rows
             self._vacuuming = True
         elif self._cutoff is not None:
             if self._delete(connection, _TOO_OLD, self._rows, _MOST_ROWS, self._cutoff) == 0:
@@ -224,7 +224,7 @@ def prune(
         path: its file.
         oldest: rows that ended before are deleted, seconds since the epoch.
         max_bytes: size of the contents at most.
-        progress: hears how many are gone, after each step.
+        progress: called with the number deleted, after each step.
 
     Returns:
         How many rows went.
@@ -240,7 +240,7 @@ def prune(
         if not more:
             return upkeep.deleted
         if upkeep.blocked_since is not None and time.monotonic() - upkeep.blocked_since > _PATIENCE_S:
-            raise sqlite3.OperationalError("another process holds it: end that one, or try again later")
+            raise sqlite3.OperationalError("another process holds it: stop that process, or try again later")
         time.sleep(min(max(time.monotonic() - start, 0.001), STEP_S))  # others' turn
 
 
@@ -268,4 +268,4 @@ def _text(seconds: float) -> str | None:
     try:
         return moment(int(seconds * 1e9))
     except (ValueError, OverflowError, OSError):
-        return None  # before all dates there are
+        return None  # before the first date

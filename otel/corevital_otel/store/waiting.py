@@ -1,4 +1,4 @@
-"""What waits for the disk: rows, and what became of spans whose rows are on it. Not thread-safe."""
+"""What waits for the disk: rows, and fates of spans whose rows are on it. Not thread-safe."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Waiting:
         return len(self._fates)
 
     def put(self, row: Row, most: int, most_bytes: int) -> int:
-        """Add a row. Returns how many of the oldest had to go for it."""
+        """Add a row. Returns how many of the oldest were dropped for it."""
         self._append(row)
         if (fate := self._fates.pop(row.span_id, None)) is not None and row.export is not None:
             row.export = fate
@@ -52,7 +52,7 @@ class Waiting:
         return gone
 
     def settle(self, span_ids: Iterable[str], fate: str) -> int:
-        """Note what became of spans. Returns how many older fates had to go."""
+        """Note the fate of spans. Returns how many older fates were dropped."""
         for span_id in span_ids:
             row = self._by_span.get(span_id)
             if row is not None:
@@ -80,14 +80,14 @@ class Waiting:
         return dict(self._fates.popitem(last=False) for _ in range(min(most, len(self._fates))))
 
     def written(self) -> None:
-        """The rows that were taken need us no more."""
+        """The rows that were taken are written: forget them."""
         for row in self._taken:
             if self._by_span.get(row.span_id) is row:
                 del self._by_span[row.span_id]
         self._taken = []
 
     def give_back(self, fates: dict[str, str]) -> None:
-        """Nothing that was taken has been written."""
+        """What was taken is not written: it waits again."""
         for row in reversed(self._taken):
             row.writing = False
             self._rows.appendleft(row)
@@ -96,7 +96,7 @@ class Waiting:
         self._fates = OrderedDict({**fates, **self._fates})
 
     def clear(self) -> int:
-        """Forget everything. Returns how many rows that were."""
+        """Forget everything. Returns the number of rows."""
         lost = len(self._rows) + len(self._taken)
         self.__init__()  # type: ignore[misc]
         return lost

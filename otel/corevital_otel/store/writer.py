@@ -1,8 +1,8 @@
-"""Writes reports into the store, in batches, from a thread of its own.
+"""Writes reports into the store, in batches, from one thread.
 
 Each batch is one transaction in WAL mode: a process killed at any point leaves every committed row intact. What cannot
-be written now (full disk, locked or unwritable file) is kept, within bounds, and tried again; the first failure is
-logged once, and everything lost is counted. Between two batches there is at most one short step of upkeep.
+be written now (full disk, locked or unwritable file) is kept, within bounds, and retried; the first failure is logged
+once, and every loss is counted. Between two batches there is at most one short step of upkeep.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from typing import Any, Final
 from corevital.guard import swallow
 from corevital.log import about, warn_once
 from corevital.text import cut, printable
-from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
-from corevital_otel.report import RequestReport
+from corevital_otel.losses import Loss
 from corevital_otel.risk.baseline import WINDOW
-from corevital_otel.spans import SpanIds
+from corevital_otel.spans.record import SpanRecord
 from corevital_otel.store import schema, statements
 from corevital_otel.store.clock import DAY_S, AgeClock
 from corevital_otel.store.files import StoreFile
@@ -59,12 +58,12 @@ _CACHE_KIB: Final = 16 * 1024
 
 _FIXES: Final = {
     "disk is full": "free the disk or lower COREVITAL_DB_MAX_MB",
-    "locked": "end what holds it, or set COREVITAL_DB to another file",
+    "locked": "stop the program that holds it, or set COREVITAL_DB to another file",
     "not a database": "move it away, or set COREVITAL_DB to another file",
     "malformed": "move it away and restore a backup, or set COREVITAL_DB to another file",
     "not a file": "move it away, or set COREVITAL_DB to another file",
 }
-"""What to do, by what SQLite says."""
+"""The fix, by SQLite's message."""
 _FIX: Final = "make it writable or set COREVITAL_DB to a path that is"
 
 _logger = logging.getLogger("corevital.store")
@@ -80,7 +79,7 @@ class StoreWriter:
     Args:
         path: the file, or None: nothing is stored. Its folder is made.
         retention_days, max_mb: bounds the store prunes itself to, oldest first.
-        counters: takes ``corevital.telemetry.dropped`` with ``what=report`` and ``what=fate``.
+        counters: counts lost reports and fates.
         resource: attributes of the resource that the reports' spans are of, for spans that are sent later.
     """
 
@@ -98,6 +97,8 @@ class StoreWriter:
         self._max_bytes = int(max_mb * 1024 * 1024)
         self._counters = counters
         self._waiting = Waiting()
+        self.taken_in = 0
+        """Rows that came in so far; the last :attr:`waiting` of them may still be lost with the process."""
         self._learned: dict[tuple[str, str], deque[tuple[float, ...]]] = {}
         self._learned_at = time.monotonic()
         self._changed = threading.Condition()
@@ -120,32 +121,32 @@ class StoreWriter:
         with self._changed:
             return len(self._waiting) + len(self._waiting.taken)
 
-    def put(self, report: RequestReport, ids: SpanIds, attributes: Mapping[str, Any] | None = None) -> None:
-        """Take a report in; returns at once.
+    @property
+    def failing(self) -> bool:
+        """Whether the last write failed, or the store is refused. Any thread may ask."""
+        return self._failing or self._refused
 
-        Args:
-            report: the report.
-            ids: of its span.
-            attributes: those of its span, where they are made already; they are not changed.
-        """
+    def put(self, record: SpanRecord) -> None:
+        """Take a report in, as its span's record; returns at once."""
         if self._path is None:
             return
         try:
-            row = Row(report, ids, attributes)
-        except statements.ROW_FAULTS as error:
-            self._unfit(1, report.admitted.request_id, ids.trace_id, error)
+            row = Row(record)
+        except statements.ROW_ERRORS as error:
+            self._unfit(1, record.request_id, record.ids.trace_id, error)
             return
         with self._changed:
             if self._refused:
-                self._drop(1, "report", "store_refused")
+                self._counters.count_loss(Loss.REPORT_STORE_REFUSED)
                 return
             gone = self._waiting.put(row, _KEPT, _KEPT_BYTES)
+            self.taken_in += 1
             if len(self._waiting) in (1, _BATCH):
                 self._changed.notify()
-        self._drop(gone, "report", "store_full")
+        self._counters.count_loss(Loss.REPORT_STORE_FULL, gone)
 
     def learn(self, model: str, bucket: str, signals: Sequence[float]) -> None:
-        """Keep what the basis ``baseline`` learns from a request; returns at once. Written every few seconds."""
+        """Queue what the basis ``baseline`` learns from a request; returns at once. It is written every few seconds."""
         if self._path is None or self._refused:
             return
         with self._changed:
@@ -155,14 +156,14 @@ class StoreWriter:
             self._learned.setdefault(key, deque(maxlen=WINDOW)).append(tuple(signals))
 
     def settle(self, span_ids: Iterable[str], delivered: bool) -> None:
-        """Spans of reports put before have been delivered, or given up; returns at once."""
+        """Note that spans of earlier reports were delivered, or given up; returns at once."""
         if self._path is None or self._refused:
             return
         with self._changed:
             lost = self._waiting.settle(span_ids, "sent" if delivered else "undelivered")
             if 0 < self._waiting.fates <= _FATES:
                 self._changed.notify()
-        self._drop(lost, "fate", "store_full")
+        self._counters.count_loss(Loss.FATE_STORE_FULL, lost)
 
     def close(self, timeout_s: float) -> None:
         """Write what is waiting, for at most this long."""
@@ -174,17 +175,13 @@ class StoreWriter:
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
-            self._drop(left, "report", "store_unwritable")
+            self._counters.count_loss(Loss.REPORT_STORE_UNWRITABLE, left)
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
-        self._drop(self._waiting.fates, "fate", "store_unwritable")
-
-    def _drop(self, count: int, what: str, why: str) -> None:
-        if count:
-            self._counters.add(names.DROPPED, count, what=what, why=why)
+        self._counters.count_loss(Loss.FATE_STORE_UNWRITABLE, self._waiting.fates)
 
     def _unfit(self, count: int, request_id: object, trace_id: str, cause: Exception) -> None:
-        """Reports that the store cannot hold."""
-        self._drop(count, "report", "store_row")
+        """Count reports that the store cannot hold; log the first."""
+        self._counters.count_loss(Loss.REPORT_STORE_ROW, count)
         shown = printable(request_id, 256)
         with about(shown, printable(trace_id, 64)):
             message = "the store cannot hold report %r (%s); such reports are counted, others kept"
@@ -215,13 +212,13 @@ class StoreWriter:
             return bool(left) or (self._busy and time.monotonic() < self._upkeep_until)
         with self._changed:
             self._waiting.give_back(fates)
-            if self._refused or last_try:  # tried since the end was called: the end is bounded
+            if self._refused or last_try:  # tried since close(): the end is bounded
                 return False
             self._changed.wait_for(lambda: self._closing, timeout=_RETRY_S)
         return True
 
     def _attempt(self, fates: dict[str, str], *, upkeep: bool = True) -> bool:
-        """Whether all that was taken is written, or waits again because the file was moved."""
+        """Whether all taken rows are written, or wait again because the file was moved."""
         try:
             connection = self._open()
             if self._waiting.taken:
@@ -240,7 +237,7 @@ class StoreWriter:
         except (sqlite3.Error, OSError) as error:
             self._fail(error)
             return False
-        except Exception:  # a fault of ours: nobody else would empty the queue
+        except Exception:  # an error of ours: the thread must go on, to empty the queue
             swallow("the store")
             self._disconnect()
             return False
@@ -261,7 +258,7 @@ class StoreWriter:
             except Exception as error:  # of any kind: it would hold up all others again at each try
                 faulty.append((row, error))
         faulty += [(rows[place], error) for place, error in statements.insert(connection, values)]
-        if self._moved():  # in the meantime: nobody would find these rows
+        if self._moved():  # meanwhile: these rows would be lost
             self._disconnect()
             raise _MovedError
         with self._changed:
@@ -293,15 +290,15 @@ class StoreWriter:
         with self._changed:
             self._refused = True
             lost = self._waiting.clear()
-        self._drop(lost, "report", "store_refused")
-        _logger.warning("the store %s is not used until a restart, serving goes on: %s", self._path, error)
+        self._counters.count_loss(Loss.REPORT_STORE_REFUSED, lost)
+        _logger.warning("the store %s is not used until a restart, requests are unaffected: %s", self._path, error)
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
             fix = next((fix for cause, fix in _FIXES.items() if cause in str(error)), _FIX)
             _logger.warning(
-                "the store %s cannot be written (%s): %s; serving goes on, up to %d reports wait",
+                "the store %s cannot be written (%s): %s; requests are unaffected, up to %d reports wait",
                 self._path,
                 error,
                 fix,
@@ -319,7 +316,7 @@ class StoreWriter:
             self._file = StoreFile(self._path)
             connection = sqlite3.connect(self._path, timeout=5.0, isolation_level=None)
             try:
-                ours = schema.check(connection)  # first of all: a file of another program stays as it is
+                ours = schema.check(connection)  # first: another program's file must not be changed
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # takes effect in a new file only
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")

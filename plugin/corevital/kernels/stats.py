@@ -48,7 +48,7 @@ class TokenStats:
         return self._floats()[:, column]
 
     def _floats(self) -> Tensor:
-        import torch  # not with this module: whoever only asks for the backends' names needs none
+        import torch  # here: the backends' names are read without torch
 
         return self.words.view(torch.float32)
 

@@ -1,0 +1,1 @@
+"""The docs as a site (:mod:`integration.docs.site`) and its pages that are generated from code."""

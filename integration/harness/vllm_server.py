@@ -1,0 +1,66 @@
+"""A real vLLM server with the demo model."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.harness.processes import BIN, ROOT, Group, environment, free_port
+
+MODEL = ROOT / "otel/corevital_otel/cli/demo/model"
+MODEL_NAME = "tiny"
+_HUB = b"corevital_otel.service.hub_process"
+
+
+class Vllm(Group):
+    """A real ``vllm serve`` with the demo model."""
+
+    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = ["vllm", "serve", str(MODEL), "--served-model-name", MODEL_NAME, "--host", "127.0.0.1"]
+        command += ["--port", str(self.port), "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager"]
+        command += ["--logits-processor", "corevital"] if plugin else []
+        super().__init__(
+            [str(BIN / command[0]), *command[1:], *arguments], environment(env), folder, folder / "vllm.log"
+        )
+
+    def wait_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"vLLM ended with {self.process.returncode}:\n{self.text()[-4000:]}")
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.5)
+        raise TimeoutError(self.text()[-4000:])
+
+
+@contextmanager
+def vllm(
+    folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True, ready_s: float = 420.0
+) -> Iterator[Vllm]:
+    server = Vllm(folder, *arguments, env=env, plugin=plugin)
+    try:
+        server.wait_ready(ready_s)
+        yield server
+    finally:
+        server.stop()
+
+
+def hubs(folder: Path) -> list[int]:
+    """Hub processes of the server that runs in this folder; they are in no process group of it."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if _HUB in (entry / "cmdline").read_bytes() and (entry / "cwd").readlink() == folder.resolve():
+                found.append(int(entry.name))
+        except OSError:  # it has ended, or is another user's
+            continue
+    return found

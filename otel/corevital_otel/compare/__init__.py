@@ -1,0 +1,1 @@
+"""Compares two samples of requests. The tests need scipy, which comes with ``corevital[calibrate]``."""

@@ -1,8 +1,0 @@
-"""The demo: a small trained model, questions for it with checkable answers, and what serves and judges it."""
-
-from pathlib import Path
-
-__all__ = ["MODEL_DIR"]
-
-MODEL_DIR = Path(__file__).parent / "model"
-"""The demo model, a folder that `vllm serve` takes; trained by `integration/demo_model/train.py`."""

@@ -1,0 +1,1 @@
+"""From frames to reports: sequences, their windows, features, loops and health flags."""

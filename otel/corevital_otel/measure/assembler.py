@@ -1,0 +1,428 @@
+"""From frames and lifecycle events to reports: exactly one for each admitted sequence.
+
+Single-threaded: one thread makes all calls. Nothing here waits. Ended sequences wait for
+:meth:`Assembler.tick`, called once per turn, which measures and reports together those whose records are all there:
+most of a report's cost is the same for one sequence and for many. A sequence that waits for late records has a
+deadline.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any, Final
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from corevital.frames.layout import Frame, Source
+from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
+from corevital.guard import swallow
+from corevital.supported import CaptureMode
+from corevital_otel.losses import Loss, LossCounter
+from corevital_otel.measure import capture, flags, loops
+from corevital_otel.measure.thresholds import Thresholds
+from corevital_otel.measure.token_values import ids
+from corevital_otel.measure.windows import LiveSequence, Tails, Windows
+from corevital_otel.report import Admission, Features, Health, RequestReport, Risk, RiskModel
+
+Array = npt.NDArray[Any]
+
+_REMEMBERED: Final = 4096
+"""Reported sequences that are still recognised, so that their surplus records do not count as unknown."""
+
+_BATCH: Final = 64
+"""Sequences measured together at most, to bound memory; more would hardly be cheaper."""
+
+_ROOT: Final = Admission()
+
+
+class Assembler:
+    """Assembles one report for each admitted sequence, in any order of its records and its end.
+
+    A sequence is complete when a row has come for each token its client got; surplus rows (asynchronous scheduling,
+    drafts) are trimmed. One that is not complete ``wait_s`` after its end is reported as incomplete.
+
+    Args:
+        on_report: receives each finished report, on the calling thread.
+        counters: where losses are counted.
+        risk: the risk model.
+        capture: the server's; see :mod:`corevital_otel.measure.capture`.
+        wait_s: longest wait for records after a sequence's end.
+        surprisal_wait_s: longest wait, of that, where only a token's log-probability is still to come.
+        facts_wait_s: longest wait where only the facts of the engine's core are still to come. There is none until the
+            core has sent facts of some sequence.
+        thresholds: of the flags.
+        max_live: sequences that may be live at once; beyond it the oldest is reported as incomplete.
+        max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
+        max_series_tokens: tokens kept of a series at most; those beyond are counted, and the series is that much
+            shorter than the output.
+        clock: the clock of ``tick`` and ``close``, by which sequences are given up. It must stop while records are
+            known to be unread.
+        wall_ns: wall clock, for sequences that never ended.
+    """
+
+    def __init__(
+        self,
+        on_report: Callable[[RequestReport], None],
+        counters: LossCounter,
+        *,
+        risk: RiskModel,
+        capture: CaptureMode = "on_risk",
+        wait_s: float = 2.0,
+        surprisal_wait_s: float = 0.25,
+        facts_wait_s: float = 0.25,
+        thresholds: Thresholds | None = None,
+        max_live: int = 100_000,
+        max_windows: int = 16_384,
+        max_series_tokens: int = 32_768,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._on_report = on_report
+        self._count_loss = counters.count_loss
+        self._risk = risk
+        self._capture = capture
+        self._wait_s = wait_s
+        self._surprisal_wait_s = min(surprisal_wait_s, wait_s)
+        self._facts_wait_s = min(facts_wait_s, wait_s)
+        self._has_facts = False
+        self._max_live = max_live
+        self._max_windows = max_windows
+        self._max_series_tokens = max_series_tokens
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._thresholds = thresholds or Thresholds()
+        self._windows = Windows(self._thresholds, max_series_tokens)
+        self._live: dict[int, LiveSequence] = {}  # oldest first
+        self._pending: dict[int, LiveSequence] = {}  # ended ones to look at: new, with new records, or due
+        self._deadlines: list[tuple[float, int, LiveSequence]] = []  # a heap; may hold sequences reported since
+        self._order = count()
+        self._running: Counter[str] = Counter()
+        self._reported: dict[int, bool] = {}  # the last ones: key -> complete
+
+    @property
+    def running(self) -> int:
+        """Sequences admitted and not reported yet."""
+        return len(self._live)
+
+    def admitted(self) -> list[Admitted]:
+        """Those sequences. Any thread may ask."""
+        return [sequence.admitted for sequence in list(self._live.values())]
+
+    @property
+    def ended(self) -> set[int]:
+        """Keys of those that have ended and still wait for records."""
+        return {key for key, sequence in self._live.items() if sequence.outcome is not None}
+
+    @property
+    def looping(self) -> int:
+        """Of those, the ones that were in a repetition loop when last checked, up to 64 tokens ago."""
+        return self._windows.looping
+
+    @property
+    def running_by_model(self) -> dict[str, int]:
+        """Sequences in the engine now, by model; one that has ended is not among them, reported or not."""
+        return dict(self._running)
+
+    @property
+    def looping_by_model(self) -> dict[str, int]:
+        """Of those, the ones in a repetition loop when last checked."""
+        return self._windows.looping_by_model()
+
+    @property
+    def alarmed_by_model(self) -> dict[str, int]:
+        """Of those, the ones whose alarm is raised."""
+        return self._windows.alarmed_by_model()
+
+    def fresh_tokens(self) -> dict[str, int]:
+        """Tokens observed of running sequences since the last call, by model; a report counts the rest."""
+        fresh = dict(self._windows.fresh)
+        self._windows.fresh.clear()
+        return fresh
+
+    def admit(self, key: int, admitted: Admitted, admission: Admission = _ROOT) -> None:
+        """A sequence comes in.
+
+        Args:
+            key: its stamp's key.
+            admitted: what the frontend knows of it.
+            admission: what was decided of it; passed on to the report.
+        """
+        if key in self._live:
+            self._count_loss(Loss.SEQUENCE_DUPLICATE_KEY)
+            return
+        if len(self._live) >= self._max_live:
+            self._report_pending(self._clock())
+        while len(self._live) >= self._max_live:
+            self._evict(next(iter(self._live.values())))
+        mode = capture.mode_of(admitted.capture, self._capture)
+        self._live[key] = LiveSequence(key, admitted, admission, mode)
+        self._running[admitted.model] += 1
+
+    @np.errstate(all="ignore")  # a broken worker's values may be anything
+    def frame(self, frame: Frame) -> None:
+        """Take in a frame's records."""
+        for records, put in ((frame.rows, self._windows.put_rows), (frame.sampled, self._windows.put_sampled)):
+            if not len(records):
+                continue
+            slots = self._slots(records["key"].tolist(), frame.source)
+            known = slots >= 0
+            late, wild = put(slots, records) if known.all() else put(slots := slots[known], records[known])
+            self._count_loss(Loss.RECORD_LATE, late)
+            self._count_loss(Loss.RECORD_INDEX_OUT_OF_RANGE, wild)
+            for sequence in self._windows.ended(slots):
+                self._pending[sequence.key] = sequence
+
+    def finish(self, key: int, outcome: Finished) -> bool:
+        """A sequence has ended. If it is complete, the next :meth:`tick` at the latest reports it.
+
+        Returns:
+            Whether it was running; if not, the end is counted as lost and ignored.
+        """
+        sequence = self._live.get(key)
+        if sequence is None:
+            self._count_loss(Loss.FINISH_ALREADY_REPORTED if key in self._reported else Loss.FINISH_UNKNOWN_SEQUENCE)
+            return False
+        if sequence.outcome is not None:
+            self._count_loss(Loss.FINISH_DUPLICATE)
+            return False
+        sequence.tokens = ids(outcome.token_ids)
+        sequence.outcome = replace(outcome, token_ids=sequence.tokens.data)  # four bytes each, in place of forty
+        sequence.finished_at = self._clock()
+        self._left(sequence.admitted.model)
+        self._windows.finished(sequence)
+        self._pending[key] = sequence
+        if len(self._pending) >= _BATCH:
+            self._report_pending(sequence.finished_at)
+        return True
+
+    def facts(self, key: int, facts: CoreFacts) -> None:
+        """What the engine's core knows of a sequence, before its end or shortly after it. Later facts add to these.
+
+        Those of an unknown or reported sequence are ignored, and not counted as lost: its report has the frontend's.
+        """
+        self._has_facts = True
+        if (sequence := self._live.get(key)) is not None:
+            facts = facts.bounded()
+            sequence.facts = facts if sequence.facts is None else facts.over(sequence.facts)
+            if sequence.outcome is not None:
+                self._pending[key] = sequence
+
+    def knows(self, keys: Iterable[int]) -> bool:
+        """Whether all these sequences have come in, by their keys."""
+        return all(key in self._live or key in self._reported for key in keys)
+
+    def abandon(self, key: int) -> None:
+        """The engine that served a sequence has failed: report it now, with an error."""
+        if (sequence := self._live.get(key)) is not None and sequence.outcome is None:
+            sequence.outcome = Finished(reason="error", token_ids=(), end_ns=self._wall_ns())
+            self._left(sequence.admitted.model)
+            self._report([sequence])
+
+    def forget(self, key: int) -> None:
+        """Another will report a sequence: drop it without a report."""
+        if (sequence := self._live.get(key)) is not None:
+            self._windows.fresh[sequence.admitted.model] -= sequence.counted
+            self._forget(sequence, False)
+
+    def tick(self, now: float) -> float | None:
+        """Report what is complete and what has waited long enough.
+
+        Returns:
+            Seconds until the next deadline, None if there is none.
+        """
+        while self._deadlines and (self._deadlines[0][0] <= now or not self._is_live(self._deadlines[0][2])):
+            sequence = heappop(self._deadlines)[2]
+            if self._is_live(sequence):
+                sequence.deadline = math.inf
+                self._pending[sequence.key] = sequence
+        self._report_pending(now)
+        while self._deadlines and not self._is_live(self._deadlines[0][2]):
+            heappop(self._deadlines)
+        return self._deadlines[0][0] - now if self._deadlines else None
+
+    def close(self, now: float) -> None:
+        """Report everything: what is due, what still waits, and, as aborted, what has not ended."""
+        self.tick(now)
+        for batch in _batches(self._live):
+            self._report(batch)
+        self._deadlines.clear()
+
+    def _left(self, model: str) -> None:
+        """One fewer runs. Adapters can be loaded under ever new names, so a model without sequences is forgotten."""
+        self._running[model] -= 1
+        if not self._running[model]:
+            del self._running[model]
+
+    def _is_live(self, sequence: LiveSequence) -> bool:
+        return self._live.get(sequence.key) is sequence
+
+    def _slots(self, keys: list[int], source: Source) -> Array:
+        """The window of each record's sequence, -1 for a sequence we do not know."""
+        slot_of = self._windows.slot_of
+        found = list(map(slot_of.get, keys))  # of all that run, at each frame: twice as fast as a comprehension
+        if None in found:
+            for key in [key for key, slot in zip(keys, found, strict=True) if slot is None]:
+                sequence = self._live.get(key)
+                if sequence is not None and sequence.slot < 0:
+                    self._open(sequence, source)
+            found = list(map(slot_of.get, keys))  # opening may have closed another
+        if None in found:
+            for key in [key for key, slot in zip(keys, found, strict=True) if slot is None]:
+                self._count_unknown(key)
+            return np.array([-1 if slot is None else slot for slot in found], np.int64)
+        return np.array(found, np.int64)
+
+    def _open(self, sequence: LiveSequence, source: Source) -> None:
+        if len(self._windows) >= self._max_windows:
+            self._report_pending(self._clock())
+            if not self._is_live(sequence):
+                return
+        if len(self._windows) >= self._max_windows:
+            self._evict(next(other for other in self._live.values() if other.slot >= 0))
+        sequence.source = source
+        self._windows.open(sequence)
+
+    def _count_unknown(self, key: int) -> None:
+        complete = self._reported.get(key)
+        if complete is None:
+            self._count_loss(Loss.RECORD_UNKNOWN_SEQUENCE)
+        elif not complete:
+            self._count_loss(Loss.RECORD_LATE)
+        # else: surplus of a sequence whose report is whole. Asynchronous scheduling makes one a request.
+
+    def _evict(self, sequence: LiveSequence) -> None:
+        self._count_loss(Loss.SEQUENCE_TOO_MANY_LIVE)
+        self._report([sequence])
+
+    def _report_pending(self, now: float) -> None:
+        """Report the pending sequences that need not wait any longer."""
+        pending, self._pending = self._pending, {}
+        for batch in _batches(pending):
+            arrived = []
+            for sequence, has_arrived in zip(batch, self._windows.arrived(batch), strict=True):
+                wait_s = 0.0 if has_arrived else self._wait_s
+                if self._has_facts and sequence.facts is None:
+                    wait_s = max(wait_s, self._facts_wait_s)
+                if not wait_s or now >= sequence.finished_at + wait_s:
+                    arrived.append(sequence)
+                else:
+                    self._put_deadline(sequence, wait_s)
+            if arrived:
+                self._report(arrived, now)
+
+    def _put_deadline(self, sequence: LiveSequence, wait_s: float) -> None:
+        deadline = sequence.finished_at + wait_s
+        if deadline < sequence.deadline:
+            sequence.deadline = deadline
+            heappush(self._deadlines, (deadline, next(self._order), sequence))
+
+    @np.errstate(all="ignore")
+    def _report(self, sequences: list[LiveSequence], now: float = math.inf) -> None:
+        """Report sequences; by a time given, those that may still wait for a token's log-probability do so.
+
+        Each report is made, its sequence forgotten, and the report handed on: in this order, so that no error
+        reports it twice.
+        """
+        tails = self._windows.tails(sequences)
+        for i, sequence in enumerate(sequences):
+            if not tails.exact[i] and now < sequence.finished_at + self._surprisal_wait_s:
+                self._put_deadline(sequence, self._surprisal_wait_s)
+                continue
+            report = self._make(sequence, tails, i)
+            self._forget(sequence, not report.incomplete)
+            try:
+                self._on_report(report)
+            except Exception:
+                self._count_loss(Loss.REPORT_FAULT)
+                swallow("a report's receiver")
+
+    def _make(self, sequence: LiveSequence, tails: Tails, i: int) -> RequestReport:
+        """The report of a sequence, the ``i``-th of the tails."""
+        outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
+        if sequence.facts is not None:
+            outcome = replace(outcome, core=sequence.facts.over(outcome.core))
+        length = tails.last[i] if sequence.tokens is None else len(sequence.tokens)
+        summary = tails.features[i]
+        if sequence.tokens is not None:
+            self._count_loss(Loss.RECORD_MISSING, max(length - summary.tokens, 0))
+        tokens, before, agrees = self._tokens(sequence, tails, i)
+        if not agrees:
+            self._count_loss(Loss.SEQUENCE_OTHER_TOKENS)
+        lags = loops.repeated_at(tokens)
+        summary = replace(summary, repetition_share=loops.share(lags))
+        found = loops.find(tokens, self._thresholds.loop_tokens, cut_off=outcome.reason == "length", lags=lags)
+        if found is not None:
+            found = found._replace(onset=found.onset + before)
+        health = flags.judge(sequence.admitted, outcome, tails, i, found, self._thresholds)
+        risk = self._assess(summary, health, sequence.admitted)
+        series = None
+        if capture.keeps(sequence.capture, risk, health):
+            series = self._windows.series(sequence, tails, i, length) if length else None
+            self._count_loss(Loss.SERIES_TOO_LONG, max(length - self._max_series_tokens, 0))
+        source = sequence.source or sequence.admitted  # without records: what the frontend knows
+        if risk.shifted:
+            health = replace(health, traffic_shifted=True)
+        return RequestReport(
+            admitted=sequence.admitted,
+            outcome=outcome,
+            features=summary,
+            health=health,
+            risk=risk,
+            series=series,
+            capture=sequence.capture,
+            incomplete=not (tails.whole[i] and agrees),
+            runner=source.runner,
+            stage=source.stage,
+            admission=sequence.admission,
+            counted=sequence.counted,
+        )
+
+    def _forget(self, sequence: LiveSequence, complete: bool) -> None:
+        del self._live[sequence.key]
+        if sequence.outcome is None:
+            self._left(sequence.admitted.model)
+        self._pending.pop(sequence.key, None)
+        if sequence.slot >= 0:
+            self._windows.close(sequence)
+        self._reported[sequence.key] = complete
+        if len(self._reported) > _REMEMBERED:
+            del self._reported[next(iter(self._reported))]
+
+    def _assess(self, summary: Features, health: Health, admitted: Admitted) -> Risk:
+        if admitted.role is not None:  # no basis is about such sequences, nor may a baseline learn from them
+            return Risk(score=None, level="unknown")
+        try:
+            return self._risk.assess(summary, health, admitted)
+        except Exception:
+            self._count_loss(Loss.RISK_FAULT)
+            swallow("the risk model")
+            return Risk(score=None, level="unknown")
+
+    def _tokens(self, sequence: LiveSequence, tails: Tails, i: int) -> tuple[Array, int, bool]:
+        """The output's tokens; how many are missing before them; and whether the tokens folded are the client's.
+
+        The client's tokens are what counts. Of a sequence without any, the last ones are known.
+        """
+        tokens, folded = sequence.tokens, tails.first[i]
+        if tokens is None:
+            last = self._windows.last_folded(sequence)
+            rest = tails.tokens[i, : tails.last[i] - folded]
+            return np.concatenate((last, rest)), folded - len(last), True
+        if folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes()):
+            return tokens, 0, True
+        return tokens, 0, sequence.unknown > 0 or folded > len(tokens)
+
+
+def _batches(sequences: dict[int, LiveSequence]) -> Iterator[list[LiveSequence]]:
+    """The current sequences, :data:`_BATCH` at a time."""
+    waiting = list(sequences.values())
+    for at in range(0, len(waiting), _BATCH):
+        yield waiting[at : at + _BATCH]

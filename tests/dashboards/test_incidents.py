@@ -1,0 +1,443 @@
+"""The incidents of an operator's review, fleets included: which alerts fire, when and where, and no other ones.
+
+One series a line is too long for thirty servers, so the cases are made here; promtool evaluates them minute by minute.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dashboards.source import rules
+from dashboards.source.config import CONFIG, FILE, Config, load, load_kubernetes
+from pydantic import ValidationError
+from tests.dashboards.tools import DASHBOARDS, RULES, run
+
+from corevital_otel import conventions
+
+Fired = set[tuple[str, str]]
+"""An alert's name, and the server that it names, or an empty text."""
+
+
+@dataclass
+class Fleet:
+    """Series of a fleet by what their labels are."""
+
+    minutes: int = 120
+    series: dict[str, str] = field(default_factory=dict)
+
+    def put(self, metric: str, values: str, **labels: str) -> None:
+        inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+        self.series[f"{metric}{{{inside}}}"] = values
+
+    def server(self, instance: str, rate: float = 10, job: str = "vllm", model: str = "m", **labels: str) -> Fleet:
+        """A healthy server that answers ``rate`` sequences a minute; keyword arguments are further labels."""
+        n, where = self.minutes, {"job": job, "instance": instance, **labels}
+        of_model = {**where, "gen_ai_request_model": model}
+        self.put("up", f"1x{n}", **where)
+        self.put("corevital_telemetry_faults_total", f"0x{n}", **where)
+        self.put("vllm:request_success_total", f"0+{rate}x{n}", **where)
+        for reason, level, values in (
+            ("stop", "low", f"0+{rate}x{n}"),
+            ("stop", "high", f"0x{n}"),
+            ("error", "low", f"0x{n}"),
+        ):
+            self.put("corevital_requests_total", values, **of_model, finish_reason=reason, risk_level=level)
+        for flag in conventions.FAULT_FLAGS:
+            self.put("corevital_requests_faulty_total", f"0x{n}", **of_model, flag=flag)
+        for flag in conventions.FLAGS:
+            self.put("corevital_health_flags_total", f"0x{n}", **of_model, flag=flag)
+        return self
+
+    def change(self, metric: str, values: str, **labels: str) -> Fleet:
+        """Replace the values of each series with these labels."""
+        wanted = [f'{name}="{value}"' for name, value in labels.items()]
+        found = [name for name in self.series if name.startswith(metric + "{") and all(each in name for each in wanted)]
+        assert found
+        self.series |= dict.fromkeys(found, values)
+        return self
+
+    def loops(self, instance: str, values: str) -> Fleet:
+        flag = "repetition_loop_detected"
+        self.change("corevital_requests_faulty_total", values, instance=instance, flag=flag)
+        return self.change("corevital_health_flags_total", values, instance=instance, flag=flag)
+
+    def of(self, instance: str, metric: str, values: str, **labels: str) -> Fleet:
+        self.put(metric, values, job="vllm", instance=instance, gen_ai_request_model="m", **labels)
+        return self
+
+
+def fleet(servers: int, **options: Any) -> Fleet:
+    made = Fleet(**options)
+    for number in range(servers):
+        made.server(f"i{number}")
+    return made
+
+
+def firing(
+    series: Mapping[str, str], minutes: Iterable[int], folder: Path, files: Iterable[Path] = RULES
+) -> dict[int, list[dict[str, str]]]:
+    """Labels of the alerts that fire at each of these minutes, by promtool."""
+    expr = 'ALERTS{alertstate="firing",alertname!="CorevitalWatchdog"}'
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": f"{minute}m", "exp_samples": [{"labels": "asked{}", "value": minute}]}
+            for minute in minutes
+        ],
+    }
+    groups = [group["name"] for path in files for group in yaml.safe_load(path.read_text())["groups"]]
+    first = ["corevital-requests", "corevital-own-week", "corevital-servers", "corevital-peers", "corevital-telemetry"]
+    order = [*first, *(name for name in groups if name not in first)]
+    path = folder / "incident.test.yml"
+    made = {"rule_files": [str(file) for file in files], "group_eval_order": order, "evaluation_interval": "1m"}
+    path.write_text(json.dumps(made | {"tests": [test]}))
+    done = run("promtool", "test", "rules", path)
+    return _read(done.stdout + done.stderr, list(minutes))
+
+
+def _read(text: str, minutes: list[int]) -> dict[int, list[dict[str, str]]]:
+    """What promtool got at each minute: each of its expectations fails by design, in the order of the test."""
+    found = text.split("\n        got: ")[1:]
+    assert len(found) == len(minutes), text
+    result = {}
+    for minute, got in zip(minutes, found, strict=True):
+        line = got.splitlines()[0]
+        samples = [] if line == "nil" else line.split("} 1E+00")[:-1]
+        result[minute] = [dict(yaml.safe_load(_as_yaml(sample))) for sample in samples]
+    return result
+
+
+def _as_yaml(sample: str) -> str:
+    return sample.lstrip(", ").removeprefix("{").replace('="', '": "').join(('{"', "}")).replace('", ', '", "')
+
+
+def named(alerts: list[dict[str, str]], *, least: str = "warning") -> Fired:
+    order = ("info", "warning", "critical")
+    return {
+        (alert["alertname"], alert.get("instance", ""))
+        for alert in alerts
+        if order.index(alert["severity"]) >= order.index(least)
+    }
+
+
+def one_of_thirty_loops() -> Fleet:
+    return fleet(30).loops("i0", "0x20 0+10x100")
+
+
+def one_of_twenty_at_high_risk() -> Fleet:
+    made = fleet(20)
+    made.change("corevital_requests_total", "0+10x20 200x100", instance="i7", finish_reason="stop", risk_level="low")
+    return made.change("corevital_requests_total", "0x20 0+10x100", instance="i7", risk_level="high")
+
+
+def one_of_ten_is_stuck() -> Fleet:
+    made = fleet(10)
+    for number in range(10):
+        made.of(f"i{number}", "corevital_sequences_running", "8x120")
+        made.of(f"i{number}", "corevital_sequences_looping", "0x20 8x100" if number == 3 else "0x120")
+    return made
+
+
+def engine_hangs() -> Fleet:
+    """Ninety minutes: sequences pile up, some clients give up, and ``up`` is 1."""
+    made = fleet(2)
+    made.change("corevital_requests_total", "0+10x30 300x90", instance="i0", finish_reason="stop", risk_level="low")
+    made.change("vllm:request_success_total", "0+10x30 300x90", instance="i0")
+    made.of("i0", "corevital_requests_total", "0x40 0+1x80", finish_reason="abort", risk_level="unknown")
+    for server, running, tokens in (("i0", "3x30 3+2x90", "0+900x30 27000x90"), ("i1", "3x120", "0+900x120")):
+        made.of(server, "corevital_sequences_running", running)
+        made.put("vllm:generation_tokens_total", tokens, job="vllm", instance=server)
+    return made
+
+
+def every_client_gives_up() -> Fleet:
+    made = fleet(1).change("corevital_requests_total", "0+10x30 300x90", finish_reason="stop", risk_level="low")
+    return made.of("i0", "corevital_requests_total", "0x30 0+10x90", finish_reason="abort", risk_level="unknown")
+
+
+def engine_dies_every_twenty_minutes() -> Fleet:
+    """With 60 sequences running, 30 % of all; the page has their errors once before the process ends."""
+    made = fleet(1).change("up", "1x19 " + "1 0 1x17 " * 5)
+    made.change("corevital_requests_total", "0+10x19 200 _ 0+10x17 190 _ 0+10x17 190 _ 0+10x17 190 _ 0+10x30",
+                finish_reason="stop", risk_level="low")  # fmt: skip
+    return made.change(
+        "corevital_requests_total", "0x19 60 _ 0x17 60 _ 0x17 60 _ 0x17 60 _ 0x30", finish_reason="error"
+    )
+
+
+def restarts_every_ten_minutes() -> Fleet:
+    made = fleet(1).change("corevital_requests_total", "0+10x9 " * 12, finish_reason="stop", risk_level="low")
+    return made.change("vllm:request_success_total", "0+10x9 " * 12)
+
+
+def three_faults_at_once(share_percent: int) -> Fleet:
+    """That share of sequences, at 100 a minute, has NaN, Inf and a loop."""
+    made = Fleet().server("i0", rate=100)
+    for flag in ("nan_detected", "inf_detected", "repetition_loop_detected"):
+        made.change("corevital_health_flags_total", f"0+{share_percent}x120", flag=flag)
+    return made.change("corevital_requests_faulty_total", f"0+{share_percent}x120", flag="nan_detected")
+
+
+def other_job_name() -> Fleet:
+    return Fleet().server("10.0.0.7:8000", job="vllm-engine-service")
+
+
+def unknown_job_is_down() -> Fleet:
+    return Fleet().server("10.0.0.7:8000", job="llama").change("up", "1x20 0x100")
+
+
+def cluster_vanishes() -> Fleet:
+    made = Fleet()
+    for cluster in ("east", "west"):
+        made.server("i0", cluster=cluster)
+    for name in [name for name in made.series if 'cluster="west"' in name]:
+        made.series[name] = made.series[name].replace("x120", "x30")
+    return made
+
+
+def looping_in_one_cluster() -> Fleet:
+    made = Fleet()
+    for cluster in ("east", "west"):
+        for number in range(3):
+            made.server(f"i{number}", cluster=cluster)
+    for metric in ("corevital_requests_faulty_total", "corevital_health_flags_total"):
+        made.change(metric, "0+9x120", cluster="west", flag="repetition_loop_detected")
+    return made
+
+
+def deploy() -> Fleet:
+    """Each of three servers is away for six minutes, one after the other, and starts counting from zero."""
+    made = fleet(3)
+    for number in range(3):
+        before, after = 20 + 10 * number, 94 - 10 * number
+        made.change("up", f"1x{before} 0x5 1x{after}", instance=f"i{number}")
+        restarted = f"0+10x{before} _x6 0+10x{after}"
+        made.change(
+            "corevital_requests_total", restarted, instance=f"i{number}", finish_reason="stop", risk_level="low"
+        )
+        made.change("vllm:request_success_total", restarted, instance=f"i{number}")
+        ended = f"0x{before - 1} 12 _x6 0x{after}"  # those in flight
+        made.change("corevital_requests_total", ended, instance=f"i{number}", finish_reason="error")
+    return made
+
+
+def rollback() -> Fleet:
+    """Three of six servers start again with ``COREVITAL_ENABLED=0``."""
+    made = fleet(6)
+    for name in list(made.series):
+        if name.startswith("corevital_") and any(f'"i{number}"' in name for number in range(3)):
+            made.series[name] = made.series[name].replace("x120", "x30")
+    return made
+
+
+def scale_up() -> Fleet:
+    """Beside one server two more are started, which load their weights for six minutes."""
+    made = fleet(1)
+    for number in (1, 2):
+        made.put("up", "_x20 0x6 1x94", job="vllm", instance=f"i{number}")
+        made.put("corevital_telemetry_faults_total", "_x26 0x94", job="vllm", instance=f"i{number}")
+    return made
+
+
+def rollback_to_new_names() -> Fleet:
+    """All servers start again without corevital, under other names, as pods do."""
+    made = Fleet()
+    for number in range(3):
+        made.put("up", "1x30 _x90", job="vllm", instance=f"old{number}")
+        made.put("corevital_telemetry_faults_total", "0x30 _x90", job="vllm", instance=f"old{number}")
+        made.put("up", "_x30 0x5 1x85", job="vllm", instance=f"new{number}")
+    return made
+
+
+def quiet_night() -> Fleet:
+    """One sequence in ten minutes, and one of them loops."""
+    made = Fleet().server("i0", rate=0.1)
+    return made.loops("i0", "0x60 1x60")
+
+
+def few_losses() -> Fleet:
+    """One span of five is lost; two of a hundred sequences are flagged."""
+    made = fleet(1, minutes=300).change("corevital_requests_total", "0+0.5x300", finish_reason="stop", risk_level="low")
+    made.loops("i0", "0x100 1x60 2x140")
+    made.put(
+        "corevital_telemetry_dropped_total", "0x60 1x240", job="vllm", instance="i0", what="span", why="export_failed"
+    )
+    return made
+
+
+FIRES: list[tuple[Callable[[], Fleet], int, int, Fired]] = [
+    # incident, when it is quiet still, when it must have fired, what fires then
+    (one_of_thirty_loops, 20, 35, {("CorevitalInstanceLoops", "i0")}),
+    (one_of_twenty_at_high_risk, 20, 35, {("CorevitalInstanceHighRisk", "i7")}),
+    (one_of_ten_is_stuck, 20, 24, {("CorevitalInstanceStuckInLoops", "i3")}),
+    (engine_hangs, 30, 40, {("CorevitalEngineStalled", "i0")}),
+    (every_client_gives_up, 30, 40, {("CorevitalAbortShareHigh", "")}),
+    (engine_dies_every_twenty_minutes, 18, 63, {("CorevitalCrashLoop", "i0"), ("CorevitalFaultBudgetBurn", "")}),
+    (restarts_every_ten_minutes, 25, 45, {("CorevitalCrashLoop", "i0")}),
+    (unknown_job_is_down, 25, 35, {("CorevitalTargetDown", "10.0.0.7:8000")}),
+    (cluster_vanishes, 30, 45, {("CorevitalTargetsAbsent", "")}),
+]
+
+
+@pytest.mark.parametrize(("incident", "before", "at", "expected"), FIRES, ids=[case[0].__name__ for case in FIRES])
+def test_an_incident_fires_in_time_and_names_its_server(
+    incident: Callable[[], Fleet], before: int, at: int, expected: Fired, tmp_path: Path
+) -> None:
+    found = firing(incident().series, [before, at], tmp_path)
+    assert named(found[before]) == set()
+    assert named(found[at]) == expected
+
+
+@pytest.mark.parametrize(
+    "calm",
+    [other_job_name, deploy, rollback, scale_up, rollback_to_new_names, quiet_night, few_losses],
+    ids=lambda made: made.__name__,
+)
+def test_what_is_not_an_incident_is_quiet(calm: Callable[[], Fleet], tmp_path: Path) -> None:
+    made = calm()
+    found = firing(made.series, range(10, made.minutes, 5), tmp_path)
+    assert {minute: alerts for minute, alerts in found.items() if alerts} == {}
+
+
+def test_a_sequence_with_three_faults_burns_once(tmp_path: Path) -> None:
+    """5 % is five times the budget: below the burn rates of a page within the hour, and above the slow ones."""
+    found = firing(three_faults_at_once(5).series, [100], tmp_path)[100]
+    assert {(alert["alertname"], alert.get("window", "")) for alert in found} == {
+        ("CorevitalNaNLogits", ""), ("CorevitalInfLogits", ""), ("CorevitalFaultBudgetBurn", "1d"),
+    }  # fmt: skip
+    paged = firing(three_faults_at_once(15).series, [100], tmp_path)[100]
+    assert {alert["window"] for alert in paged if alert["alertname"] == "CorevitalFaultBudgetBurn"} == {
+        "1h",
+        "6h",
+        "1d",
+    }
+
+
+def test_an_alert_names_its_cluster(tmp_path: Path) -> None:
+    found = firing(looping_in_one_cluster().series, [60], tmp_path)[60]
+    assert found
+    assert {alert["cluster"] for alert in found} == {"west"}
+    absent = firing(cluster_vanishes().series, [45], tmp_path)[45]
+    assert [alert["cluster"] for alert in absent] == ["west"]
+    for group in yaml.safe_load((DASHBOARDS / "prometheus/alerts.rules.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            assert "{{ with $labels.cluster }}" in rule["annotations"]["description"]
+
+
+# The configuration
+
+
+def test_what_the_file_says_is_in_rules_and_dashboards(tmp_path: Path) -> None:
+    changed = (
+        FILE.read_text()
+        .replace('server = ".*vllm.*"', 'server = "llama"')
+        .replace('cluster = "cluster"', 'cluster = "region"')
+    )
+    changed = changed.replace("loop_share = 0.2", "loop_share = 0.9").replace(
+        "http://localhost:3000", "https://grafana.example"
+    )
+    (tmp_path / "config.toml").write_text(changed)
+    config = load(tmp_path / "config.toml")
+    assert config != CONFIG
+    files = []
+    for name, text in rules.files(config).items():
+        files.append(tmp_path / name)
+        files[-1].write_text(text)
+        assert "localhost:3000" not in text
+        assert "cluster," not in text
+    assert run("promtool", "check", "rules", *files).returncode == 0
+    half = fleet(30).loops("i0", "0+5x120").series
+    assert named(firing(half, [35], tmp_path)[35]) == {("CorevitalInstanceLoops", "i0")}
+    assert named(firing(half, [35], tmp_path, files)[35]) == set()
+    shown = (DASHBOARDS / "source/queries.py").read_text() + (DASHBOARDS / "source/frame.py").read_text()
+    assert 'job="vllm"' not in shown
+    assert "CONFIG.targets.selector" in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("first_token_s = 2.5", "first_token_s = 2.4"),
+        ("loop_share = 0.05", "loop_share = 5"),
+        ('deploy = "10m"', 'deploy = "ten minutes"'),
+        ('cluster = "cluster"', 'cluster = "my cluster"'),
+        ("cores = 0.8", "coers = 0.8"),
+        ("http://localhost:3000", "localhost:3000"),
+    ],
+)
+def test_a_wrong_value_is_refused(old: str, new: str, tmp_path: Path) -> None:
+    text = FILE.read_text()
+    assert old in text
+    (tmp_path / "config.toml").write_text(text.replace(old, new))
+    with pytest.raises(ValidationError):
+        load(tmp_path / "config.toml")
+
+
+def test_kubernetes_gets_the_same_rules_as_one_resource(tmp_path: Path) -> None:
+    config: Config = load_kubernetes()
+    made = yaml.safe_load((DASHBOARDS / "kubernetes/prometheusrule.yaml").read_text())
+    assert (made["apiVersion"], made["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert set(made) == {"apiVersion", "kind", "metadata", "spec"}
+    assert set(made["spec"]) == {"groups"}
+    path = tmp_path / "all.rules.yml"
+    path.write_text(json.dumps(made["spec"]))
+    done = run("promtool", "check", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ours = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
+    names = {rule.get("alert", rule.get("record")) for group in ours for rule in group["rules"]}
+    assert {
+        rule.get("alert", rule.get("record")) for group in made["spec"]["groups"] for rule in group["rules"]
+    } == names
+    assert config.labels.server == ("namespace", "job", "pod", "instance")
+    pod = {"namespace": "llm", "pod": "vllm-0"}
+    found = firing(one_of_thirty_in(pod).series, [35], tmp_path, [path])[35]
+    assert [(alert["alertname"], alert["pod"], alert["namespace"]) for alert in found] == [
+        ("CorevitalInstanceLoops", "vllm-0", "llm")
+    ]
+
+
+def one_of_thirty_in(labels: dict[str, str]) -> Fleet:
+    made = Fleet()
+    for number in range(30):
+        made.server(f"i{number}", namespace=labels["namespace"], pod=f"vllm-{number}")
+    return made.loops("i0", "0x20 0+10x100")
+
+
+# Flags
+
+ALERT_OF_FLAG = {
+    "nan_detected": "CorevitalNaNLogits",
+    "inf_detected": "CorevitalInfLogits",
+    "repetition_loop_detected": "CorevitalLoopShareHigh",
+    "truncated": "CorevitalTruncationRising",
+    "sustained_high_entropy": "CorevitalWarningShareRising",
+    "distribution_collapsed": "CorevitalWarningShareRising",
+    "alarm_raised": "CorevitalWarningShareRising",
+    "traffic_shifted": "CorevitalTrafficShifted",
+}
+
+
+@pytest.mark.parametrize("flag", [*conventions.FLAGS, *conventions.CONDITIONS])
+def test_every_flag_has_an_alert_or_a_reason_why_not(flag: str) -> None:
+    table = (
+        (DASHBOARDS.parent / "docs/operate/dashboards.md")
+        .read_text()
+        .partition("| flag | alert |")[2]
+        .partition("\n\n")[0]
+    )
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| `{flag}`")]
+    alert = ALERT_OF_FLAG.get(flag)
+    if alert is None:
+        assert "none: " in row
+    else:
+        assert f"`{alert}`" in row
+        text = "".join(path.read_text() for path in RULES)
+        assert f"alert: {alert}" in text
+        assert flag in text
