@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import subprocess
 import threading
@@ -112,6 +113,18 @@ def test_a_collector_that_hangs_is_reported_in_time(protocol: str) -> None:
         assert time.monotonic() - start < 5
     assert status == "fail"
     assert "within 1 s" in text or "refuses spans" in text
+
+
+def test_checks_that_overlap_leave_the_loggers_as_they_were() -> None:
+    loggers = [logging.getLogger(name) for name in ("corevital", "corevital.otlp", "opentelemetry")]
+    before = [logger.level for logger in loggers]
+    with silent() as port:
+        for _ in range(2):  # neither has ended when the next one begins
+            answer(where(port, "http/protobuf"), 0.2)
+    for thread in threading.enumerate():
+        if thread.name == "corevital-doctor":
+            thread.join(20)
+    assert [logger.level for logger in loggers] == before
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 from typing import Final, Literal
@@ -38,11 +37,7 @@ def answer(where: Destination, timeout_s: float = _ANSWER_S, items: Items = "spa
 
 
 def _ask(where: Destination, items: Items, answers: queue.Queue[tuple[Status, str]]) -> None:
-    loggers = [logging.getLogger(name) for name in ("opentelemetry", "corevital.otlp")]
-    levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:  # the check's line has what they would log
-            logger.setLevel(logging.CRITICAL)
         from corevital_otel.otlp.exporter import ListeningExporter
         from corevital_otel.otlp.kinds import LOGS, SPANS
 
@@ -56,9 +51,6 @@ def _ask(where: Destination, items: Items, answers: queue.Queue[tuple[Status, st
             answers.put(("fail", f" refuses {items} ({message or 'no reason given'}): {_fix(message)}"))
     except Exception as error:  # any exception of the SDK; its text may contain a header
         answers.put(("fail", f" cannot be tested ({type(error).__name__}): check the OTEL_EXPORTER_OTLP_* variables"))
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _fix(message: str) -> str:
