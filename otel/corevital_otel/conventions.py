@@ -136,7 +136,7 @@ TOKENS_OBSERVED: Final = "corevital.tokens.observed"
 """Tokens whose logits we saw; :data:`USAGE_OUTPUT_TOKENS`, unless :data:`INCOMPLETE`."""
 TOKENS_FORCED: Final = "corevital.tokens.forced"
 """Of those, tokens that were the only ones allowed, by a grammar as a rule; absent where there is none, or where the
-grammar comes after the logits that we see (``pre_grammar``). No mean, sum or extreme is of them."""
+grammar comes after the logits that we see (``pre_grammar``). No mean or extreme is of them."""
 SEGMENTS: Final = {
     "reasoning": "corevital.reasoning.", "answer": "corevital.answer.", "tool_call": "corevital.tool_call.",
 }  # fmt: skip
@@ -256,8 +256,7 @@ SERIES_EVENT: Final = "corevital.series"
 SERIES_EVENT_TOKENS: Final = 256
 """Tokens an event holds at most."""
 SERIES_UNKNOWN: Final = -1.0
-"""Stands in a series for a value that is not known or is of a forced token: none of the series can be negative, and
-JSON has no NaN."""
+"""Stands in a series for a value that is not known: none of the series can be negative, and JSON has no NaN."""
 
 # Metrics: ours
 

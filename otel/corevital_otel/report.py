@@ -22,7 +22,9 @@ RiskBasis = Literal["prior", "baseline", "calibrated"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Per-token values, one entry an output token, float32; NaN where a value is not known or the token was forced.
+    """Per-token values, one entry an output token, float32; NaN where a value is not known.
+
+    A forced token has what the mask left: entropy and surprisal 0, margin and mass 1.
 
     Attributes:
         entropy: bits.

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from tests.measure.conftest import VOCAB, Output
 
+from corevital.frames import events
 from corevital.frames.lifecycle import MAX_SEGMENTS, Admitted, Finished, Segment
 from corevital_otel.measure.features import Watch
 from corevital_otel.measure.thresholds import Thresholds
@@ -39,24 +41,28 @@ class Masked(Output):
 
 
 @pytest.mark.parametrize("forced", [(0,), (98,), (0, 1, 2, 3, 30, 31, 32, 33, 60), tuple(range(0, 100, 2))])
-def test_forced_tokens_are_observed_and_no_statistic_is_of_them(kit, forced):
+def test_forced_tokens_are_observed_and_are_in_no_mean_or_extreme(kit, forced):
     output = Masked(100, extra=1, forced=forced)
     report = kit.Scene().play(output)
     assert not report.incomplete
     chosen = set(range(100)) - set(forced)
     kit.check(report.features, replace(output.features(chosen), tokens=100, forced=len(forced)))
-    assert np.isnan(report.series.entropy[list(forced)]).all()
-    assert np.isfinite(report.series.entropy[sorted(chosen)]).all()
+    series = report.series
+    assert not series.entropy[list(forced)].any()
+    assert not series.surprisal[list(forced)].any()
+    assert (series.margin[list(forced)] == 1).all()
+    assert np.isfinite(series.entropy).all()
+    assert series.entropy.sum() == pytest.approx(report.features.entropy_sum, rel=1e-4)
 
 
 def test_an_output_that_is_all_forced_has_no_score(kit):
     report = kit.Scene().play(Masked(40, extra=1, forced=tuple(range(41))))
     assert (report.features.tokens, report.features.forced, report.features.entropy_mean) == (40, 40, None)
     assert (report.risk.score, report.risk.level) == (None, "unknown")
-    assert report.health.flags == (), "forty times the same certainty is no collapse"
+    assert report.health.flags == (), "forty times the same certainty is not a collapse"
 
 
-def test_a_token_that_is_nearly_certain_or_was_one_of_two_is_not_forced(kit):
+def test_a_certain_token_that_was_one_of_two_is_not_forced(kit):
     output = Masked(3, forced=(0, 1, 2))
     rows = output.rows(range(3))
     rows["neginf_count"] = VOCAB - 2
@@ -91,7 +97,7 @@ def played(kit, output: Output, segments: tuple[Segment, ...], segmented: bool =
 
 
 def part_of(output: Output, at: list[int]) -> Features:
-    """What the definitions say of these tokens as an output of their own."""
+    """What the definitions say of these tokens as if they were a whole output."""
     part = Output(len(at), key=output.key)
     part.logp, part.tokens = output.logp[at], output.tokens[at]
     return replace(part.features(), frozen_run=0)
@@ -108,7 +114,7 @@ def part_of(output: Output, at: list[int]) -> Features:
         ("|" + "r" * 10 + "|" + "a" * 10 + "|" + "r" * 10 + "|" + "a" * 40, "answer"),
     ],
 )
-def test_each_part_is_measured_as_an_output_of_its_own(kit, layout, assessed, capture):
+def test_each_part_is_measured_like_a_whole_output(kit, layout, assessed, capture):
     output = Output(len(layout), seed=3, extra=1)
     report = played(kit, output, spans(layout), capture=capture)
     found = report.segments
@@ -148,7 +154,7 @@ def test_forced_tokens_of_a_part_count_as_its_tokens_alone(kit):
     layout = "|" + "r" * 20 + "|" + "a" * 40
     output = Masked(len(layout), extra=1, forced=tuple(range(30, 50)))
     found = played(kit, output, spans(layout)).segments.answer
-    assert found.tokens == 40
+    assert (found.tokens, found.forced) == (40, 20)
     chosen = [*range(22, 30), *range(50, 62)]
     assert found.entropy_mean == pytest.approx(part_of(output, chosen).entropy_mean, rel=1e-4)
 
@@ -203,3 +209,16 @@ def test_parts_are_bounded_in_number():
     many = tuple(Segment("mark", i, i + 1) for i in range(1000))
     kept = Finished(reason="stop", token_ids=(), end_ns=1, segments=many).bounded(10)
     assert kept.segments == many[:MAX_SEGMENTS]
+
+
+def test_parts_cross_to_a_hub():
+    parts = (Segment("mark", 0, 1), Segment("reasoning", 1, 5))
+    ended = Finished(reason="stop", token_ids=(1, 2), end_ns=1, segments=parts)
+    message, _ = events.encode(events.CoreInfo(engine="e"), [events.Event("finish", 7, ended)])
+    body = events.read_object(message)
+    assert body is not None
+    about = body["events"][0][2]
+    read = TypeAdapter(Finished).validate_python({**about, "token_ids": ()})
+    assert read.segments == parts
+    plain = Finished(reason="stop", token_ids=(), end_ns=1)
+    assert b"segments" not in events.encode(events.CoreInfo(engine="e"), [events.Event("finish", 7, plain)])[0]

@@ -383,7 +383,8 @@ def of_series(series: Series, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> F
     """The features of a stored series, or of the beginning of one: the same as live, to float32's precision.
 
     A series has neither confidences nor the ids of tokens: ``confidence_*`` are None, and ``frozen_run``,
-    ``surprisal_estimated`` and ``forced`` are 0. A token whose entropy is not known counts as not observed.
+    ``surprisal_estimated`` and ``forced`` are 0. A token whose entropy is not known counts as not observed,
+    and a forced one as one that the model was certain of.
     """
     values = np.full((COLUMNS, 1, len(series)), np.nan)
     for at, column in enumerate((series.entropy, series.surprisal, series.margin, series.topk_mass)):

@@ -1,4 +1,4 @@
-"""The parts of an output, each measured as an output of its own: reasoning, answer, calls of tools.
+"""The parts of an output, each measured like a whole output: reasoning, answer, calls of tools.
 
 Only an engine that knows the parts names them, at a sequence's end: ``segments`` of
 :class:`corevital.frames.lifecycle.Finished`. What it names is reasoning, a call of a tool, or a mark between parts; the
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from corevital.frames.lifecycle import SEGMENT_KINDS, Segment
 from corevital_otel.measure import features, loops
-from corevital_otel.measure.token_values import COLUMNS, ENTROPY, Chunk
+from corevital_otel.measure.token_values import COLUMNS, CONFIDENCE, ENTROPY, Chunk
 from corevital_otel.report import Assessed, Segments
 
 Array = npt.NDArray[Any]
@@ -40,7 +40,8 @@ def measure(
 
     Args:
         found: the parts that are not the answer; what is beyond the output or overlaps an earlier part does not count.
-        values: ``[COLUMNS, T]``, NaN where not known; of the first tokens at least.
+        values: ``[COLUMNS, T]`` of the first tokens at least, as :class:`corevital_otel.measure.windows.Windows` keeps
+            them.
         tokens: ``[T]`` ids of the output's tokens.
         high_entropy_bits: threshold of ``high_entropy_steps``.
         watch: as in :func:`corevital_otel.measure.features.fold`.
@@ -76,8 +77,10 @@ def _part(
     chunk_values = np.full((COLUMNS, 1, len(known)), np.nan)
     chunk_values[:, 0] = values[:, known]
     observed = np.isfinite(chunk_values[ENTROPY])
+    forced = chunk_values[CONFIDENCE] == -np.inf
+    chunk_values[:, forced] = np.nan
     no = np.zeros(1, bool)
-    chunk = Chunk(chunk_values, observed, np.zeros_like(observed), no, no, np.arange(len(known))[None])
+    chunk = Chunk(chunk_values, observed, np.zeros_like(observed), no, no, np.arange(len(known))[None], forced)
     state = features.initial(1)
     features.fold(state, np.zeros(1, np.int64), chunk, high_entropy_bits, watch=watch)
     (found,) = features.summaries(state)

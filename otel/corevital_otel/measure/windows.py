@@ -47,6 +47,8 @@ _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
 SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
 """The first columns of the per-token values."""
+_FORCED: Final = np.array([[0.0], [0.0], [1.0], [1.0], [-np.inf]], np.float32)
+"""What is kept of a forced token, by column: its series has what the mask left; the last one tells it from others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -295,7 +297,7 @@ class Windows:
         self._missing[slots] += CHUNK - chunk.observed.sum(axis=1)
         self._folded[slots] = first + CHUNK
 
-        series = chunk.values[: len(SERIES)].astype(np.float32)
+        series, all_columns = _kept(chunk, len(SERIES)), None
         unknown = (tokens < 0).sum(axis=1).tolist()
         counts = chunk.observed.sum(axis=1).tolist()
         for i, slot in enumerate(slots.tolist()):
@@ -307,8 +309,10 @@ class Windows:
             owner.counted += counts[i]
             self.fresh[owner.admitted.model] += counts[i]
             if owner.columns and first[i] < self._max_series_tokens:
-                some = series if owner.columns == len(SERIES) else chunk.values
-                owner.chunks.append(some[:, i].astype(np.float32))
+                some = series
+                if owner.columns > len(SERIES):
+                    some = all_columns = _kept(chunk, owner.columns) if all_columns is None else all_columns
+                owner.chunks.append(some[:, i].copy())
 
     def _read(self, slots: Array, first: Array, last: Array) -> tuple[token_values.Chunk, Array, Array]:
         """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
@@ -393,13 +397,22 @@ class Windows:
     def values(self, sequence: LiveSequence, tails: Tails, i: int, length: int, columns: int) -> Array:
         """The first columns of the per-token values of a sequence, the ``i``-th of the tails: ``[columns, T]`` float32.
 
-        At most ``max_series_tokens`` of them; NaN where one is not known.
+        At most ``max_series_tokens`` of them; NaN where one is not known. The confidence of a forced token is -inf.
         """
         parts = [part[:columns] for part in sequence.chunks]
         if len(parts) * CHUNK == tails.first[i]:
-            parts.append(tails.chunk.values[:columns, i, : tails.last[i] - tails.first[i]].astype(np.float32))
+            parts.append(_kept(tails.chunk, columns, i)[:, 0, : tails.last[i] - tails.first[i]])
         values = np.full((columns, min(length, self._max_series_tokens)), np.nan, np.float32)
         if parts:
             known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
             values[:, : known.shape[1]] = known
         return values
+
+
+def _kept(chunk: token_values.Chunk, columns: int, sequence: int | None = None) -> Array:
+    """The first columns of a chunk, of all its sequences or one, as they are kept: ``[columns, S, T]`` float32."""
+    some = slice(None) if sequence is None else slice(sequence, sequence + 1)
+    values: Array = chunk.values[:columns, some].astype(np.float32)
+    if chunk.forced is not None:
+        values[:, chunk.forced[some]] = _FORCED[:columns]
+    return values

@@ -51,7 +51,7 @@ class Parts:
             found = self._reasoning.segments(token_ids, prompt_token_ids)
             count = sum(part.end - part.start for part in found if part.kind == "reasoning")
         if call.tools is not None and call.tools.whole:
-            found.append(Segment("tool_call", 0, len(token_ids)))  # of what is no other part
+            found.append(Segment("tool_call", 0, len(token_ids)))  # what belongs to nothing else
         elif call.tools is not None and (marks := self._marks(call.tools.parser)) is not None:
             first = 0
             for part in [*found, Segment("mark", len(token_ids), len(token_ids))]:

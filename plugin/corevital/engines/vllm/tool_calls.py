@@ -2,7 +2,7 @@
 
 vLLM reads calls out of the text in its serving layer, for the client alone. With nearly every model a mark
 (``<tool_call>``, ``[TOOL_CALLS]``) is one token, and the ids are enough. Parsers name their marks in several ways; one
-whose marks are not found, or are no tokens, leaves calls of tools in the answer.
+whose marks are not found, or take several tokens, leaves calls of tools in the answer.
 """
 
 from __future__ import annotations
