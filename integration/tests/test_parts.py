@@ -115,7 +115,7 @@ def test_reasoning_and_answer_are_measured_apart(served: Served) -> None:
     assert "corevital.tokens.forced" not in found
 
 
-def test_a_json_grammar_s_forced_tokens_are_no_certainty(served: Served) -> None:
+def test_tokens_that_a_json_grammar_forces_do_not_count_as_certain(served: Served) -> None:
     choice = served.chat("json", say=f"12:{END}", response_format=JSON, logprobs=True, top_logprobs=2)
     answer = json.loads(choice["message"]["content"])
     assert answer["fruit"] in SCHEMA["properties"]["fruit"]["enum"]  # type: ignore[index]
