@@ -118,7 +118,8 @@ STORE = """# Store schema
 The store is one SQLite file (`COREVITAL_DB`) in WAL mode. `PRAGMA user_version` is the schema's version: {version}.
 [Store](../operate/store.md) describes its upkeep; [Upgrade](../operate/upgrade.md) the migrations.
 
-The `summary` of a report is a JSON object of the span's [attributes](attributes.md). An attribute in SQL:
+The `summary` of a report is a JSON object of the span's [attributes](attributes.md),
+and of `corevital.assessed.…` where the risk is of a part of the output. An attribute in SQL:
 `summary ->> '$."corevital.entropy.mean"'`. A `series` is packed: {series}
 
 """

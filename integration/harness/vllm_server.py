@@ -19,10 +19,12 @@ _HUB = b"corevital_otel.service.hub_process"
 class Vllm(Group):
     """A real ``vllm serve`` with the demo model."""
 
-    def __init__(self, folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True, model: Path = MODEL
+    ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = ["vllm", "serve", str(MODEL), "--served-model-name", MODEL_NAME, "--host", "127.0.0.1"]
+        command = ["vllm", "serve", str(model), "--served-model-name", MODEL_NAME, "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager"]
         command += ["--logits-processor", "corevital"] if plugin else []
         super().__init__(
@@ -44,9 +46,14 @@ class Vllm(Group):
 
 @contextmanager
 def vllm(
-    folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True, ready_s: float = 420.0
+    folder: Path,
+    *arguments: str,
+    env: Mapping[str, str],
+    plugin: bool = True,
+    ready_s: float = 420.0,
+    model: Path = MODEL,
 ) -> Iterator[Vllm]:
-    server = Vllm(folder, *arguments, env=env, plugin=plugin)
+    server = Vllm(folder, *arguments, env=env, plugin=plugin, model=model)
     try:
         server.wait_ready(ready_s)
         yield server

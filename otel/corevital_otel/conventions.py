@@ -134,6 +134,20 @@ CONFIDENCE: Final = "corevital.confidence."
 ``tail``, ``change``."""
 TOKENS_OBSERVED: Final = "corevital.tokens.observed"
 """Tokens whose logits we saw; :data:`USAGE_OUTPUT_TOKENS`, unless :data:`INCOMPLETE`."""
+TOKENS_FORCED: Final = "corevital.tokens.forced"
+"""Of those, tokens that were the only ones allowed, by a grammar as a rule; absent where there is none, or where the
+grammar comes after the logits that we see (``pre_grammar``). No mean or extreme is of them."""
+SEGMENTS: Final = {
+    "reasoning": "corevital.reasoning.", "answer": "corevital.answer.", "tool_call": "corevital.tool_call.",
+}  # fmt: skip
+"""Prefixes of ``tokens``, ``entropy.mean`` and ``surprisal.mean`` of each part of the output, where the engine knows
+them. :data:`REASONING_TOKENS` is also the name of a metric."""
+SEGMENT_NUMBERS: Final = tuple(
+    prefix + name for prefix in SEGMENTS.values() for name in ("tokens", "entropy.mean", "surprisal.mean")
+)
+"""Those attributes."""
+RISK_SEGMENT: Final = "corevital.risk.segment"
+"""The part that the risk is of: ``answer``, or ``tool_call`` where that is longer; absent where it is of the whole."""
 INCOMPLETE: Final = "corevital.incomplete"
 """True where not every returned token was observed; otherwise absent."""
 LOGITS_STAGE: Final = "corevital.logits.stage"
@@ -348,3 +362,7 @@ FEATURES: Final = {
     "repetition_share": REPETITION_SHARE,
 }
 """The features, by their names in :class:`~corevital_otel.report.Features`, and the attribute that each becomes."""
+ASSESSED_PREFIX: Final = "corevital.assessed."
+ASSESSED: Final = {name: ASSESSED_PREFIX + attribute.removeprefix("corevital.") for name, attribute in FEATURES.items()}
+"""The features of the part that :data:`RISK_SEGMENT` names, and the attribute that each becomes in the store. A span
+does not have them: with them it would have more attributes than backends keep."""

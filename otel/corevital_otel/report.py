@@ -24,6 +24,8 @@ RiskBasis = Literal["prior", "baseline", "calibrated"]
 class Series:
     """Per-token values, one entry an output token, float32; NaN where a value is not known.
 
+    A forced token has what the mask left: entropy and surprisal 0, margin and mass 1.
+
     Attributes:
         entropy: bits.
         surprisal: bits, of the token really sampled.
@@ -70,6 +72,8 @@ class Features:
             token, and the same entropy to 0.01 bits.
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
             read exactly).
+        forced: tokens that were the only ones allowed, by a grammar as a rule. They are among ``tokens`` and count
+            nowhere else: no entropy, surprisal, margin, mass or confidence is of them.
     """
 
     tokens: int = 0
@@ -103,7 +107,38 @@ class Features:
     high_entropy_mean: float | None = None
     frozen_run: int = 0
     surprisal_estimated: int = 0
+    forced: int = 0
     repetition_share: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assessed:
+    """The part of an output that its risk is of.
+
+    Attributes:
+        segment: ``answer`` or ``tool_call``.
+        features: of its tokens; unlike those of a whole output, ``tokens`` are all it has, and not those observed.
+        alarm_onset: output index at which the watched maximum crossed its threshold within the part.
+    """
+
+    segment: str
+    features: Features
+    alarm_onset: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segments:
+    """The parts of an output whose engine knows them (:mod:`corevital_otel.measure.segments`).
+
+    Attributes:
+        reasoning, answer, tool_call: their features; None where the output has no such part.
+        assessed: the part that the risk is of; None: the whole output.
+    """
+
+    reasoning: Features | None = None
+    answer: Features | None = None
+    tool_call: Features | None = None
+    assessed: Assessed | None = None
 
 
 _FLAGS = (*names.FLAGS, *names.CONDITIONS)
@@ -217,6 +252,7 @@ class RequestReport:
         runner, stage: the model runner, and which logits it showed (``raw``, ``post_penalty`` …).
         admission: its parent, and what was decided when it was admitted.
         counted: of its tokens, those counted while it ran.
+        segments: its parts, where the engine knows them.
     """
 
     admitted: Admitted
@@ -231,3 +267,4 @@ class RequestReport:
     stage: str = "unknown"
     admission: Admission = Admission()
     counted: int = 0
+    segments: Segments | None = None

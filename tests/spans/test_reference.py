@@ -15,12 +15,14 @@ from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.metrics.instruments import INSTRUMENTS
-from corevital_otel.report import Features, Health, RequestReport, Risk
+from corevital_otel.report import Assessed, Features, Health, RequestReport, Risk, Segments
 from corevital_otel.settings import BACKENDS
+from corevital_otel.spans.attributes import span_attributes
 from corevital_otel.spans.emitter import SpanEmitter
 
 Make = Callable[..., RequestReport]
-REQUEST = ("The request", "In the engine", "Risk and health", "Statistics of the tokens", "How it was measured")
+REQUEST = ("The request", "In the engine", "Risk and health", "Statistics of the tokens", "Parts of the output",
+           "How it was measured")  # fmt: skip
 PROFILED = "For one backend"
 ENGINE_FACTS = ("corevital.engine.", "corevital.device.")
 """From vLLM: integration/tests/test_tracing.py checks them against the page."""
@@ -57,11 +59,14 @@ def fullest(report: Make) -> RequestReport:
     )  # fmt: skip
     unset = (field.name for field in dataclasses.fields(made.features) if getattr(made.features, field.name) is None)
     known: dict[str, Any] = dict.fromkeys(unset, 0.5)
-    features = dataclasses.replace(made.features, surprisal_estimated=1, **known)
+    features = dataclasses.replace(made.features, surprisal_estimated=1, forced=3, **known)
+    parts = Segments(reasoning=features, answer=features, tool_call=features,
+                     assessed=Assessed(segment="answer", features=features))  # fmt: skip
     return dataclasses.replace(
         made,
         admitted=admitted,
         features=features,
+        segments=parts,
         admission=dataclasses.replace(made.admission, drawn=False),
         outcome=dataclasses.replace(made.outcome, text="t", reasoning_tokens=2, core=core),
     )
@@ -109,3 +114,11 @@ def test_every_name_of_ours_is_on_a_page() -> None:
     spelt = {value for key, value in vars(names).items() if key.isupper() and isinstance(value, str) and "." in value}
     page = documented.PAGE.read_text()
     assert {name for name in spelt if f"`{name}" not in page} <= set(INSTRUMENTS)
+
+
+def test_a_span_has_no_more_attributes_than_backends_keep(sent: Callable[..., Span], report: Make) -> None:
+    made = fullest(report)
+    assert {names.ASSESSED_PREFIX + "entropy.max", names.RISK_SEGMENT} <= span_attributes(made).keys()
+    span = sent(made, backends=BACKENDS)
+    assert not [name for name in span.attributes if name.startswith(names.ASSESSED_PREFIX)], "for the store alone"
+    assert len(span.attributes) < 128

@@ -22,7 +22,8 @@ from vllm.v1.metrics.stats import IterationStats, PrefillStats
 from corevital.engines.vllm import calls
 from corevital.engines.vllm.frontend import attach
 from corevital.engines.vllm.reasoning import ReasoningCounter, counter
-from corevital.frames.lifecycle import CoreFacts, Finished
+from corevital.engines.vllm.tool_calls import ToolMarks, marks_of, tools_of
+from corevital.frames.lifecycle import CoreFacts, Finished, Segment
 
 START, END = 1001, 1002
 
@@ -275,3 +276,30 @@ def test_reasoning_is_counted_where_the_parser_reads_the_answer(operation: str, 
     scene.step([START, 1, 2, END, 3], FinishReason.LENGTH)
     assert state.detokenizer.output_token_ids == [START, 1, 2, END, 3]
     assert scene.finished.reasoning_tokens == counted
+    parts = (Segment("mark", 0, 1), Segment("reasoning", 1, 3), Segment("mark", 3, 4))
+    assert scene.finished.segments == (parts if counted else ())
+    (admitted,) = scene.observer.admitted
+    assert admitted.segmented == bool(counted)
+
+
+@pytest.mark.parametrize(
+    ("name", "marks", "wanted"),
+    [
+        ("hermes", ("<tool_call>", "</tool_call>"), ToolMarks(START, END)),
+        ("qwen3_xml", ("<tool_call>", "</tool_call>"), ToolMarks(START, END)),
+        ("mistral", ("[TOOL_CALLS]",), ToolMarks(START, None)),
+    ],
+)
+def test_the_marks_are_those_of_vllms_tool_parser(name: str, marks: tuple[str, ...], wanted: ToolMarks) -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    assert marks_of(ToolParserManager.get_tool_parser(name), Marked(*marks)) == wanted
+
+
+def test_a_serving_object_of_vllm_has_its_tool_parser_where_we_look() -> None:
+    from vllm.parser import ParserManager
+
+    chosen = ParserManager.get_parser(tool_parser_name="hermes", enable_auto_tools=True)
+    found = tools_of(SimpleNamespace(parser_cls=chosen), SimpleNamespace(tools=[{}], tool_choice="auto"))
+    assert found is not None
+    assert marks_of(found.parser, Marked("<tool_call>", "</tool_call>")) == ToolMarks(START, END)

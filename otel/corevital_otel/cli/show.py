@@ -32,6 +32,7 @@ _BASES: Final = {
     "calibrated": "About {score:.0%} of the runs with this score were bad where the profile was fitted.",
 }
 """The meaning of a score, by basis."""
+_SEGMENTS: Final = {"reasoning": "reasoning", "answer": "answer", "tool_call": "tool calls"}
 _FLAG_TEXTS: Final = {
     "nan_detected": "NaN among the logits: the model or its weights are broken",
     "inf_detected": "+Inf among the logits: the model overflowed",
@@ -118,7 +119,24 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ("surprisal", _numbers(found, "surprisal", ("mean", "max", "sum"), " bits")),
         ("margin", _numbers(found, "margin", ("mean", "min"))),
         ("unsure", f"{_whole(found, 'corevital.health.high_entropy_steps') or 0} high-entropy steps"),
+        *_segments(found),
     ]
+
+
+def _segments(found: dict[str, Any]) -> list[tuple[str, Text | str]]:
+    """The parts of the output, where they are known; and the tokens that a grammar forced."""
+    rows: list[tuple[str, Text | str]] = []
+    of = found.get(names.RISK_SEGMENT)
+    for kind, prefix in names.SEGMENTS.items():
+        tokens = _whole(found, prefix + "tokens")
+        if tokens is not None:
+            means = [(what, number_of(found.get(f"{prefix}{what}.mean"))) for what in ("entropy", "surprisal")]
+            parts = [f"{tokens} tokens", *(f"{what} {value:.3g} bits" for what, value in means if value is not None)]
+            rows.append((_SEGMENTS[kind], ", ".join(parts) + ("; the risk is of this part" if kind == of else "")))
+    forced = _whole(found, names.TOKENS_FORCED)
+    if forced:
+        rows.append(("forced", f"{forced} tokens were the only ones allowed: they count in no statistic"))
+    return rows
 
 
 def _text(found: dict[str, Any], name: str) -> str:

@@ -19,7 +19,7 @@ from corevital.supported import CHECKED, STAGES
 from corevital.text import printable
 from corevital_otel.cli.common import warn_of_damage
 from corevital_otel.cli.errors import CommandError
-from corevital_otel.conventions import FEATURES
+from corevital_otel.conventions import ASSESSED, FEATURES, RISK_SEGMENT
 from corevital_otel.risk.table import Runs
 from corevital_otel.store.reader import StoreError, StoreReader
 
@@ -225,8 +225,16 @@ def _store(path: Path) -> Table:
         raise CommandError(f"the store {path} has no requests yet: serve some first")
     columns = ("request_id", "sequence", "model", "finish_reason", "output_tokens", "risk_score")
     table: Table = {name: [getattr(report, name) for report in reports] for name in columns}
-    names = dict.fromkeys(name for report in reports for name in report.summary)
-    return table | {name: [report.summary.get(name) for report in reports] for name in names}
+    rows = [_assessed(report.summary) for report in reports]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return table | {name: [row.get(name) for row in rows] for name in names}
+
+
+def _assessed(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A store's row with the features that its risk is of: those of the answer, where they are known."""
+    if RISK_SEGMENT not in row:
+        return row
+    return {**row, **{FEATURES[name]: row.get(attribute) for name, attribute in ASSESSED.items()}}
 
 
 def _parquet(path: Path) -> Table:

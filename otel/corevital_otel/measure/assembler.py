@@ -26,11 +26,11 @@ from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital.guard import swallow
 from corevital.supported import CaptureMode
 from corevital_otel.losses import Loss, LossCounter
-from corevital_otel.measure import capture, flags, loops
+from corevital_otel.measure import capture, flags, loops, segments
 from corevital_otel.measure.thresholds import Thresholds
-from corevital_otel.measure.token_values import ids
-from corevital_otel.measure.windows import LiveSequence, Tails, Windows
-from corevital_otel.report import Admission, Features, Health, RequestReport, Risk, RiskModel
+from corevital_otel.measure.token_values import COLUMNS, ids
+from corevital_otel.measure.windows import SERIES, LiveSequence, Tails, Windows
+from corevital_otel.report import Admission, Features, Health, RequestReport, Risk, RiskModel, Segments
 
 Array = npt.NDArray[Any]
 
@@ -163,7 +163,8 @@ class Assembler:
         while len(self._live) >= self._max_live:
             self._evict(next(iter(self._live.values())))
         mode = capture.mode_of(admitted.capture, self._capture)
-        self._live[key] = LiveSequence(key, admitted, admission, mode)
+        columns = COLUMNS if admitted.segmented else len(SERIES) if capture.collects(mode) else 0
+        self._live[key] = LiveSequence(key, admitted, admission, mode, columns)
         self._running[admitted.model] += 1
 
     @np.errstate(all="ignore")  # a broken worker's values may be anything
@@ -361,8 +362,10 @@ class Assembler:
         found = loops.find(tokens, self._thresholds.loop_tokens, cut_off=outcome.reason == "length", lags=lags)
         if found is not None:
             found = found._replace(onset=found.onset + before)
-        health = flags.judge(sequence.admitted, outcome, tails, i, found, self._thresholds)
-        risk = self._assess(summary, health, sequence.admitted)
+        parts = self._segments(sequence, tails, i, outcome) if outcome.segments else None
+        assessed = None if parts is None else parts.assessed
+        health = flags.judge(sequence.admitted, outcome, tails, i, found, self._thresholds, assessed)
+        risk = self._assess(assessed.features if assessed else summary, health, sequence.admitted)
         series = None
         if capture.keeps(sequence.capture, risk, health):
             series = self._windows.series(sequence, tails, i, length) if length else None
@@ -383,7 +386,17 @@ class Assembler:
             stage=source.stage,
             admission=sequence.admission,
             counted=sequence.counted,
+            segments=parts,
         )
+
+    def _segments(self, sequence: LiveSequence, tails: Tails, i: int, outcome: Finished) -> Segments | None:
+        """The parts of a sequence that its end names; None where its values were not kept."""
+        if sequence.columns != COLUMNS or sequence.tokens is None:
+            return None
+        limits, tokens = self._thresholds, sequence.tokens
+        values = self._windows.values(sequence, tails, i, len(tokens), COLUMNS)
+        watch = limits.alarm and limits.alarm[1]
+        return segments.measure(outcome.segments, values, tokens, limits.high_entropy_bits, watch)
 
     def _forget(self, sequence: LiveSequence, complete: bool) -> None:
         del self._live[sequence.key]

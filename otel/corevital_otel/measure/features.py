@@ -71,6 +71,7 @@ STATE: Final = np.dtype(
         ("sums", "<f8", (_SUMS,)),
         ("early", "<f8", (_TOKENS,)),  # the first of the sums, over the first GROUP tokens
         ("peaks", "<f8", (len(PEAKS),)),
+        ("forced", "<i8"),  # tokens
         ("nan", "?"),
         ("inf", "?"),
         ("first", "<f8", (2,)),  # the first known entropy and surprisal
@@ -153,6 +154,8 @@ def fold(
     np.fmax(state["peaks"], peaks.T, out=state["peaks"])
     np.logical_or(state["nan"], chunk.nan, out=state["nan"])
     np.logical_or(state["inf"], chunk.inf, out=state["inf"])
+    if chunk.forced is not None:
+        state["forced"] += chunk.forced.sum(axis=1)
     if watch is not None:
         _alarm(state, first, values, groups, watch)
 
@@ -294,7 +297,7 @@ def _alarm(state: Array, first: Array, values: Array, groups: Array, watch: Watc
 
 def summaries(state: Array) -> list[Features]:
     """Features of each of the states ``[S]``."""
-    names = ("sums", "early", "peaks", "first", "longest", "sustained_high")
+    names = ("sums", "early", "peaks", "first", "longest", "sustained_high", "forced")
     columns = (*(state[name].tolist() for name in names), state["group"].sum(axis=2).tolist())
     return [_summary(*values) for values in zip(*columns, strict=True)]
 
@@ -306,6 +309,7 @@ def _summary(
     first: list[float],
     longest: list[float],
     sustained: float,
+    forced: int,
     group: list[float],
 ) -> Features:
     entropies, surprisals, margins, masses, confidences = sums[_COUNTS:_TOKENS]
@@ -347,6 +351,7 @@ def _summary(
         high_entropy_mean=sustained if math.isfinite(sustained) else None,
         frozen_run=int(longest[1]),
         surprisal_estimated=int(sums[_ESTIMATED]),
+        forced=forced,
     )
 
 
@@ -377,8 +382,9 @@ def _difference(late: float | None, early: float | None) -> float | None:
 def of_series(series: Series, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> Features:
     """The features of a stored series, or of the beginning of one: the same as live, to float32's precision.
 
-    A series has neither confidences nor the ids of tokens: ``confidence_*`` are None, and ``frozen_run`` and
-    ``surprisal_estimated`` are 0. A token whose entropy is not known counts as not observed.
+    A series has neither confidences nor the ids of tokens: ``confidence_*`` are None, and ``frozen_run``,
+    ``surprisal_estimated`` and ``forced`` are 0. A token whose entropy is not known counts as not observed,
+    and a forced one as one that the model was certain of.
     """
     values = np.full((COLUMNS, 1, len(series)), np.nan)
     for at, column in enumerate((series.entropy, series.surprisal, series.margin, series.topk_mass)):

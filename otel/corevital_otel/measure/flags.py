@@ -9,14 +9,20 @@ from corevital_otel.measure import features
 from corevital_otel.measure.loops import Repetition
 from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.measure.windows import Tails
-from corevital_otel.report import Health
+from corevital_otel.report import Assessed, Health
 
 _ASKED_FOR: Final = 1024
 """Tokens of the longest repetition that a user may have asked for."""
 
 
 def judge(
-    admitted: Admitted, outcome: Finished, tails: Tails, i: int, repetition: Repetition | None, limits: Thresholds
+    admitted: Admitted,
+    outcome: Finished,
+    tails: Tails,
+    i: int,
+    repetition: Repetition | None,
+    limits: Thresholds,
+    assessed: Assessed | None = None,
 ) -> Health:
     """The flags of a sequence, the ``i``-th of the tails.
 
@@ -28,6 +34,7 @@ def judge(
         repetition: the loop or template in its tokens. One of :data:`_ASKED_FOR` tokens at most in an output that ended
             by itself is not a loop: it was asked for.
         limits: thresholds of the flags.
+        assessed: the part that the risk is of, and so the alarm.
     """
     found = tails.features[i]
     loop = template = None
@@ -38,7 +45,9 @@ def judge(
     alarm_signal, alarm_onset = None, None
     if limits.alarm is not None and admitted.role is None:
         alarm_signal, watch = limits.alarm
-        if tails.alarmed_at[i] >= 0:
+        if assessed is not None:
+            alarm_onset = assessed.alarm_onset
+        elif tails.alarmed_at[i] >= 0:
             alarm_onset = tails.alarmed_at[i]
         elif features.short_peak(found, watch.peak) > watch.threshold:
             alarm_onset = max(tails.last[i] - 1, 0)

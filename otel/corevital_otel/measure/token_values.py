@@ -43,6 +43,8 @@ class Chunk:
         estimated: ``[S, T]`` bool, whether the surprisal is an estimate.
         nan, inf: ``[S]`` bool, whether a row had a NaN or +Inf among its logits.
         top: ``[S, T]`` int, id of the likeliest token, negative where not known.
+        forced: ``[S, T]`` bool, whether all tokens but one were masked; None where that is so nowhere. Such a token has
+            no values: that it is certain comes of the mask and not of the model.
     """
 
     values: Array
@@ -51,6 +53,7 @@ class Chunk:
     nan: Array
     inf: Array
     top: Array
+    forced: Array | None = None
 
 
 def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chunk:
@@ -59,6 +62,7 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
     Confidence is DeepConf's token confidence, minus the mean log-probability of the k likeliest tokens (Fu et al. 2025,
     arXiv:2508.15260, eq. 2), over those of the 20 that are not masked. A row whose entropy is NaN (a +Inf among its
     logits, or none finite) gives no values: it counts as observed and raises its flag, and is left out of every mean.
+    So is a token that the engine forced, by a grammar as a rule: one whose row has a single token that is not masked.
 
     Args:
         rows: ``[S, T]`` of :data:`corevital.frames.layout.ROW`; anything where not ``observed``.
@@ -72,28 +76,38 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
         estimated = _surprisal(rows, observed, tokens, logprobs, out=values[SURPRISAL])
         values[MARGIN] = rows["margin"]
         values[TOPK_MASS] = rows["topk_mass"]
-        _confidence(rows["topk_logprobs"], out=values[CONFIDENCE])
+        forced = _confidence(rows, observed, out=values[CONFIDENCE])
     usable = observed & np.isfinite(values[ENTROPY])
     finite = np.isfinite(values)
-    finite &= usable
+    finite &= usable if forced is None else usable & ~forced
     if not finite.all():
         values[~finite] = np.nan
         estimated &= finite[SURPRISAL]
     nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
     inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
-    return Chunk(values, observed, estimated, nan, inf, np.where(observed, rows["topk_ids"][..., 0], -1))
+    return Chunk(values, observed, estimated, nan, inf, np.where(observed, rows["topk_ids"][..., 0], -1), forced)
 
 
-def _confidence(logprobs: Array, out: Array) -> None:
-    """Minus the mean over the last axis of ``logprobs [S, T, 20]``, over finite entries."""
+def _confidence(rows: Array, observed: Array, out: Array) -> Array | None:
+    """Minus the mean log-probability of each row's table, over finite entries, into ``out [S, T]``.
+
+    Returns:
+        :attr:`Chunk.forced`. It costs nothing where no row has masked tokens in its table.
+    """
+    logprobs = rows["topk_logprobs"]
     total = logprobs.sum(axis=-1)
     np.multiply(total, -1.0 / logprobs.shape[-1], out=out)
     partial = ~np.isfinite(total)
-    if partial.any():
-        some = logprobs[partial]
-        finite = np.isfinite(some)
-        count = finite.sum(axis=-1)
-        out[partial] = np.where(count > 0, -np.where(finite, some, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    if not partial.any():
+        return None
+    some = logprobs[partial]
+    finite = np.isfinite(some)
+    count = finite.sum(axis=-1)
+    out[partial] = np.where(count > 0, -np.where(finite, some, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    forced = np.zeros(partial.shape, bool)
+    forced[partial] = rows["neginf_count"][partial] + 1 == rows["vocab"][partial]
+    forced &= observed
+    return forced if forced.any() else None
 
 
 def _surprisal(rows: Array, observed: Array, tokens: Array, logprobs: Array, out: Array) -> Array:

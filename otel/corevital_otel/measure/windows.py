@@ -25,7 +25,7 @@ import numpy.typing as npt
 from corevital.frames.layout import REJECTED, ROW, Source
 from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital.supported import CaptureMode
-from corevital_otel.measure import capture, features, loops, token_values
+from corevital_otel.measure import features, loops, token_values
 from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.report import Admission, Features, Series
 
@@ -45,7 +45,10 @@ _KEPT_CAPACITY: Final = 1024
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
 _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
-_SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
+SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
+"""The first columns of the per-token values."""
+_FORCED: Final = np.array([[0.0], [0.0], [1.0], [1.0], [-np.inf]], np.float32)
+"""What is kept of a forced token, by column: its series has what the mask left; the last one tells it from others."""
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +62,9 @@ class LiveSequence:
         outcome, tokens, finished_at: its end, once the frontend has reported it; ``tokens`` are the client's.
         facts: what the engine's core has sent of it.
         deadline: the next time at which it is looked at even if no record comes.
-        chunks: folded per-token values ``[4, CHUNK]`` if its series may be wanted.
+        columns: of the per-token values, those that are kept: those of its series if that may be wanted, all if its
+            segments may be known, or none.
+        chunks: folded per-token values ``[columns, CHUNK]``.
         checksum: CRC-32 of the tokens folded, by which they are compared with the client's.
         unknown: folded tokens that no ``sampled`` record named.
         counted: tokens that are in :attr:`Windows.fresh`, or were.
@@ -69,6 +74,7 @@ class LiveSequence:
     admitted: Admitted
     admission: Admission
     capture: CaptureMode
+    columns: int = 0
     slot: int = -1
     source: Source | None = None
     outcome: Finished | None = None
@@ -291,7 +297,7 @@ class Windows:
         self._missing[slots] += CHUNK - chunk.observed.sum(axis=1)
         self._folded[slots] = first + CHUNK
 
-        series = chunk.values[: len(_SERIES)].astype(np.float32)
+        series, all_columns = _kept(chunk, len(SERIES)), None
         unknown = (tokens < 0).sum(axis=1).tolist()
         counts = chunk.observed.sum(axis=1).tolist()
         for i, slot in enumerate(slots.tolist()):
@@ -302,8 +308,11 @@ class Windows:
             owner.unknown += unknown[i]
             owner.counted += counts[i]
             self.fresh[owner.admitted.model] += counts[i]
-            if capture.collects(owner.capture) and first[i] < self._max_series_tokens:
-                owner.chunks.append(series[:, i].copy())
+            if owner.columns and first[i] < self._max_series_tokens:
+                some = series
+                if owner.columns > len(SERIES):
+                    some = all_columns = _kept(chunk, owner.columns) if all_columns is None else all_columns
+                owner.chunks.append(some[:, i].copy())
 
     def _read(self, slots: Array, first: Array, last: Array) -> tuple[token_values.Chunk, Array, Array]:
         """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
@@ -376,20 +385,34 @@ class Windows:
         return loops.last_tokens(self._loops[sequence.slot], int(self._folded[sequence.slot]))
 
     def series(self, sequence: LiveSequence, tails: Tails, i: int, length: int) -> Series:
-        """The per-token values of a sequence, the ``i``-th of the tails.
-
-        At most ``max_series_tokens`` of them; NaN where one is not known.
-        """
-        parts = list(sequence.chunks)
-        if len(parts) * CHUNK == tails.first[i]:
-            parts.append(tails.chunk.values[: len(_SERIES), i, : tails.last[i] - tails.first[i]].astype(np.float32))
-        values = np.full((len(_SERIES), min(length, self._max_series_tokens)), np.nan, np.float32)
-        if parts:
-            known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
-            values[:, : known.shape[1]] = known
+        """The series of a sequence, the ``i``-th of the tails; see :meth:`values`."""
+        values = self.values(sequence, tails, i, length, len(SERIES))
         return Series(
             entropy=values[token_values.ENTROPY],
             surprisal=values[token_values.SURPRISAL],
             margin=values[token_values.MARGIN],
             topk_mass=values[token_values.TOPK_MASS],
         )
+
+    def values(self, sequence: LiveSequence, tails: Tails, i: int, length: int, columns: int) -> Array:
+        """The first columns of the per-token values of a sequence, the ``i``-th of the tails: ``[columns, T]`` float32.
+
+        At most ``max_series_tokens`` of them; NaN where one is not known. The confidence of a forced token is -inf.
+        """
+        parts = [part[:columns] for part in sequence.chunks]
+        if len(parts) * CHUNK == tails.first[i]:
+            parts.append(_kept(tails.chunk, columns, i)[:, 0, : tails.last[i] - tails.first[i]])
+        values = np.full((columns, min(length, self._max_series_tokens)), np.nan, np.float32)
+        if parts:
+            known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
+            values[:, : known.shape[1]] = known
+        return values
+
+
+def _kept(chunk: token_values.Chunk, columns: int, sequence: int | None = None) -> Array:
+    """The first columns of a chunk, of all its sequences or one, as they are kept: ``[columns, S, T]`` float32."""
+    some = slice(None) if sequence is None else slice(sequence, sequence + 1)
+    values: Array = chunk.values[:columns, some].astype(np.float32)
+    if chunk.forced is not None:
+        values[:, chunk.forced[some]] = _FORCED[:columns]
+    return values

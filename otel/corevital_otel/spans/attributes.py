@@ -11,9 +11,10 @@ from typing import Any, Final
 from corevital.text import cut
 from corevital_otel import __version__
 from corevital_otel import conventions as names
-from corevital_otel.report import RequestReport
+from corevital_otel.report import RequestReport, Segments
 
 _FEATURE_ATTRIBUTES: Final = tuple(names.FEATURES.values())
+_ASSESSED_ATTRIBUTES: Final = tuple(names.ASSESSED.values())
 _features: Final = attrgetter(*names.FEATURES)
 
 Value = bool | int | float | str | Sequence[str]
@@ -69,6 +70,7 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.TEMPLATE_PERIOD: health.template_period,
         **dict(zip(_FEATURE_ATTRIBUTES, _features(features), strict=True)),
         names.SURPRISAL_ESTIMATED: features.surprisal_estimated or None,
+        names.TOKENS_FORCED: features.forced or None,
         names.INCOMPLETE: report.incomplete or None,
         names.LOGITS_STAGE: report.stage,
         names.ENGINE: admitted.engine,
@@ -93,6 +95,8 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         names.DRAFT_ACCEPTED_TOKENS: core.accepted_draft_tokens,
         names.TAGS: tuple(cut(tag) for tag in admitted.tags) or None,
     }
+    if report.segments is not None:
+        attributes |= _of_segments(report.segments)
     return {
         name: value
         for name, value in attributes.items()
@@ -100,6 +104,20 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
         and (type(value) is not float or isfinite(value))
         and (type(value) is not int or -(2**63) <= value < 2**63)
     }
+
+
+def _of_segments(segments: Segments) -> dict[str, Value | None]:
+    found: dict[str, Value | None] = {}
+    for kind, prefix in names.SEGMENTS.items():
+        part = getattr(segments, kind)
+        if part is not None:
+            found[prefix + "tokens"] = part.tokens
+            found[prefix + "entropy.mean"] = part.entropy_mean
+            found[prefix + "surprisal.mean"] = part.surprisal_mean
+    if segments.assessed is not None:
+        found[names.RISK_SEGMENT] = segments.assessed.segment
+        found |= zip(_ASSESSED_ATTRIBUTES, _features(segments.assessed.features), strict=True)
+    return found
 
 
 def content_attributes(report: RequestReport) -> dict[str, Value]:

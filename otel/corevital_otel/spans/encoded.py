@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanLimits
@@ -44,7 +45,7 @@ def encode_record(
         trace_id=int(record.ids.trace_id, 16),
         span_id=int(record.ids.span_id, 16),
         parent=record.parent,
-        attributes={**record.attributes, **record.content, **attributes_for(backends, record.attributes)},
+        attributes={**_sent(record.attributes), **record.content, **attributes_for(backends, record.attributes)},
         start_ns=record.start_ns,
         end_ns=end_ns,
         events=events,
@@ -53,6 +54,13 @@ def encode_record(
         link=_batch(record.attributes.get(names.BATCH)),
     )
     return encode(draft, group, limits)
+
+
+def _sent(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without those that are for the store alone."""
+    if names.RISK_SEGMENT not in attributes:
+        return attributes
+    return {name: value for name, value in attributes.items() if not name.startswith(names.ASSESSED_PREFIX)}
 
 
 def _batch(traceparent: object) -> SpanContext | None:

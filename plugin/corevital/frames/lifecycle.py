@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeVar
 
 from corevital.frames.stamp import Stamp
 from corevital.text import MAX_BYTES, cut
@@ -22,7 +22,25 @@ _MAX_STOPS: Final = 64
 _MAX_STOP: Final = 1024
 """Stop strings that are looked for, and the characters of each: one that is longer is left out, never cut."""
 
+SEGMENT_KINDS: Final = ("reasoning", "tool_call", "mark")
+"""Parts of an output that are not its answer: see :class:`Segment`."""
+MAX_SEGMENTS: Final = 256
+"""Parts of an output that are kept."""
+
 FinishReason = Literal["stop", "length", "abort", "error", "repetition"]
+
+
+class Segment(NamedTuple):
+    """A part of an output that is not its answer.
+
+    Attributes:
+        kind: ``reasoning``, ``tool_call``, or ``mark``: a token that only begins or ends a part.
+        start, end: output index of its first token, and one beyond its last.
+    """
+
+    kind: str
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +88,7 @@ class Admitted:
         draw: what was decided before it was sent to a hub process; None: the hub decides.
         batch: of an engine that serves several requests in one span, the W3C ``traceparent`` of that span, to which
             the sequence's is linked.
+        segmented: its end may name :attr:`Finished.segments`.
         engine, runner, stage: see :class:`~corevital.frames.layout.Source`; of a sequence with frames, theirs count.
         engine_version: the engine's version, empty where unknown.
     """
@@ -105,6 +124,7 @@ class Admitted:
     tracestate: str | None = None
     draw: Draw | None = None
     batch: str | None = None
+    segmented: bool = False
     engine: str = "unknown"
     engine_version: str = ""
     runner: str = "unknown"
@@ -209,6 +229,8 @@ class Finished:
         text: the output, only where content may leave the process.
         text_characters: of the output, where ``text`` is only its beginning.
         reasoning_tokens: of the output, those that a reasoning parser took out of the answer.
+        segments: the parts of the output that are not its answer, in order; empty where it has none, or they are not
+            known.
         core: what the engine core knows.
         stop_rule: for an abort that may be a match of a stop string, which the core does not see; None where the
             frontend reported the end.
@@ -222,12 +244,15 @@ class Finished:
     text: str | None = None
     text_characters: int | None = None
     reasoning_tokens: int | None = None
+    segments: tuple[Segment, ...] = ()
     core: CoreFacts = CoreFacts()
     stop_rule: StopRule | None = None
 
     def bounded(self, characters: int) -> Finished:
         """See :meth:`Admitted.bounded`."""
         changed = _changed(self, ("reason",))
+        if len(self.segments) > MAX_SEGMENTS:
+            changed["segments"] = self.segments[:MAX_SEGMENTS]
         if self.stop_rule is not None and (rule := self.stop_rule.bounded()) is not self.stop_rule:
             changed["stop_rule"] = rule
         if (core := self.core.bounded()) is not self.core:

@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from corevital.engines.vllm import request_args
 from corevital.engines.vllm.hooks import follower
 from corevital.engines.vllm.names import client_id, warms_up
+from corevital.engines.vllm.tool_calls import Tools, tools_of
 from corevital.guard import guarded
 from corevital.log import warn_once
 
@@ -92,12 +93,14 @@ class Call:
 
     Args:
         entry: the method that serves it.
+        tools: what its answer may call.
     """
 
-    __slots__ = ("_numbers", "entry", "request_id")
+    __slots__ = ("_numbers", "entry", "request_id", "tools")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: Entry, tools: Tools | None = None) -> None:
         self.entry = entry
+        self.tools = tools
         self.request_id: str | None = None
         """The client's id, as soon as vLLM has made it."""
         self._numbers: dict[str, int] = {}
@@ -202,7 +205,7 @@ def _entered(entry: Entry, original: Any) -> Any:
         refusal = _refused(args, kwargs)
         if refusal is not None:
             return refusal
-        here = Call(entry)
+        here = Call(entry, _tools(args, kwargs))
         token = _call.set(here)
         try:
             answer = await original(*args, **kwargs)
@@ -228,6 +231,12 @@ def _refused(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             except ValueError as error:
                 return serving.create_error_response(str(error))
     return None
+
+
+@guarded("a request's tools")
+def _tools(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tools | None:
+    serving, *given = args
+    return next((tools for request in (*given, *kwargs.values()) if (tools := tools_of(serving, request))), None)
 
 
 def _inner_steps(kind: str, original: Any) -> Any:

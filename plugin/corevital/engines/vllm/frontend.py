@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from corevital.engines.prompt_hash import prompt_hash
-from corevital.engines.vllm import calls, names, reasoning, request_args
+from corevital.engines.vllm import calls, names, request_args
 from corevital.engines.vllm.facts import nodes, runner, served_name, source
 from corevital.engines.vllm.hooks import after, around_outputs, follow_engine, trace_headers
 from corevital.engines.vllm.origin import origin
+from corevital.engines.vllm.parts import Parts
 from corevital.engines.vllm.request_facts import RequestFacts
 from corevital.engines.vllm.stamps import carry
 from corevital.frames.engine_key import engine_key
@@ -102,11 +103,6 @@ class _Live:
         """It is one token of which the client gets only probabilities."""
         return self.call is not None and self.call.entry.scores
 
-    @property
-    def parsed(self) -> bool:
-        """A reasoning parser, where there is one, reads its output."""
-        return self.call is not None and self.call.entry.operation == "chat"
-
 
 class _Frontend:
     """The calls around one output processor's methods, and the sequences that are in the engine now."""
@@ -121,7 +117,7 @@ class _Frontend:
         self._model = served_name(vllm_config.model_config)
         self._source = source(runner(vllm_config))
         self._version = names.version()
-        self._reasoning = reasoning.counter(vllm_config, getattr(processor, "tokenizer", None))
+        self._parts = Parts(vllm_config, getattr(processor, "tokenizer", None))
         self._live: dict[str, _Live] = {}  # by the engine's id
         self._silent: set[str] = set()  # of those, the ones whose first token we wait for
         self._dropped: set[str] = set()  # of those, the ones that vLLM has dropped in this step
@@ -206,6 +202,7 @@ class _Frontend:
             prompt_text=names.prompt_text(self._processor, state) if self._content else None,
             prompt_hash=prompt_hash(request.prompt_token_ids, self._hash_key),
             stop_sequences=tuple(params.stop or ()) if self._content else (),
+            segmented=self._parts.expected(call),
             engine=self._source.engine,
             engine_version=self._version,
             runner=self._source.runner,
@@ -278,7 +275,7 @@ class _Frontend:
         latency = getattr(state.stats, "first_token_latency", None) if state.stats is not None else live.first_chunk_s
         # compact: it may be kept for a hub that is silent
         token_ids = array("i", getattr(state.detokenizer, "output_token_ids", ()))
-        counter = self._reasoning if live.parsed else None
+        reasoning_tokens, segments = self._parts.find(live.call, token_ids, state.prompt_token_ids) or (None, ())
         self._observer.finish(
             live.stamp.key,
             Finished(
@@ -288,7 +285,8 @@ class _Frontend:
                 cached_tokens=getattr(state, "num_cached_tokens", None),
                 first_chunk_s=latency or None,
                 text=getattr(state.detokenizer, "output_text", None) if self._content else None,
-                reasoning_tokens=None if counter is None else counter.count(token_ids, state.prompt_token_ids),
+                reasoning_tokens=reasoning_tokens,
+                segments=segments,
                 core=live.facts.core(state),
             ),
         )

@@ -38,6 +38,7 @@ name                                             for                            
 ``RequestState.stats``                           queue, prefill and decode time; preemptions        none of these
 ``BaseIncrementalDetokenizer.update``            the stop string that ended a request               no such reason
 ``ReasoningParserManager``                       the marks of reasoning                             no reasoning tokens
+``<serving>.parser[_cls].tool_parser_cls``        the marks of tool calls                            part of the answer
 ``output_processor.instrument_manual``           tokens counted once beside vLLM's own tracing      counted twice
 ``RequestState.prompt``, ``.tokenizer``          text, where content may leave the process          no text of prompts
 ``current_platform.get_device_*``                facts of the device, in the spans' resource        no such facts

@@ -1,4 +1,4 @@
-"""How many tokens of an answer are reasoning, by the marks that vLLM's reasoning parser looks for.
+"""Which tokens of an answer are reasoning, by the marks that vLLM's reasoning parser looks for.
 
 vLLM counts them itself only for a client's ``usage``, in its serving layer, after the engine has ended the sequence:
 too late for us, per request and not per sequence, and for many parsers by reading the whole text again. The marks
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from corevital.frames.lifecycle import Segment
 from corevital.guard import guarded
 from corevital.log import warn_once
 
@@ -19,7 +20,7 @@ _TAIL: Final = 16
 
 
 class ReasoningCounter:
-    """Counts the tokens between two marks.
+    """Finds and counts the tokens between two marks.
 
     Args:
         start, end: ids of the marks.
@@ -42,18 +43,27 @@ class ReasoningCounter:
         Returns:
             Their number; None after an error, which must not keep the sequence's end from being reported.
         """
-        total, length = 0, len(token_ids)
+        found = self.segments(token_ids, prompt_token_ids)
+        return sum(part.end - part.start for part in found if part.kind == "reasoning")
+
+    def segments(self, token_ids: Sequence[int], prompt_token_ids: Sequence[int] | None) -> list[Segment]:
+        """The reasoning and its marks, in order; see :meth:`count`."""
+        found, length = list[Segment](), len(token_ids)
         first, last = _find(token_ids, self._start, 0), _find(token_ids, self._end, 0)
         inside, at = last < first or self._is_open(prompt_token_ids), 0
         while at < length:
             if not inside:
-                at, inside = _find(token_ids, self._start, at) + 1, True
-                continue
+                at = _find(token_ids, self._start, at)
+            while at < length and token_ids[at] == self._start:  # again, perhaps: the prompt may have begun it
+                found.append(Segment("mark", at, at + 1))
+                at += 1
             end = _find(token_ids, self._end, at)
-            repeated = at < length and token_ids[at] == self._start
-            total += max(end - at - repeated, 0)
+            if end > at:
+                found.append(Segment("reasoning", at, end))
+            if end < length:
+                found.append(Segment("mark", end, end + 1))
             at, inside = end + 1, False
-        return total
+        return found
 
     def _is_open(self, prompt_token_ids: Sequence[int] | None) -> bool:
         """Whether the prompt ends inside the reasoning."""
