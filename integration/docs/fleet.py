@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class StandIn:
         self._ours["corevital.build_info"].labels(version, "vllm", engine).set(1)
         self._ours["corevital.telemetry.faults"].inc(0)
         self._debt = 0.0
+        self.show()
 
     def _made(self, instrument: Any) -> Any:
         labels = [label.replace(".", "_") for label in instrument.labels]
@@ -137,8 +138,9 @@ class StandIn:
         self._generation.labels(model).inc(tokens)
         self._http.labels("/v1/chat/completions", "2xx").inc()
 
-    def page(self) -> bytes:
-        return bytes(generate_latest(self._registry))
+    def show(self) -> None:
+        """Write the page: a scrape only sends it, so that a busy machine does not look like a server that is away."""
+        self.page = bytes(generate_latest(self._registry))
 
 
 @contextmanager
@@ -150,11 +152,12 @@ def listening(server: StandIn) -> Iterator[int]:
             if not server.answers:
                 self.send_error(503)
                 return
-            body = server.page()
+            body = server.page
             self.send_response(200)
             self.send_header("Content-Type", "text/plain; version=0.0.4")
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # it gave up
+                self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -187,8 +190,9 @@ def run(fleet: list[StandIn], prom: Prometheus) -> dict[str, Any]:
         for server in fleet:
             server.tick(now - last, now - start)
             deploy(server, now - start)
+            server.show()
         last = now
-        time.sleep(0.2)
+        time.sleep(0.4)
     story = {"start": start, "at": now, "speed": SPEED, "stand_ins": True, "shown": SHOWN}
     one_model = {"corevital-model": VARIABLES | {"model": LARGE}}
     recorded = {uid: record(prom, uid, start, now, one_model.get(uid, VARIABLES), SHOWN) for uid in dashboards()}

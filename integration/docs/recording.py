@@ -30,7 +30,7 @@ def dashboards() -> dict[str, Json]:
 
 
 def each_panel(dashboard: Json) -> Iterator[Json]:
-    """Every panel that is no row."""
+    """Every panel, without the headings of rows."""
     yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
 
 
@@ -39,7 +39,7 @@ def record(
 ) -> Json:
     """Answers for one dashboard: by panel and query, and of its marks.
 
-    Durations in queries are shortened as those of the rules are; ``variables`` are filled in as they are. A panel's
+    Durations in queries are shortened as those of the rules are; the values of ``variables`` are not. A panel's
     instant queries are asked for the time ``at``, the others from ``start`` to there. ``shown`` are the variables of
     legends.
     """

@@ -10,6 +10,7 @@ from integration.docs.drawing.fields import Clock
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
+from PIL import Image
 
 WIDTH: Final = 1600
 COLUMN: Final = WIDTH / 24
@@ -82,4 +83,8 @@ class Canvas:
         return made
 
     def save(self, file: Path) -> None:
+        """As a PNG of 256 colours, a third of the size."""
         self.figure.savefig(file, dpi=72, facecolor=GROUND)
+        with Image.open(file) as picture:
+            small = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(file, optimize=True)

@@ -45,7 +45,7 @@ _TIMES: Final = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"), (1.0, "se
 def colour(name: str) -> str:
     """
     Raises:
-        KeyError: it is none of the palette's; the picture would be wrong.
+        KeyError: unknown to the palette; the picture would be wrong.
     """
     return name if name.startswith("#") else PALETTE[name]
 
