@@ -90,8 +90,8 @@ def dashboard() -> builders.Dashboard:
         ),
         timeline(
             "Since when",
-            "Each model, and the servers that were worst in the time shown. Grey: no answer, as while a deploy loads "
-            "weights. A click leads to requests at risk.",
+            "The 6 models and the 14 servers that were worst in the time shown. Grey: no answer, as while a deploy "
+            "loads weights. A click leads to requests at risk.",
             {"model {{gen_ai_request_model}}": states.MODEL_STATES, "{{instance}}": states.SERVER_STATES},
             links.PANEL,
             span=13,

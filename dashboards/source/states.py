@@ -108,7 +108,10 @@ SERVER_VERSIONS: Final = (
 
 # Models
 
-MODEL_STATES: Final = f"max by (gen_ai_request_model) ({MODEL_STATE})"
+MODEL_STATES: Final = (
+    f"max by (gen_ai_request_model) ({MODEL_STATE}) and on (gen_ai_request_model) "
+    f"topk(6, max by (gen_ai_request_model) (sum_over_time({MODEL_STATE}[$__range] @ end())))"
+)
 FAULTS_OF_BUDGET: Final = f"model:corevital_faults:ratio_increase1h{{{_OF_MODEL}}} / {_OBJECTIVES.fault_budget:g}"
 WORST_OF_BUDGET: Final = f"max({FAULTS_OF_BUDGET})"
 LATE_OF_BUDGET: Final = (
