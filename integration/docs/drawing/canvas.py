@@ -86,5 +86,5 @@ class Canvas:
         """As a PNG of 256 colours, a third of the size."""
         self.figure.savefig(file, dpi=72, facecolor=GROUND)
         with Image.open(file) as picture:
-            small = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small = picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
         small.save(file, optimize=True)
