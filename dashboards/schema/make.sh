@@ -19,7 +19,7 @@ for version in 11.6.16 12.0.2; do
   for panel in Stat Text; do
     schema "$panel.options" "composable/$(echo $panel | tr '[:upper:]' '[:lower:]')/panelcfg/x/${panel}PanelCfg_types.gen.d.ts" Options
   done
-  for panel in TimeSeries Table Heatmap; do
+  for panel in TimeSeries StateTimeline Table Heatmap; do
     file="composable/$(echo $panel | tr '[:upper:]' '[:lower:]')/panelcfg/x/${panel}PanelCfg_types.gen.d.ts"
     schema "$panel.options" "$file" Options
     schema "$panel.custom" "$file" FieldConfig

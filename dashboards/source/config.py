@@ -13,6 +13,7 @@ FILE: Final = Path(__file__).parents[1] / "config.toml"
 Share = Annotated[float, Field(gt=0, lt=1)]
 Label = Annotated[str, Field(pattern=r"^[a-zA-Z_]\w*$")]
 Duration = Annotated[str, Field(pattern=r"^\d+[mhd]$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^/\s]+(/[^\s]*[^/\s])?$")]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -49,16 +50,18 @@ class Targets(_Table):
 
 
 class Labels(_Table):
-    """Labels that say where."""
+    """Labels that say where, and the prefix of the tag that says for whom."""
 
     cluster: Label
+    tenant: Annotated[str, Field(pattern=r"^[\w.=:-]*$")]
     server: tuple[Label, ...]
 
 
 class Urls(_Table):
     """Addresses that a person opens."""
 
-    grafana: Annotated[str, Field(pattern=r"^https?://[^/\s]+(/[^\s]*[^/\s])?$")]
+    grafana: Url
+    hub: Url
 
 
 class Objectives(_Table):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from dashboards.source.queries import MAY_BE_EMPTY
+from dashboards.source import queries, states
 
+MAY_BE_EMPTY: Final = queries.MAY_BE_EMPTY | states.MAY_BE_EMPTY
 FOLDER: Final = Path(__file__).parents[1] / "grafana"
 DEFAULTS: Final = {
     "model": ".*",
@@ -20,6 +21,7 @@ DEFAULTS: Final = {
     "cluster": ".*",
     "compare": "1d",
     "risk": "0.7",
+    "tenant": "acme",
     "__rate_interval": "1m",
     "__range": "5m",
 }

@@ -3,14 +3,16 @@
 import json
 from typing import Any, Final
 
+from dashboards.source import states
 from dashboards.source.config import CONFIG
 from dashboards.source.panels import PROMETHEUS
-from dashboards.source.queries import INSTANCE
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import prometheus
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.common import DataSourceRef
 from grafana_foundation_sdk.models.dashboard import (
+    AnnotationTarget,
     DashboardCursorSync,
     DashboardLinkType,
     Panel,
@@ -60,12 +62,31 @@ def cluster() -> builders.QueryVariable:
     return _values("cluster", "Cluster", "corevital_requests_total", label, several=True)
 
 
-def restarts() -> builders.AnnotationQuery:
-    """Annotation where a server restarted: a deploy, or a crash."""
-    expr = f"resets(corevital_telemetry_cpu_time_seconds_total{{{INSTANCE}}}[2m]) > 0"
-    query = prometheus.Dataquery().ref_id("A").datasource(PROMETHEUS).expr(expr).legend_format("{{instance}}")
-    mark = builders.AnnotationQuery().name("Server restarted").datasource(PROMETHEUS).enable(True).icon_color("orange")
-    return mark.expr(expr).target(query).title_format("{{instance}} restarted").step("2m")
+def marks() -> list[builders.AnnotationQuery]:
+    """Annotations: alerts, deploys and restarts."""
+    deploys = builders.AnnotationQuery().name("Deploys from a pipeline").enable(True).icon_color("blue")
+    deploys = deploys.datasource(DataSourceRef(type_val="grafana", uid="-- Grafana --")).target(_Tagged())
+    return [
+        _mark("Alerts", states.ALERT_MARKS, "red", "{{alertname}}", "{{severity}}"),
+        _mark(
+            "New versions", states.VERSION_MARKS, "purple", "corevital {{version}}", "on an engine {{engine_version}}"
+        ),
+        _mark("Restarts", states.RESTART_MARKS, "orange", "{{instance}} restarted", "", step="2m"),
+        deploys,
+    ]
+
+
+class _Tagged(Builder[Any]):
+    """The query for annotations that Grafana keeps and that have the tag ``deploy``."""
+
+    def build(self) -> AnnotationTarget:
+        return AnnotationTarget(limit=100, match_any=False, tags=["deploy"], type_val="tags")
+
+
+def _mark(name: str, expr: str, colour: str, title: str, text: str, step: str = "1m") -> builders.AnnotationQuery:
+    query = prometheus.Dataquery().ref_id("A").datasource(PROMETHEUS).expr(expr).legend_format(title)
+    mark = builders.AnnotationQuery().name(name).datasource(PROMETHEUS).enable(True).icon_color(colour)
+    return mark.expr(expr).target(query).title_format(title).text_format(text).step(step)
 
 
 def as_json(made: builders.Dashboard) -> str:

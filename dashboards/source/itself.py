@@ -1,6 +1,6 @@
 """*corevital itself*: does it work, what does it lose, how late is it, what does it cost?"""
 
-from dashboards.source import frame, pages
+from dashboards.source import frame, pages, states
 from dashboards.source import queries as q
 from dashboards.source.config import CONFIG, percent
 from dashboards.source.panels import SHARE, graph, number
@@ -22,7 +22,8 @@ def dashboard() -> builders.Dashboard:
             frame.instance(),
         ]
     )
-    made = made.annotation(frame.restarts())
+    for mark in frame.marks():
+        made = made.annotation(mark)
     made = frame.row(
         made,
         "Now",
@@ -80,10 +81,10 @@ def dashboard() -> builders.Dashboard:
         ),
         graph(
             "Share lost",
-            f"Of requests, or of tokens for records, in 15 minutes. Above {percent(_LIMITS.lost_share)} "
-            "CorevitalTelemetryLost fires.",
+            f"Of requests, or of tokens for records, in 15 minutes, on the {states.LINES} servers that lose most. "
+            f"Above {percent(_LIMITS.lost_share)} CorevitalTelemetryLost fires.",
             SHARE,
-            {"{{instance}} {{what}}": q.LOST_SHARE},
+            {"{{instance}} {{what}}": states.LOST_SHARE},
             limits=[_LIMITS.lost_share],
             no_value="nothing counted",
         ),
@@ -112,16 +113,16 @@ def dashboard() -> builders.Dashboard:
         "Cost",
         graph(
             "CPU of the telemetry thread",
-            "Cores, by server. The cost within the engine's step is not included.",
+            f"Cores, on the {states.LINES} servers that use most. The cost within the engine's step is not included.",
             "short",
-            {"{{instance}}": q.CPU},
+            {"{{instance}}": states.OUR_CPU},
             limits=[_LIMITS.cores],
         ),
         graph(
             "Time to scrape /metrics",
-            "Time to write the page, vLLM's metrics included.",
+            f"Time to write the page, vLLM's metrics included: the {states.LINES} slowest servers.",
             units.Seconds,
-            {"{{instance}}": q.SCRAPE_SECONDS},
+            {"{{instance}}": states.SCRAPE_SECONDS},
         ),
         graph(
             "Tokens observed a second",

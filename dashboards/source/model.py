@@ -1,6 +1,6 @@
 """*Model*: one model's distributions over time, compared with an earlier period such as before a deploy."""
 
-from dashboards.source import frame, pages
+from dashboards.source import frame, links, pages
 from dashboards.source import queries as q
 from dashboards.source.config import CONFIG, percent
 from dashboards.source.panels import BITS, SHARE, distribution, graph, number
@@ -23,6 +23,7 @@ def dashboard() -> builders.Dashboard:
     made = made.variables(
         [
             frame.datasource("datasource", "prometheus", "Prometheus"),
+            frame.datasource("tempo", "tempo", "Tempo"),
             frame.cluster(),
             frame.model(several=False),
             frame.instance(),
@@ -33,7 +34,8 @@ def dashboard() -> builders.Dashboard:
             .current(VariableOption(text="1d", value="1d", selected=True)),
         ]
     )
-    made = made.annotation(frame.restarts())
+    for mark in frame.marks():
+        made = made.annotation(mark)
     made = frame.row(
         made,
         "Before and after: means of the time range shown, and of the same range $compare ago",
@@ -81,18 +83,22 @@ def dashboard() -> builders.Dashboard:
                 "truncated, this hour": q.TRUNCATED_HOUR,
                 "truncated, its week": q.TRUNCATED_WEEK,
             },
+            links=links.PANEL,
         ),
     )
     return frame.row(
         made,
         "Health, traffic and latency",
-        graph("Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}, span=8),
+        graph(
+            "Flags", "Share of sequences with each flag.", SHARE, {"{{flag}}": q.FLAG_SHARES}, span=8, links=links.PANEL
+        ),
         graph(
             "Warnings",
             "Share of sequences with each warning. A shift of traffic is not about the single sequence.",
             SHARE,
             {"{{warning}}": q.WARNING_SHARES},
             span=8,
+            links=links.PANEL,
         ),
         graph(
             "How sequences end",
@@ -129,4 +135,6 @@ def _quantiles(title: str, histogram: str, unit: str) -> timeseries.Panel:
     for at in (0.5, 0.95):
         query = q.quantile(at, histogram)
         queries |= {f"p{round(100 * at)}": query, f"p{round(100 * at)}, {_BEFORE}": q.before(query)}
-    return graph(title, "Half of the answers, and 95 % of them, are below." + _COMPARED, unit, queries)
+    return graph(
+        title, "Half of the answers, and 95 % of them, are below." + _COMPARED, unit, queries, links=links.PANEL
+    )

@@ -4,20 +4,14 @@ from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any, Final, TypeVar
 
+from dashboards.source import colours
 from grafana_foundation_sdk.builders import common as common_builders
-from grafana_foundation_sdk.builders import dashboard as builders
-from grafana_foundation_sdk.builders import heatmap, prometheus, stat, table, tempo, text, timeseries
+from grafana_foundation_sdk.builders import heatmap, prometheus, stat, statetimeline, table, text, timeseries
 from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models.common import DataSourceRef
-from grafana_foundation_sdk.models.dashboard import (
-    DataTransformerConfig,
-    DynamicConfigValue,
-    Threshold,
-    ThresholdsMode,
-)
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue, Threshold
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode, HeatmapColorScale
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
-from grafana_foundation_sdk.models.tempo import SearchTableType
 from grafana_foundation_sdk.models.text import TextMode
 
 PROMETHEUS: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -26,7 +20,7 @@ BITS: Final = "suffix: bits"
 SHARE: Final = units.PercentUnit
 NO_TRAFFIC: Final = "no traffic"
 
-_Panel = TypeVar("_Panel", stat.Panel, timeseries.Panel, heatmap.Panel, table.Panel, text.Panel)
+_Panel = TypeVar("_Panel", stat.Panel, timeseries.Panel, statetimeline.Panel, heatmap.Panel, table.Panel, text.Panel)
 
 
 def number(
@@ -36,19 +30,54 @@ def number(
     queries: Mapping[str, str],
     *,
     span: int = 4,
+    amber_from: float | None = None,
     red_from: float | None = None,
     decimals: int | None = None,
+    trend: bool = False,
+    links: Sequence[Mapping[str, Any]] = (),
 ) -> stat.Panel:
-    """The last value of each query, large; ``queries`` is PromQL by legend."""
-    panel = stat.Panel().graph_mode(common.BigValueGraphMode.NONE).color_mode(common.BigValueColorMode.VALUE)
+    """The last value of each query, large; ``queries`` is PromQL by legend.
+
+    Args:
+        amber_from, red_from: where a value needs a look, and where it is bad.
+        trend: draw its course over the time shown below it.
+    """
+    mode = common.BigValueGraphMode.AREA if trend else common.BigValueGraphMode.NONE
+    panel = stat.Panel().graph_mode(mode).color_mode(common.BigValueColorMode.VALUE)
     panel = panel.text_mode(
         common.BigValueTextMode.AUTO if len(queries) == 1 else common.BigValueTextMode.VALUE_AND_NAME
     )
     panel = panel.reduce_options(common_builders.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-    panel = panel.thresholds(_thresholds("green", () if red_from is None else (red_from,))).no_value(NO_TRAFFIC)
+    panel = panel.thresholds(colours.steps(amber_from, red_from)).no_value(NO_TRAFFIC)
+    for name in queries:
+        if name in colours.NAMES:  # zero is well
+            coloured = colours.steps(None, None)
+            coloured.steps([Threshold(value=None, color=colours.GREEN), Threshold(value=1, color=colours.NAMES[name])])
+            panel = panel.override_by_name(name, [DynamicConfigValue(id_val="thresholds", value=coloured.build())])
+    if links:
+        panel = panel.override_by_regexp(".*", [linked(links)])
     if decimals is not None:
         panel = panel.decimals(decimals)
-    return _dressed(panel, title, description, span, 4).unit(unit).targets(_promql(queries, instant=True))
+    return dressed(panel, title, description, span, 4).unit(unit).targets(promql(queries, instant=not trend))
+
+
+def timeline(
+    title: str,
+    description: str,
+    queries: Mapping[str, str],
+    links: Sequence[Mapping[str, Any]],
+    *,
+    span: int,
+    height: int,
+) -> statetimeline.Panel:
+    """States over time, one row a series, as :data:`colours.STATES` names and colours them."""
+    panel = statetimeline.Panel().show_value(common.VisibilityMode.NEVER).row_height(0.8).merge_values(True)
+    legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.LIST)
+    panel = panel.legend(legend.placement(common.LegendPlacement.BOTTOM).show_legend(True))
+    panel = panel.tooltip(common_builders.VizTooltipOptions().mode(common.TooltipDisplayMode.SINGLE))
+    panel = panel.mappings([colours.named(colours.STATES)]).thresholds(colours.steps(None, None)).fill_opacity(85)
+    panel = panel.line_width(0).no_value(NO_TRAFFIC).override_by_regexp(".*", [linked(links)])
+    return dressed(panel, title, description, span, height).unit("none").targets(promql(queries))
 
 
 def graph(
@@ -61,12 +90,14 @@ def graph(
     stacked: common.StackingMode | None = None,
     limits: Sequence[float] = (),
     no_value: str = NO_TRAFFIC,
+    links: Sequence[Mapping[str, Any]] = (),
 ) -> timeseries.Panel:
     """Queries over time.
 
     Args:
         queries: PromQL by legend. A legend that ends in ``before`` is drawn dashed.
         limits: values to draw a line at.
+        links: where a click on a point leads, by title and address.
     """
     panel = timeseries.Panel().line_width(1).fill_opacity(10).show_points(common.VisibilityMode.AUTO).min(0)
     legend = common_builders.VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE)
@@ -79,10 +110,15 @@ def graph(
         panel = panel.stacking(common_builders.StackingConfig().mode(stacked).group("A")).fill_opacity(60)
     if limits:
         style = common_builders.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED)
-        panel = panel.thresholds(_thresholds("transparent", limits)).thresholds_style(style)
+        lines = [Threshold(value=None, color="transparent"), *(Threshold(value=at, color=colours.RED) for at in limits)]
+        panel = panel.thresholds(colours.steps(None, None).steps(lines)).thresholds_style(style)
     dashed = DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
     panel = panel.override_by_regexp(".*before$", [dashed])
-    return _dressed(panel, title, description, span, 8).unit(unit).targets(_promql(queries))
+    for name, colour in colours.fixed(queries):
+        panel = panel.override_by_regexp(name, [colour])
+    if links:
+        panel = panel.override_by_regexp(".*", [linked(links)])
+    return dressed(panel, title, description, span, 8).unit(unit).targets(promql(queries))
 
 
 def distribution(title: str, description: str, unit: str, buckets: str) -> heatmap.Panel:
@@ -99,97 +135,40 @@ def distribution(title: str, description: str, unit: str, buckets: str) -> heatm
     panel = heatmap.Panel().calculate(False).color(color).cell_gap(1).no_value(NO_TRAFFIC).show_legend()
     panel = panel.y_axis(heatmap.YAxisConfig().unit(unit).axis_placement(common.AxisPlacement.LEFT))
     panel = panel.tooltip(heatmap.HeatmapTooltip().mode(common.TooltipDisplayMode.SINGLE).y_histogram(True))
-    query = _query("A", "{{le}}", buckets).range().format(PromQueryFormat.HEATMAP)
-    return _dressed(panel, title, description, 12, 8).targets([query])
-
-
-def by_label(
-    title: str,
-    description: str,
-    label: tuple[str, str],
-    columns: Mapping[str, tuple[str, str]],
-    link: tuple[str, str],
-) -> table.Panel:
-    """A table with one row per value of a label.
-
-    Args:
-        label: its name, and the heading of its column.
-        columns: PromQL and unit by heading; each query gives one value a row.
-        link: title and address that a click on the label opens.
-    """
-    name, heading = label
-    queries = {column: query for column, (query, _) in columns.items()}
-    panel = _table("-").targets(_promql(queries, instant=True, form=PromQueryFormat.TABLE))
-    renamed = {f"Value #{ascii_uppercase[at]}": column for at, column in enumerate(columns)}
-    panel = panel.with_transformation(
-        DataTransformerConfig(id_val="joinByField", options={"byField": name, "mode": "outer"})
-    )
-    excluded = {f"Time {at}": True for at in range(1, len(columns) + 1)}
-    organize = {"excludeByName": {"Time": True, **excluded}, "renameByName": {name: heading, **renamed}}
-    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organize))
-    for column, (_, unit) in columns.items():
-        panel = panel.override_by_name(column, [DynamicConfigValue(id_val="unit", value=unit)])
-    panel = panel.override_by_name(heading, [_links({"title": link[0], "url": link[1]})])
-    return _dressed(panel, title, description, 24, 8)
-
-
-def alerts(title: str, description: str, query: str) -> table.Panel:
-    """The firing alerts, one per row."""
-    panel = _table("nothing fires").targets(_promql({"": query}, instant=True, form=PromQueryFormat.TABLE))
-    options = {"excludeByName": {"Time": True, "Value": True}, "renameByName": {"gen_ai_request_model": "model"}}
-    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=options))
-    return _dressed(panel, title, description, 24, 6)
-
-
-def traces(title: str, description: str, query: str, *, langfuse: str) -> table.Panel:
-    """Spans found by a TraceQL query, newest first, each with links to Tempo and Langfuse."""
-    found = tempo.Dataquery().ref_id("A").datasource(TEMPO).query_type("traceql").query(query).limit(50).spss(3)
-    found = found.filters([]).table_type(SearchTableType.SPANS)
-    panel = _table("none in this time").targets([found]).datasource(TEMPO)
-    # Not on spanID: Tempo puts its own link there, and an override would replace it.
-    in_langfuse = {"title": "Trace in Langfuse", "url": langfuse, "targetBlank": True}
-    panel = panel.override_by_name("gen_ai.response.id", [_links(in_langfuse)])
-    for column, unit in (("corevital.risk_score", "none"), ("corevital.entropy.mean", BITS)):
-        shown = [DynamicConfigValue(id_val="unit", value=unit), DynamicConfigValue(id_val="decimals", value=2)]
-        panel = panel.override_by_name(column, shown)
-    return _dressed(panel, title, description, 24, 9, datasource=TEMPO)
+    query = promql_query("A", "{{le}}", buckets).range().format(PromQueryFormat.HEATMAP)
+    return dressed(panel, title, description, 12, 8).targets([query])
 
 
 def page(title: str, description: str, markdown: str) -> text.Panel:
     """Text."""
-    return _dressed(text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, 24, 16, datasource=None)
+    return dressed(text.Panel().mode(TextMode.MARKDOWN).content(markdown), title, description, 24, 16, datasource=None)
 
 
-def _table(no_value: str) -> table.Panel:
-    return table.Panel().no_value(no_value).cell_options(common.TableAutoCellOptions()).filterable(True)
-
-
-def _dressed(
+def dressed(
     panel: _Panel, title: str, description: str, span: int, height: int, datasource: DataSourceRef | None = PROMETHEUS
 ) -> _Panel:
+    """Give a panel what each of ours has."""
     panel = panel.title(title).description(description).span(span).height(height)
     return panel if datasource is None else panel.datasource(datasource)
 
 
-def _query(ref_id: str, legend: str, expr: str) -> prometheus.Dataquery:
+def promql_query(ref_id: str, legend: str, expr: str) -> prometheus.Dataquery:
+    """A PromQL query by the letter that Grafana calls it."""
     return prometheus.Dataquery().ref_id(ref_id).datasource(PROMETHEUS).expr(expr).legend_format(legend)
 
 
-def _promql(
+def promql(
     queries: Mapping[str, str], *, instant: bool = False, form: PromQueryFormat = PromQueryFormat.TIME_SERIES
 ) -> list[Any]:
+    """Queries by their legends."""
     made = []
     for ref_id, (legend, expr) in zip(ascii_uppercase, queries.items(), strict=False):
-        query = _query(ref_id, legend or "__auto", expr).format(form)
+        query = promql_query(ref_id, legend or "__auto", expr).format(form)
         # Exemplars lead from a quantile to a trace; without them in Prometheus the graph is the same.
         made.append(query.instant() if instant else query.range().exemplar("histogram_quantile" in expr))
     return made
 
 
-def _links(*links: Mapping[str, Any]) -> DynamicConfigValue:
+def linked(links: Sequence[Mapping[str, Any]]) -> DynamicConfigValue:
+    """Where a click on a value leads."""
     return DynamicConfigValue(id_val="links", value=[dict(link) for link in links])
-
-
-def _thresholds(below: str, red_from: Sequence[float]) -> builders.ThresholdsConfig:
-    steps = [Threshold(value=None, color=below), *(Threshold(value=at, color="red") for at in red_from)]
-    return builders.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps)

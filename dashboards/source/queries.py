@@ -1,4 +1,4 @@
-"""Every PromQL and TraceQL of the dashboards. ``$model``, ``$instance`` and the like are variables of theirs.
+"""PromQL of the dashboards. ``$model``, ``$instance`` and the like are variables of theirs.
 
 A share is a sum over a sum above zero: where nothing ended there is no value, and the panel shows "no traffic".
 What an alert looks at is read from the rules' recordings, so that panel and alert cannot differ.
@@ -60,12 +60,9 @@ def mean_of_range(histogram: str) -> str:
 # Requests
 
 SERVERS_UP: Final = f"sum(up{{{_SERVERS}, {INSTANCE}}})"
-SERVERS_DOWN: Final = f"count(up{{{_SERVERS}, {INSTANCE}}} == 0) or vector(0)"
 ENDED: Final = rate("corevital_requests_total")
 ENDED_BY_REASON: Final = rate("corevital_requests_total", by="finish_reason")
-ENDED_BY_MODEL: Final = rate("corevital_requests_total", by="gen_ai_request_model")
 ENDED_BY_LEVEL: Final = rate("corevital_requests_total", by="risk_level")
-ENDED_BY_INSTANCE: Final = rate("corevital_requests_total", by="instance")
 TOKENS: Final = rate("corevital_tokens_total")
 TOKENS_BY_MODEL: Final = rate("corevital_tokens_total", by="gen_ai_request_model")
 TOKENS_EACH: Final = of_requests(rate("corevital_tokens_total"))
@@ -76,28 +73,13 @@ ALARMED: Final = f"sum(corevital_sequences_alarmed{{{REQUESTS}}})"
 # Health and risk
 
 _HIGH: Final = f'risk_level="high", {REQUESTS}'
-_FAULTY: Final = f'flag=~"nan_detected|inf_detected|repetition_loop_detected", {REQUESTS}'
 HIGH_RISK_SHARE: Final = of_requests(rate("corevital_requests_total", _HIGH))
-HIGH_RISK_SHARE_BY_MODEL: Final = of_requests(
-    rate("corevital_requests_total", _HIGH, "gen_ai_request_model"), by="gen_ai_request_model"
-)
-FAULT_SHARE_BY_MODEL: Final = of_requests(
-    rate("corevital_health_flags_total", _FAULTY, "gen_ai_request_model"), by="gen_ai_request_model"
-)
-FAULTS_IN_RANGE: Final = f"sum(increase(corevital_health_flags_total{{{_FAULTY}}}[$__range]))"
 FLAG_SHARES: Final = (
     f"{rate('corevital_health_flags_total', by='flag')} / on () group_left () ({rate('corevital_requests_total')} > 0)"
 )
 WARNING_SHARES: Final = (
     f"{rate('corevital_health_warnings_total', by='warning')} "
     f"/ on () group_left () ({rate('corevital_requests_total')} > 0)"
-)
-FIRING: Final = (
-    'count(ALERTS{alertname=~"Corevital.*", alertname!="CorevitalWatchdog", alertstate="firing"}) or vector(0)'
-)
-ALERTS: Final = (
-    "max by (alertname, severity, gen_ai_request_model, instance) "
-    '(ALERTS{alertname=~"Corevital.*", alertname!="CorevitalWatchdog", alertstate="firing"})'
 )
 
 # What the alerts use
@@ -126,17 +108,14 @@ PLUGIN_ABSENT: Final = (
 )
 UNOBSERVED: Final = f"sum(increase(corevital_sequences_unobserved_total{{{INSTANCE}}}[$__range]))"
 LOST: Final = f"sum by (what) (increase(corevital_telemetry_dropped_total{{{INSTANCE}}}[$__range])) > 0"
-LOST_SHARE: Final = f"instance:corevital_telemetry_lost:ratio_increase15m{{{INSTANCE}}}"
 DROPPED: Final = rate("corevital_telemetry_dropped_total", INSTANCE, "what, why")
 EXPORTED: Final = rate("corevital_telemetry_exported_total", INSTANCE, "signal")
 VLLM_ENDED: Final = rate("vllm:request_success_total", INSTANCE)
 OURS_ENDED: Final = rate("corevital_requests_total", INSTANCE)
 QUEUED: Final = f"sum by (what) (corevital_telemetry_queue{{{INSTANCE}}})"
 FAULTS: Final = f"sum(increase(corevital_telemetry_faults_total{{{INSTANCE}}}[$__range]))"
-CPU: Final = rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE, "instance")
 CPU_A_SEQUENCE: Final = of_requests(rate("corevital_telemetry_cpu_time_seconds_total", INSTANCE), INSTANCE)
 SERIES: Final = f'count({{__name__=~"corevital_.*|gen_ai_server_.*", {INSTANCE}}})'
-SCRAPE_SECONDS: Final = f"max by (instance) (scrape_duration_seconds{{{_SERVERS}, {INSTANCE}}})"
 SPAN_SECONDS: Final = (
     "histogram_quantile(0.95, sum by (le, corevital_risk_level) "
     f'(rate(traces_span_metrics_duration_seconds_bucket{{{MODEL}, corevital_risk_level!=""}}[$__rate_interval]))) >= 0'
@@ -145,7 +124,6 @@ STACK_UP: Final = f'min by (job) (up{{job=~"{CONFIG.targets.stack}"}})'
 
 MAY_BE_EMPTY: Final = frozenset(
     {
-        ALERTS,  # nothing fires
         LOST,  # nothing was lost
         # a week is compared without its last hour
         ENTROPY_WEEK, ENTROPY_WEEK_HIGH, ENTROPY_WEEK_LOW, HIGH_RISK_WEEK, TRUNCATED_WEEK,
@@ -153,25 +131,3 @@ MAY_BE_EMPTY: Final = frozenset(
     }
 )  # fmt: skip
 """Queries that may be empty on a server under traffic, besides everything with :func:`before`."""
-
-# Traces, in TraceQL
-
-_OF_MODEL: Final = 'span.gen_ai.request.model =~ "$model"'
-_COLUMNS: Final = (
-    "| select(span.corevital.risk_score, span.corevital.risk.level, span.gen_ai.request.model, "
-    "span.gen_ai.response.id, span.gen_ai.usage.output_tokens, span.corevital.entropy.mean)"
-)
-HIGH_RISK_TRACES: Final = f"{{ span.corevital.risk_score >= $risk && {_OF_MODEL} }} {_COLUMNS}"
-NAN_TRACES: Final = (
-    f"{{ (span.corevital.health.nan_detected = true || span.corevital.health.inf_detected = true) && {_OF_MODEL} }} "
-    f"{_COLUMNS}"
-)
-LOOP_TRACES: Final = f"{{ span.corevital.health.repetition_loop_detected = true && {_OF_MODEL} }} {_COLUMNS}"
-WARNING_TRACES: Final = (
-    "{ (span.corevital.health.sustained_high_entropy = true || span.corevital.health.distribution_collapsed = true "
-    f"|| span.corevital.alarm.raised = true) && {_OF_MODEL} }} {_COLUMNS}"
-)
-TRUNCATED_TRACES: Final = f"{{ span.corevital.health.truncated = true && {_OF_MODEL} }} {_COLUMNS}"
-LATE_TRACES: Final = (
-    f"{{ span.gen_ai.response.time_to_first_chunk > {CONFIG.objectives.first_token_s:g} && {_OF_MODEL} }} {_COLUMNS}"
-)

@@ -1,16 +1,16 @@
 """*Requests at risk*: from a bad minute to its requests, in Tempo and Langfuse."""
 
-from dashboards.source import frame, pages
+from dashboards.source import frame, links, pages, traceql
 from dashboards.source import queries as q
 from dashboards.source.config import CONFIG
-from dashboards.source.panels import SHARE, graph, traces
+from dashboards.source.panels import SHARE, graph
+from dashboards.source.tables import traces
 from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.builders import table
 from grafana_foundation_sdk.models import units
 
-LANGFUSE = "${langfuse}/project/${langfuse_project}/traces/${__data.fields.traceIdHidden}"
 _LATE = f"Spans whose first token came after more than {CONFIG.objectives.first_token_s:g} s."
-_CLICK = " A click on the span opens its trace in Tempo, on the request's id the same in Langfuse."
+_CLICK = " A click on the span opens its trace in Tempo; on the response's id, its tokens or the trace in Langfuse."
 
 
 def dashboard() -> builders.Dashboard:
@@ -25,6 +25,8 @@ def dashboard() -> builders.Dashboard:
             frame.model(),
             frame.instance(),
             builders.TextBoxVariable("risk").label("Risk from").default_value("0.7"),
+            builders.TextBoxVariable("tenant").label("Tenant"),
+            builders.TextBoxVariable("hub").label("Hub").default_value(CONFIG.urls.hub),
             builders.TextBoxVariable("langfuse").label("Langfuse").default_value("http://localhost:3001"),
             builders.TextBoxVariable("langfuse_project").label("Langfuse project").default_value("corevital"),
         ]
@@ -49,21 +51,31 @@ def dashboard() -> builders.Dashboard:
             no_value="no span metrics: they come from the Collector",
         ),
     )
-    return frame.row(
+    made = frame.row(
         made,
         "Which",
-        _traces("High risk", "Spans whose risk score is at or above the value chosen above.", q.HIGH_RISK_TRACES),
-        _traces("NaN or Inf", "Spans with NaN or Inf among their logits. Their text is arbitrary.", q.NAN_TRACES),
-        _traces("Repetition loops", "Spans that fell into a repetition loop.", q.LOOP_TRACES),
+        _traces("High risk", "Spans whose risk score is at or above the value chosen above.", traceql.HIGH_RISK),
+        _traces("NaN or Inf", "Spans with NaN or Inf among their logits. Their text is arbitrary.", traceql.NAN),
+        _traces("Repetition loops", "Spans that fell into a repetition loop.", traceql.LOOPS),
         _traces(
             "Warnings",
             "Spans with sustained high entropy, a collapsed distribution or an alarm.",
-            q.WARNING_TRACES,
+            traceql.WARNINGS,
         ),
-        _traces("Truncated", "Spans that ended at their length limit.", q.TRUNCATED_TRACES),
-        _traces("Late", _LATE, q.LATE_TRACES),
+        _traces("Truncated", "Spans that ended at their length limit.", traceql.TRUNCATED),
+        _traces("Late", _LATE, traceql.LATE),
+    )
+    return frame.row(
+        made,
+        "Of one tenant",
+        _traces(
+            "At risk, of the tenant chosen above",
+            f"Spans of requests with the tag {CONFIG.labels.tenant}TENANT whose risk is at or above the value chosen "
+            "above, or with a fault flag.",
+            traceql.TENANT,
+        ),
     )
 
 
 def _traces(title: str, text: str, query: str) -> table.Panel:
-    return traces(title, text + _CLICK, query, langfuse=LANGFUSE)
+    return traces(title, text + _CLICK, query, links=(links.TOKENS, links.LANGFUSE))

@@ -14,16 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from integration.harness.alerting import Notice, shortened_query
+from integration.docs.recording import dashboards, record
+from integration.harness.alerting import SPEED, Notice, shortened_query
 from integration.harness.phoenix import Phoenix, phoenix
 from integration.harness.vllm_server import MODEL_NAME
 from integration.harness.watched import Watched, until, watched
 from tests.harness.collector import collector
-from tests.harness.panels import named, panels
 from tests.harness.processes import BIN, ROOT, environment
 
 ALERT = "CorevitalLoopShareHigh"
@@ -31,6 +29,8 @@ PLAIN = {"plain": 5}
 LOOPING = {"plain": 4, "loop": 2}
 RUNBOOK = ROOT / f"dashboards/runbooks/{ALERT}.md"
 VARIABLES = {"cluster": ".*", "model": ".+", "instance": ".+", "__rate_interval": "15s", "compare": "60s"}
+SHOWN = {"compare": "1h"}
+"""At the ordinary speed."""
 TELLING = {
     "http.response.status_code",
     "corevital.health.loop_onset",
@@ -92,24 +92,6 @@ def found_trace(backend: Phoenix) -> tuple[str, str]:
     return "\n".join(lines), str(newest["attributes"]["gen_ai.response.id"])
 
 
-def record(here: Watched, start: float) -> list[dict[str, Any]]:
-    """Each panel of the dashboards with the points of its series since ``start``."""
-    end = time.time()
-    recorded = []
-    for panel in panels({**VARIABLES, "__range": f"{end - start:.0f}s"}):
-        series = [
-            {
-                "legend": named(legend, labels),
-                "labels": labels,
-                "points": [(round(at - start, 1), value) for at, value in points],
-            }
-            for expression, legend in panel.queries
-            for labels, points in here.prometheus.range(expression, start, end, 1.0)
-        ]
-        recorded.append({**asdict(panel), "series": series})
-    return recorded
-
-
 def incident(here: Watched, backend: Phoenix, out: Path) -> None:
     """Plain traffic, then looping requests, then plain traffic again."""
     traffic, manager = here.traffic, here.alertmanager
@@ -133,10 +115,10 @@ def incident(here: Watched, backend: Phoenix, out: Path) -> None:
     until(lambda: ALERT in manager.notified("resolved"), 120, f"{ALERT} resolved")
     last = [notice for notice in manager.notices if notice.name == ALERT][-1]
     say(f"Resolved, {last.at - ended:.0f} s after the last looping request", notice_text(last).splitlines()[0])
-    time.sleep(15)
-    times = {"loops": [began - start, ended - start], "told": [first.at - start, last.at - start]}
-    story = {**times, "seconds": time.time() - start}
-    out.write_text(json.dumps({"story": story, "panels": record(here, start)}))
+    # what an operator sees who looks when the loops have just ended
+    story = {"start": start, "at": ended, "speed": SPEED, "shown": SHOWN}
+    recorded = {uid: record(here.prometheus, uid, start, ended, VARIABLES, SHOWN) for uid in dashboards()}
+    out.write_text(json.dumps({"story": story, "dashboards": recorded}))
 
 
 def main(out: str) -> None:

@@ -80,13 +80,16 @@ class Prometheus:
 
 @contextmanager
 def prometheus(
-    folder: Path, targets: Mapping[str, int], rules: Sequence[Path] = (), alertmanager: str | None = None
+    folder: Path,
+    targets: Mapping[str, int | Mapping[str, int]],
+    rules: Sequence[Path] = (),
+    alertmanager: str | None = None,
 ) -> Iterator[Prometheus]:
     """One that scrapes ``/metrics`` on loopback ports, by job name, and evaluates rules every second.
 
     Args:
         folder: for its files.
-        targets: port by job.
+        targets: port by job; or, of a job with several servers, port by their names.
         rules: rule files.
         alertmanager: URL of the one that alerts go to.
     """
@@ -94,9 +97,8 @@ def prometheus(
     if binary is None:
         pytest.skip("no prometheus: `make test` unpacks Debian's where apt is; elsewhere install it")
     port = free_port()
-    jobs = [
-        {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]} for job, target in targets.items()
-    ]
+    jobs = [{"job_name": job, "static_configs": _static(target)} for job, target in targets.items()]
+    servers = sum(len(job["static_configs"]) for job in jobs)
     settings: dict[str, Any] = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "scrape_configs": jobs,
@@ -115,13 +117,19 @@ def prometheus(
         _wait_ready(f"http://127.0.0.1:{port}", group)
         running = Prometheus(f"http://127.0.0.1:{port}")
         if rules:  # once it knows its targets, which takes five seconds: to the shortened rules they would seem absent
-            running.wait_for(lambda: len(running.query("up")) == len(targets))
+            running.wait_for(lambda: len(running.query("up")) == servers)
             config.write_text(json.dumps({**settings, "rule_files": [str(rule) for rule in rules]}))
             group.process.send_signal(signal.SIGHUP)
             running.wait_for(lambda: len(running.rule_files()) == len(rules))
         yield running
     finally:
         group.stop(10.0)
+
+
+def _static(target: int | Mapping[str, int]) -> list[dict[str, Any]]:
+    if isinstance(target, int):
+        return [{"targets": [f"127.0.0.1:{target}"]}]
+    return [{"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name}} for name, port in target.items()]
 
 
 def _wait_ready(url: str, group: Group, timeout_s: float = 30.0) -> None:

@@ -55,6 +55,7 @@ HISTOGRAMS = {
 }
 GAUGES = {f"corevital_sequences_{state}": set[str]() for state in ("running", "looping", "alarmed")}
 TELEMETRY = {
+    "corevital_build_info": {"version", "engine", "engine_version"},
     "corevital_requests_internal_total": {"kind"},
     "corevital_sequences_unobserved_total": set[str](),
     "corevital_telemetry_dropped_total": {"what", "why"},

@@ -20,8 +20,13 @@ RULE_TESTS = sorted((DASHBOARDS / "prometheus/tests").glob("*.test.yml"))
 SERIES_OF_OTHERS = {
     "up",
     "ALERTS",
+    "ALERTS_FOR_STATE",
     "scrape_duration_seconds",
     "vllm:num_requests_waiting",
+    "vllm:num_requests_running",
+    "vllm:num_preemptions_total",
+    "vllm:kv_cache_usage_perc",
+    "vllm:prompt_tokens_total",
     "vllm:request_success_total",
     "vllm:generation_tokens_total",
     "vllm:iteration_tokens_total_count",

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,9 @@ def results(
             health=Health(truncated=number == 3),
             series=Series(entropy=values, surprisal=values, margin=values, topk_mass=values),
         )
+        made = replace(
+            made, admitted=replace(made.admitted, tags=(("tenant:acme", "beta") if number else ("tenant:b",)))
+        )
         writer.put(record_of(made, SpanIds(f"{number + 1:032x}", f"{number + 1:016x}")))
     writer.close(10)
     monkeypatch.chdir(tmp_path)
@@ -76,10 +80,14 @@ def test_every_example_runs_and_is_right(results: tuple[list[str], dict[str, Any
     assert list(names["truncated"]["request_id"]) == ["r3"]
     assert names["by_hour"]["count"].sum() == 4
     assert sorted(names["same"]["request_id"]) == sorted(names["lines"]["request_id"]) == ["r0", "r1", "r2", "r3"]
-    levels, high, mean, flags = printed[3:]
+    levels, high, mean, flags, tenants = printed[3:]
     assert [line.split() for line in levels.splitlines()[1:]] == [["large", "high", "2"], ["small", "low", "2"]]
     assert {line.split(",")[0] for line in high.splitlines()[1:]} == {"r1", "r3"}
     assert json.loads(mean) == [{"entropy": 0.5}]
     stored = StoreReader(Path("runs/corevital.db")).list_reports()
     counted = Counter(flag for row in stored for flag in row.flags)
     assert {tuple(line.split()) for line in flags.splitlines()[1:]} == {(flag, str(n)) for flag, n in counted.items()}
+    tokens = {row.output_tokens for row in stored}
+    assert len(tokens) == 1
+    (each,) = tokens
+    assert tenants.splitlines()[1:] == [f"tenant:acme,3,{3 * each},0.667,0.0", f"tenant:b,1,{each},0.0,0.0"]

@@ -16,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from corevital.frames.lifecycle import CoreFacts
+from corevital_otel import __version__
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
 from corevital_otel.metrics.instruments import INSTRUMENTS, Instrument
@@ -269,6 +270,17 @@ def test_a_report_without_a_span_has_no_exemplar(kept: Kept, report: Make) -> No
     Recorder([kept], Counters()).report(report(), None)
     assert kept.total("corevital.requests") == 1
     assert not any(trace.get_current_span(context).get_span_context().is_valid for *_, context in kept.put_in)
+
+
+def test_the_versions_are_shown_once_an_engine(kept: Kept, report: Make) -> None:
+    made = report()
+    newer = replace(made, admitted=replace(made.admitted, engine="vllm", engine_version="0.33.0"))
+    recorder = Recorder([kept], Counters())
+    for each in (made, made, newer, newer):
+        recorder.report(*measured(each))
+    versions = [(value, labels["engine_version"]) for value, labels in kept.of("corevital.build_info")]
+    assert versions == [(1, made.admitted.engine_version), (1, "0.33.0")]
+    assert {labels["version"] for _, labels in kept.of("corevital.build_info")} == {__version__}
 
 
 def test_names_translate_to_prometheus_by_the_rules() -> None:

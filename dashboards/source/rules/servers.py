@@ -7,9 +7,10 @@ alerts of the model apply to it.
 from typing import Final
 
 from dashboards.source.config import Config
-from dashboards.source.rules.rule import Group, Record, Scope, increase, lines, of
+from dashboards.source.rules.rule import MODEL, Group, Record, Scope, increase, lines, of
 
 WINDOW: Final = "15m"
+_UP: Final = "instance:corevital_server:up"
 COMPARED: Final = {
     "corevital_loop_requests": ("corevital_health_flags_total", 'flag="repetition_loop_detected"'),
     "corevital_high_risk_requests": ("corevital_requests_total", 'risk_level="high"'),
@@ -62,6 +63,10 @@ def groups(config: Config) -> list[Group]:
             Record(f"instance:{name}:ratio_increase{WINDOW}", of(bad, ended)),
             Record(f"instance:{name}:peers_ratio_increase{WINDOW}", _of_peers(bad, ended, scope)),
         )
+    present += [
+        Record("instance:corevital_server:state", _state(server, "instance", f"1 - {_UP}", f"and on ({server}) {_UP}")),
+        Record("model:corevital_model:state", _state(scope.model, MODEL, "0 * model:corevital_requests:increase5m")),
+    ]
     total, count = (f"instance:corevital_entropy_bits_{part}:increase30m" for part in ("sum", "count"))
     compared += (
         Record(total, increase("corevital_entropy_bits_sum", "30m", both)),
@@ -81,6 +86,23 @@ def groups(config: Config) -> list[Group]:
         Group("corevital-peers", compared, interval="1m"),
         Group("corevital-telemetry", _telemetry(config, server)),
     ]
+
+
+def _state(by: str, label: str, otherwise: str, condition: str = "") -> str:
+    """How it is now: 3 with a critical alert, 2 with a warning, else 1 for a server that does not answer, or 0.
+
+    Args:
+        by: labels to aggregate by.
+        label: the one that an alert about it has.
+    """
+    firing = f'ALERTS{{alertname=~"Corevital.*", alertstate="firing", {label}!=""'
+    return lines(
+        f"max by ({by}) (",
+        f'3 * {firing}, severity="critical"}}',
+        f'or 2 * {firing}, severity="warning"}}',
+        f"or {otherwise})",
+        *([condition] if condition else []),
+    )
 
 
 def _of_peers(part: str, whole: str, scope: Scope) -> str:

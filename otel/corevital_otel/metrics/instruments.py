@@ -247,6 +247,13 @@ INSTRUMENTS: Final = {
             labels=(_MODEL,),
         ),
         Instrument(
+            name=names.BUILD_INFO,
+            kind="gauge",
+            unit="{process}",
+            text="Processes that report requests, by the versions of corevital and of the engine.",
+            labels=("version", "engine", "engine_version"),
+        ),
+        Instrument(
             name=names.DROPPED,
             kind="counter",
             unit="{item}",

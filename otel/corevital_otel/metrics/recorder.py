@@ -14,6 +14,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from corevital.frames.lifecycle import INTERNAL_KINDS
 from corevital.guard import faults, guarded, swallow
+from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
@@ -43,6 +44,7 @@ class Recorder:
         self._outputs = outputs
         self._counters = counters
         self._models: set[str] = set()
+        self._engines: set[tuple[str, str]] = set()  # engine and its version
         self._passed_on: dict[Any, float] = {}  # each count when it was last passed on
         self._owed: dict[str, int] = {}  # tokens counted too many, by model, as negative numbers
         # Everything exists as zero from the start, so that an alert sees the first one as an increase.
@@ -83,6 +85,10 @@ class Recorder:
             self._put(names.REPETITION_SHARE, features.repetition_share, model, context)
         self._latencies(report, model, context)
         self._phases(report, model, context)
+        if (engine := (admitted.engine, admitted.engine_version)) not in self._engines:
+            self._engines.add(engine)
+            build = {"version": __version__, "engine": engine[0], "engine_version": engine[1]}
+            self._put(names.BUILD_INFO, 1, build, _NO_SPAN)
         lag_s = (time.time_ns() - outcome.end_ns) / 1e9
         self._put(names.TELEMETRY_LAG, max(lag_s, 0.0), {}, context)  # the wall clock may have been set back
 
