@@ -49,7 +49,7 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -133,6 +133,10 @@ bench-loops: .venv-loops/.installed
 # Dashboards, rules, routes, runbooks, images, the Compose file and the chart; `make unit` runs the same.
 check-dashboards: $(UNIT) $(PROMETHEUS) $(KUBE)
 	$(UNIT_BIN)/python -m pytest tests/dashboards
+
+# dashboards/kubernetes/kustomize, from the chart.
+kustomize: $(KUBE)
+	.venv-kube/bin/python -m dashboards.source.kustomize
 
 # Strict: a broken link, anchor or picture fails.
 docs: $(DOCS)

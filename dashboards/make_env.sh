@@ -1,6 +1,6 @@
 #!/bin/sh
-# make_env.sh: writes `.env` for docker-compose.otel.yml, with a random value for each secret of `.env.example`. What `.env` has
-# already stays as it is; only what it lacks is added.
+# make_env.sh: writes `.env` for docker-compose.otel.yml, with a random value for each secret of `.env.example`. It changes no
+# value that `.env` has; it adds what is missing.
 set -eu
 cd "$(dirname "$0")/.."
 umask 077
