@@ -17,13 +17,13 @@ from dashboards.source.config import load_kubernetes
 from dashboards.source.go_yaml import documents
 from tests.dashboards.references import containers, permitted, ports, secrets, templates, unmatched
 from tests.dashboards.tools import ROOT, run
+from tests.harness.chart import PYTHON, asked
 
 from corevital_otel import __version__
 from corevital_otel.settings import Settings
 
 KUBERNETES = ROOT / "dashboards/kubernetes"
 CHART = KUBERNETES / "chart"
-PYTHON = ROOT / ".venv-kube/bin/python"
 PAGE = (ROOT / "docs/operate/kubernetes.md").read_text()
 CONFIG = load_kubernetes()
 IMAGE: dict[str, Any] = {"image": {"repository": "registry.example.com/corevital-vllm"}}
@@ -92,23 +92,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "monitoring.alertmanager.enabled=true needs a receiver",
     ),
 }
-
-
-def asked(**question: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What tests/harness/manifests.py answers."""
-    if not PYTHON.exists():
-        pytest.skip("no .venv-kube: `make check-dashboards` makes it")
-    done = subprocess.run(
-        [PYTHON, ROOT / "tests/harness/manifests.py"],
-        input=json.dumps(question),
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module")
