@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, dict[str, Any]]:
-    return asked(render=CASES | {name: values for name, (values, _) in WRONG.items()})
+    return asked(render=CASES | {name: values for name, (values, _) in WRONG.items()}, lint={"lint": IMAGE})
 
 
 @pytest.fixture
@@ -115,6 +115,10 @@ def kind(manifests: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def test_each_manifest_is_valid_by_its_schema(rendered: dict[str, dict[str, Any]], case: str) -> None:
     assert rendered[case].get("problems") == [], rendered[case].get("error")
     assert rendered[case]["manifests"]
+
+
+def test_helm_lint_finds_nothing(rendered: dict[str, dict[str, Any]]) -> None:
+    assert rendered["lint"]["problems"] == []
 
 
 @every

@@ -1,4 +1,4 @@
-"""A pod of the Helm chart with a real hub as its sidecar, in a network namespace of its own.
+"""A pod of the Helm chart with a real hub as its sidecar, in a separate network namespace.
 
 vLLM is a stand-in (tests/harness/engine_stand_in.py), and so is the kubelet (tests/harness/pod.py). Arguments,
 variables, ports and probes are the manifests'. ``integration/tests/test_pod.py`` has the same with a real vLLM.

@@ -14,7 +14,7 @@ PYTHON = ROOT / ".venv-kube/bin/python"
 
 
 def asked(**question: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The answers by case: ``render`` of values, ``validate`` of manifests."""
+    """The answers by case: ``render`` and ``lint`` of values, ``validate`` of manifests."""
     if not PYTHON.exists():
         pytest.skip("no .venv-kube: `make check-dashboards` makes it")
     done = subprocess.run(

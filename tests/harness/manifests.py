@@ -1,7 +1,7 @@
 """Renders the Helm chart and checks manifests by their schemas. Runs in the Makefile's environment .venv-kube.
 
-Reads JSON: ``{"render": {case: values}, "validate": {case: [manifest, ...]}}``. Writes, by case, ``{"manifests": [...],
-"problems": [...]}``, or ``{"error": text}`` where the chart refuses the values.
+Reads JSON: ``{"render": {case: values}, "validate": {case: [manifest, ...]}, "lint": {case: values}}``. Writes, by case,
+``{"manifests": [...], "problems": [...]}``, or ``{"error": text}`` where the chart refuses the values.
 """
 
 import json
@@ -11,7 +11,7 @@ import helm_python
 import kubernetes_validate
 import pydantic
 from cloudcoil.models.prometheus_operator import v1, v1alpha1
-from dashboards.source.kustomize import render
+from dashboards.source.kustomize import FOLDER, render
 
 VERSION = "1.37"
 OPERATOR = {
@@ -55,4 +55,7 @@ if __name__ == "__main__":
     asked = json.load(sys.stdin)
     answer = {case: rendered(values) for case, values in asked.get("render", {}).items()}
     answer |= {case: validated(manifests) for case, manifests in asked.get("validate", {}).items()}
+    for case, values in asked.get("lint", {}).items():
+        found = helm_python.lint(FOLDER / "chart", values)["messages"]
+        answer[case] = {"problems": [each["error"] for each in found if each["severity"] > 1]}  # 1: a recommendation
     json.dump(answer, sys.stdout)
