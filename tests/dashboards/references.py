@@ -58,7 +58,7 @@ def unmatched(manifests: list[Manifest], given: frozenset[str] = frozenset()) ->
     for each in manifests:
         where = f"{each['kind']} {each['metadata']['name']}"
         spec = each.get("spec", {})
-        wanted: set[str] = set()
+        wanted: set[str | int] = set()
         selector: dict[str, str] | None = None
         if each["kind"] in ("Deployment", "DaemonSet"):
             selector = spec["selector"]["matchLabels"]
@@ -83,7 +83,8 @@ def unmatched(manifests: list[Manifest], given: frozenset[str] = frozenset()) ->
         if not chosen:
             found.append(f"{where}: no pod has the labels {selector}")
         for pod in chosen:
-            found += [f"{where}: no port {port}" for port in sorted(wanted - ports(pod).keys())]
+            known = ports(pod)
+            found += [f"{where}: no port {port}" for port in wanted if port not in {*known, *known.values()}]
     return found
 
 

@@ -1,7 +1,7 @@
 """A pod of the Helm chart with a real hub as its sidecar, in a separate network namespace.
 
 vLLM is a stand-in (tests/harness/engine_stand_in.py), and so is the kubelet (tests/harness/pod.py). Arguments,
-variables, ports and probes are the manifests'. ``integration/tests/test_pod.py`` has the same with a real vLLM.
+variables, ports and probes are the manifests'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Renders the Helm chart and checks manifests by their schemas. Runs in the Makefile's environment .venv-kube.
 
-Reads JSON: ``{"render": {case: values}, "validate": {case: [manifest, ...]}, "lint": {case: values}}``. Writes, by case,
-``{"manifests": [...], "problems": [...]}``, or ``{"error": text}`` where the chart refuses the values.
+Reads JSON: ``{"render": {case: values}, "validate": {case: [manifest, ...]}, "lint": {case: values}}``. Writes, by
+case, ``{"manifests": [...], "problems": [...]}``, or ``{"error": text}`` where the chart refuses the values.
 """
 
 import json
