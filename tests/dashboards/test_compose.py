@@ -1,8 +1,10 @@
-"""docker-compose.otel.yml by its schema and by its documented behaviour. The tests have no Docker."""
+"""docker-compose.otel.yml by its schema, by Compose and by its documented behaviour. There is no engine."""
 
 from __future__ import annotations
 
 import base64
+import json
+import math
 import re
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.dashboards.tools import run
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.otel.yml"
@@ -48,10 +51,52 @@ def test_the_schema_catches_a_wrong_field(tmp_path: Path) -> None:
     assert "healthchek" in schema_errors(wrong)
 
 
+def compose(checkout: Path, *arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Compose itself, without an engine, in ``checkout`` with its .env."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(checkout), **variables}
+    return run("docker-compose", "--project-directory", checkout, *arguments, env=environment)
+
+
+@pytest.mark.parametrize("profiles", [(), ("vllm",), ("langfuse",), ("vllm", "langfuse")])
+@pytest.mark.parametrize(
+    "files", [(COMPOSE,), (COMPOSE, PROXY)], ids=lambda files: "+".join(file.name for file in files)
+)
+def test_compose_accepts_it(checkout: Path, files: tuple[Path, ...], profiles: tuple[str, ...]) -> None:
+    make_env(checkout)
+    chosen = [f"--file={file}" for file in files] + [f"--profile={profile}" for profile in profiles]
+    sso = dict.fromkeys(required(PROXY), "x")
+    done = compose(checkout, *chosen, "config", "--quiet", **sso)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_env_file_is_named_whatever_is_started(checkout: Path) -> None:
+    """Go's maps have no order: without STACK_NAME, Compose named one of all variables by chance."""
+    for _ in range(3):
+        done = compose(checkout, f"--file={COMPOSE}", "config", "--quiet")
+        assert done.returncode != 0
+        assert "there is no .env" in done.stderr
+        assert "run sh dashboards/make_env.sh" in done.stderr
+
+
+def test_arguments_of_vllm_and_gpus(checkout: Path) -> None:
+    make_env(checkout)
+    arguments = '--max-model-len 4096 --served-model-name "a b"'
+    options = (f"--file={COMPOSE}", "--profile=vllm", "config", "--format=json")
+    done = compose(checkout, *options, VLLM_ARGS=arguments, VLLM_GPUS="2", VLLM_PORT="8001")
+    service = json.loads(done.stdout)["services"]["vllm"]
+    assert service["command"][1:] == ["--max-model-len", "4096", "--served-model-name", "a b"]
+    assert service["deploy"]["resources"]["reservations"]["devices"][0]["count"] == 2
+    assert service["ports"][0]["published"] == "8001"
+    plain = json.loads(compose(checkout, *options).stdout)["services"]["vllm"]
+    assert plain["deploy"]["resources"]["reservations"]["devices"][0]["count"] == -1, "all of the host"
+    assert plain["command"] == ["Qwen/Qwen3-0.6B"]
+
+
 @each
 def test_ports_are_on_loopback_only(name: str) -> None:
     for port in ALL[name].get("ports", []):
-        assert re.match(r"^(127\.0\.0\.1|\$\{PUBLIC_ADDRESS:-127\.0\.0\.1\}):\d+:\d+$", port), port
+        address, published = r"(127\.0\.0\.1|\$\{PUBLIC_ADDRESS:-127\.0\.0\.1\})", r"(\d+|\$\{[A-Z_]+_PORT:-\d+\})"
+        assert re.match(rf"^{address}:{published}:\d+$", port), port
 
 
 def test_no_service_bypasses_the_published_ports() -> None:
@@ -61,10 +106,9 @@ def test_no_service_bypasses_the_published_ports() -> None:
 @each
 def test_images_are_pinned(name: str) -> None:
     service = ALL[name]
-    build = service.get("build", {}).get("dockerfile_inline", "")
-    images = re.findall(r"^FROM (\S+)$", build, re.MULTILINE) or [service["image"]]
-    for image in images:
-        assert PINNED.match(image), image
+    base = service.get("build", {}).get("args", {}).get("BASE", "")
+    image = re.sub(r"^\$\{\w+:-(.+)\}$", r"\1", base) or service["image"]
+    assert PINNED.match(image), image
 
 
 @each
@@ -138,7 +182,7 @@ def required(path: Path) -> set[str]:
 def test_the_example_lists_every_secret_without_a_value() -> None:
     example = re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert required(COMPOSE) == {name for name, _ in example}
-    assert {value for _, value in example} == {""}
+    assert {name for name, value in example if value} == {"STACK_NAME"}
 
 
 def make_env(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -154,25 +198,48 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def variables(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+
 def test_each_secret_is_made_once_and_differs(checkout: Path) -> None:
     assert make_env(checkout).returncode == 0
-    made = dict(re.findall(r"^(\w+)=(.+)$", (checkout / ".env").read_text(), re.MULTILINE))
+    made = variables((checkout / ".env").read_text())
     assert made.keys() == {*required(COMPOSE), "LANGFUSE_BASIC_AUTH"}
+    assert made.pop("STACK_NAME") == "corevital"
     assert len(set(made.values())) == len(made)
     assert all(len(value) >= 64 for value in made.values())
     assert re.fullmatch("[0-9a-f]{64}", made["LANGFUSE_ENCRYPTION_KEY"])
     public = SERVICES["langfuse-web"]["environment"]["LANGFUSE_INIT_PROJECT_PUBLIC_KEY"]
     assert base64.b64decode(made["LANGFUSE_BASIC_AUTH"]).decode() == f"{public}:{made['LANGFUSE_PROJECT_SECRET']}"
     assert (checkout / ".env").stat().st_mode & 0o77 == 0
-    assert not (checkout / ".env.new").exists()
+    assert not list(checkout.glob(".env.new*"))
 
 
-def test_existing_secrets_are_kept(checkout: Path) -> None:
-    (checkout / ".env").write_text("GRAFANA_ADMIN_PASSWORD=mine\n")
+def test_an_upgrade_adds_what_is_new_and_keeps_the_rest(checkout: Path) -> None:
+    old = "# mine\nGRAFANA_ADMIN_PASSWORD=mine=x y\nKEEP_PERCENT=50\nVLLM_API_KEY=\nLANGFUSE_PROJECT_SECRET=sk-lf-old"
+    (checkout / ".env").write_text(old)
     again = make_env(checkout)
-    assert again.returncode == 1
-    assert "remove it first" in again.stderr
-    assert (checkout / ".env").read_text() == "GRAFANA_ADMIN_PASSWORD=mine\n"
+    assert again.returncode == 0, again.stderr
+    text = (checkout / ".env").read_text()
+    assert text.startswith(
+        "# mine\nGRAFANA_ADMIN_PASSWORD=mine=x y\nKEEP_PERCENT=50\nLANGFUSE_PROJECT_SECRET=sk-lf-old\n"
+    )
+    made = variables(text)
+    assert made.keys() == {*required(COMPOSE), "LANGFUSE_BASIC_AUTH", "KEEP_PERCENT"}
+    assert all(made.values())
+    assert base64.b64decode(made["LANGFUSE_BASIC_AUTH"]).decode() == "pk-lf-corevital:sk-lf-old"
+    assert len(re.findall("^VLLM_API_KEY=", text, re.MULTILINE)) == 1
+    named = again.stdout.removeprefix("added to .env: ").split()
+    assert set(named) == made.keys() - {"GRAFANA_ADMIN_PASSWORD", "KEEP_PERCENT", "LANGFUSE_PROJECT_SECRET"}
+
+
+def test_a_complete_env_file_is_left_alone(checkout: Path) -> None:
+    make_env(checkout)
+    before = (checkout / ".env").read_text()
+    again = make_env(checkout)
+    assert (again.returncode, again.stdout) == (0, ".env has everything; nothing was changed\n")
+    assert (checkout / ".env").read_text() == before
 
 
 def test_storage_is_bounded_by_time_and_where_possible_by_size() -> None:
@@ -184,12 +251,27 @@ def test_storage_is_bounded_by_time_and_where_possible_by_size() -> None:
     assert "--maxmemory" in SERVICES["langfuse-redis"]["command"][2]
 
 
-def test_vllm_runs_the_documented_command_and_counts_once() -> None:
-    service = SERVICES["vllm"]
-    assert [*service["entrypoint"], *service["command"][1:]] == ["vllm", "serve", "--logits-processor", "corevital"]
-    assert service["environment"]["OTEL_METRICS_EXPORTER"] == "none"
-    copied = re.findall(r"^COPY (.+) /src\S*$", service["build"]["dockerfile_inline"], re.MULTILINE)
-    assert all((ROOT / path).exists() for line in copied for path in line.split())
+def test_vllm_is_counted_once() -> None:
+    assert SERVICES["vllm"]["environment"]["OTEL_METRICS_EXPORTER"] == "none"
+
+
+def number(text: str) -> float:
+    """The default of a limit, in CPUs or GB."""
+    default = re.sub(r"^\$\{\w+:-(.+)\}$", r"\1", text)
+    return float(default.rstrip("mg")) / (1024 if default.endswith("m") else 1)
+
+
+def test_the_stack_fits_a_host_of_four_cpus() -> None:
+    """Docker refuses a limit of more CPUs than the host has. The page has the sums of memory."""
+    limits = {name: service["deploy"]["resources"]["limits"] for name, service in ALL.items()}
+    assert max(number(limit["cpus"]) for limit in limits.values()) <= 4
+    memory = dict.fromkeys(("", "langfuse", "vllm"), 0.0)
+    for name, service in SERVICES.items():
+        memory[service.get("profiles", [""])[0]] += number(limits[name]["memory"])
+    assert memory[""] < 6
+    assert memory["vllm"] <= 12
+    page = (ROOT / "docs/start/docker.md").read_text()
+    assert f"at most 6 GB of memory (Langfuse {math.ceil(memory['langfuse'])} GB\nmore, vLLM 12 GB)" in page
 
 
 def test_grafana_finds_its_home_and_its_dashboards() -> None:

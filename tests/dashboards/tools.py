@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ RULES = sorted((DASHBOARDS / "prometheus").glob("*.rules.yml"))
 FILES = {path.stem: json.loads(path.read_text()) for path in sorted((DASHBOARDS / "grafana").glob("*.json"))}
 """The dashboards, by uid."""
 RULE_TESTS = sorted((DASHBOARDS / "prometheus/tests").glob("*.test.yml"))
+
+UNPACKED = (".venv/debian/usr/bin", ".venv-kube/debian/usr/bin")
 
 SERIES_OF_OTHERS = {
     "up",
@@ -57,14 +60,14 @@ SERIES_OF_OTHERS = {
 }
 
 
-def run(tool: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run a tool of Debian's packages as ``make`` unpacks them, or the one on PATH."""
-    unpacked = ROOT / ".venv/debian/usr/bin" / tool
-    binary = unpacked if unpacked.exists() else shutil.which(tool)
+def run(tool: str, *arguments: str | Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a tool of Debian's packages as ``make`` unpacks them, or the one on PATH; in ``env``, by default this one."""
+    unpacked = [path for folder in UNPACKED if (path := ROOT / folder / tool).exists()]
+    binary = unpacked[0] if unpacked else shutil.which(tool)
     if binary is None:
         pytest.skip(f"no {tool}: `make check-dashboards` unpacks Debian's where apt is; elsewhere install it")
     command = [str(binary), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=env)
 
 
 def unparsable(queries: list[str], folder: Path) -> str:
