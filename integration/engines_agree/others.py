@@ -60,15 +60,15 @@ def sglang_missing() -> str:
 def tgi(folder: Path, asked: Sequence[Ask]) -> list[list[int]]:
     """A shard, without a router."""
     python, source = os.environ["TGI_PYTHON"], Path(os.environ["TGI_SRC"]).resolve()
-    shards = import_module(f"{_TGI}.__main__")
+    shards = import_module(f"{_TGI}.shards")
     shutil.copytree(MODEL, folder / "model")
     for name, changes in _FOR_TGI.items():
         file = folder / "model" / name
         file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     (folder / "job.json").write_text(json.dumps([ask._asdict() for ask in asked]))
     (folder / "shard").mkdir()
-    case = shards.Case("demo", "model", (), 0.0)
-    with shards.shard(case, python, source, folder / "shard", _attached("tgi", folder)) as socket:
+    env = shards.environment("paged", source, _attached("tgi", folder))
+    with shards.shard(python, folder / "model", folder / "shard", env) as socket:
         done = subprocess.run(
             [python, str(Path(__file__).with_name("tgi_client.py")), str(socket), str(folder / "job.json")],
             env={**os.environ, "PYTHONPATH": python_path(source / "server")},

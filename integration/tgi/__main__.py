@@ -19,11 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from integration.tgi.shards import environment, has_flash, launcher_lines, shard
 from tests.harness import tgi_names
 
 from corevital_otel.store.reader import StoredReport, StoreReader
@@ -40,7 +40,6 @@ REASONS: Final = {
     "abort": "abort",
     "error": "error",
 }
-START_S: Final = 300.0
 REPORT_S: Final = 30.0
 
 
@@ -84,42 +83,6 @@ class Outcome(NamedTuple):
     measured: list[Any]
     found: list[StoredReport]
     lines: list[str]
-
-
-def environment(case: Case, source: Path, env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a shard."""
-    return {
-        **os.environ, "PYTHONPATH": str(source / "server"), "ATTENTION": case.attention, "PREFIX_CACHING": "0",
-        "PREFILL_CHUNKING": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2",
-        "COREVITAL_HTTP": "none", **env,
-    }  # fmt: skip
-
-
-@contextmanager
-def shard(case: Case, python: str, source: Path, folder: Path, env: Mapping[str, str]) -> Iterator[Path]:
-    """A shard that serves; yields its socket. Its standard output is in ``folder``."""
-    given = environment(case, source, env)
-    socket = folder / "shard"
-    command = [
-        python,
-        "-c",
-        "from text_generation_server.cli import app; app()",
-        "serve",
-        str(folder.parent / case.model),
-    ]
-    command += ["--uds-path", str(socket), "--json-output", *case.arguments]
-    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
-        process = subprocess.Popen(command, env=given, stdout=out, stderr=err)
-        try:
-            path, deadline = Path(f"{socket}-0"), time.monotonic() + START_S
-            while not path.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((folder / "stderr").read_text()[-3000:])
-                time.sleep(0.1)
-            yield path
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def answers(case: Case, python: str, source: Path, socket: Path) -> list[dict[str, Any]]:
@@ -174,22 +137,13 @@ def surprisal_apart(request: Mapping[str, Any], row: StoredReport) -> float:
     return abs(float(row.summary["corevital.surprisal.mean"]) - engine)
 
 
-def launcher_lines(folder: Path) -> list[str]:
-    """Our lines that TGI's launcher would show."""
-    found = []
-    for line in (folder / "stdout").read_text().splitlines():
-        if line.startswith('{"text": "corevital'):
-            found.append(str(json.loads(line)["text"]))
-    return found
-
-
 def in_one(case: Case, python: str, source: Path, models: Path) -> Outcome:
     """The service in the client's process."""
     drafts = dict(zip(case.arguments[::2], case.arguments[1::2], strict=True)).get("--speculate", "0")
     command = [python, str(HERE / "in_process.py"), str(models / case.model), drafts, *case.scenarios]
     with tempfile.TemporaryDirectory(dir=models) as folder:
         store = Path(folder) / "store.sqlite"
-        env = environment(case, source, {"COREVITAL_CAPTURE": "full", "COREVITAL_DB": str(store)})
+        env = environment(case.attention, source, {"COREVITAL_CAPTURE": "full", "COREVITAL_DB": str(store)})
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr[-3000:])
@@ -201,11 +155,12 @@ def in_one(case: Case, python: str, source: Path, models: Path) -> Outcome:
 def in_two(case: Case, python: str, source: Path, models: Path) -> Outcome:
     """A shard behind its socket, without corevital and then with it."""
     with tempfile.TemporaryDirectory(dir=models) as first, tempfile.TemporaryDirectory(dir=models) as second:
-        with shard(case, python, source, Path(first), {}) as socket:
+        model, env = models / case.model, environment(case.attention, source, {})
+        with shard(python, model, Path(first), env, case.arguments) as socket:
             plain = answers(case, python, source, socket)
         store = Path(second) / "store.sqlite"
-        env = {"COREVITAL_ATTACH": "tgi", "COREVITAL_DB": str(store), "COREVITAL_CAPTURE": "full"}
-        with shard(case, python, source, Path(second), env) as socket:
+        env |= {"COREVITAL_ATTACH": "tgi", "COREVITAL_DB": str(store), "COREVITAL_CAPTURE": "full"}
+        with shard(python, model, Path(second), env, case.arguments) as socket:
             measured = answers(case, python, source, socket)
             found = rows(store, len(clients(measured)))
         errors = (Path(second) / "stderr").read_text().splitlines()
@@ -244,12 +199,11 @@ def main() -> None:
     ).stdout.strip()
     checked, lacking = tgi_names.look(source)
     print(f"TGI at {version}: {checked - len(lacking)} of {checked} private names are there", *lacking, sep="\n  ")
-    has_flash = subprocess.run([python, "-c", "import intel_extension_for_pytorch"], capture_output=True, check=False)
     print("\n| path | scenarios | requests | tokens | most apart, bits | |\n| --- | --- | --- | --- | --- | --- |")
     failed = bool(lacking)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([python, str(HERE / "models.py"), str(DEMO.resolve()), folder], check=True, capture_output=True)
-        for case in PADDED if has_flash.returncode else FLASH:
+        for case in FLASH if has_flash(python) else PADDED:
             if not all(part in case.name for part in parts):
                 continue
             row, wrong = run(case, how(case, python, source, Path(folder)))
