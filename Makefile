@@ -45,7 +45,7 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards collector clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS)
@@ -130,6 +130,10 @@ bench-loops: .venv-loops/.installed
 check-dashboards: $(UNIT) $(PROMETHEUS)
 	$(UNIT_BIN)/python -m pytest tests/dashboards
 
+# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB. With it `make
+# check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
+collector: .venv-collector/otelcol
+
 # Strict: a broken link, anchor or picture fails.
 docs: $(DOCS)
 	@.venv-docs/bin/python -m integration.docs.site
@@ -179,6 +183,11 @@ $(PROMETHEUS): $(BIN)/uv
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 
+COLLECTOR_SOURCE := integration/harness/core_collector
+.venv-collector/otelcol: $(COLLECTOR_SOURCE)/main.go $(COLLECTOR_SOURCE)/build.sh
+	@echo "setup: building the core OpenTelemetry Collector (some minutes)"
+	@$(COLLECTOR_SOURCE)/build.sh .venv-collector
+
 $(PHOENIX): $(BIN)/uv
 	@echo "setup: installing Phoenix $(PHOENIX_VERSION) (a minute or two)"
 	$(call environment,.venv-phoenix,"arize-phoenix==$(PHOENIX_VERSION)")
@@ -219,4 +228,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-compat .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-collector .venv-compat .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
