@@ -45,7 +45,7 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards collector clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-clickhouse check-dashboards check-datadog collector clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS)
@@ -130,6 +130,14 @@ bench-loops: .venv-loops/.installed
 check-dashboards: $(UNIT) $(PROMETHEUS)
 	$(UNIT_BIN)/python -m pytest tests/dashboards
 
+# The SQL of docs/operate/clickhouse.md in ClickHouse, as a library, on spans that were really exported: a minute; installs 0.8 GB.
+check-clickhouse: .venv-clickhouse/.installed
+	PYTHONPATH=. .venv-clickhouse/bin/python -m integration.clickhouse
+
+# dashboards/datadog in the Datadog Agent's own check, on a page of metrics: seconds.
+check-datadog: .venv-datadog/.installed
+	PYTHONPATH=. .venv-datadog/bin/python -m integration.datadog
+
 # The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB. With it `make
 # check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
 collector: .venv-collector/otelcol
@@ -183,6 +191,16 @@ $(PROMETHEUS): $(BIN)/uv
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 
+.venv-clickhouse/.installed: $(BIN)/uv pyproject.toml
+	@echo "setup: installing chdb, ClickHouse as a library (0.8 GB)"
+	$(call environment,.venv-clickhouse,--editable . chdb==4.4.0 opentelemetry-exporter-prometheus)
+	@touch $@
+
+.venv-datadog/.installed: $(BIN)/uv pyproject.toml
+	@echo "setup: installing the Datadog Agent's check library"
+	$(call environment,.venv-datadog,--editable . "datadog-checks-base[deps]==38.5.0")
+	@touch $@
+
 COLLECTOR_SOURCE := integration/harness/core_collector
 .venv-collector/otelcol: $(COLLECTOR_SOURCE)/main.go $(COLLECTOR_SOURCE)/build.sh
 	@echo "setup: building the core OpenTelemetry Collector (some minutes)"
@@ -228,4 +246,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-collector .venv-compat .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-clickhouse .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
