@@ -138,7 +138,7 @@ check-clickhouse: .venv-clickhouse/.installed
 check-datadog: .venv-datadog/.installed
 	PYTHONPATH=. .venv-datadog/bin/python -m integration.datadog
 
-# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB. With it `make
+# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB, and takes three minutes of CPU time. With it `make
 # check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
 collector: .venv-collector/otelcol
 
