@@ -138,8 +138,8 @@ check-clickhouse: .venv-clickhouse/.installed
 check-datadog: .venv-datadog/.installed
 	PYTHONPATH=. .venv-datadog/bin/python -m integration.datadog
 
-# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB, and takes three minutes of CPU time. With it `make
-# check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
+# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB, takes three minutes of CPU
+# time. With it `make check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
 collector: .venv-collector/otelcol
 
 # Strict: a broken link, anchor or picture fails.
