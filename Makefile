@@ -49,7 +49,7 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-dashboards kustomize clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -138,6 +138,18 @@ check-dashboards: $(UNIT) $(PROMETHEUS) $(KUBE)
 kustomize: $(KUBE)
 	.venv-kube/bin/python -m dashboards.source.kustomize
 
+# The SQL of docs/operate/clickhouse.md in ClickHouse, as a library, on spans that were really exported: a minute; installs 0.8 GB.
+check-clickhouse: .venv-clickhouse/.installed
+	PYTHONPATH=. .venv-clickhouse/bin/python -m integration.clickhouse
+
+# dashboards/datadog in the Datadog Agent's own check, on a page of metrics: seconds.
+check-datadog: .venv-datadog/.installed
+	PYTHONPATH=. .venv-datadog/bin/python -m integration.datadog
+
+# The core OpenTelemetry Collector, built from Debian's Go library; needs apt and dpkg, fetches 0.3 GB, takes three minutes of CPU
+# time. With it `make check-dashboards` also runs the core parts of dashboards/collector. Too slow for `make test`.
+collector: .venv-collector/otelcol
+
 # Strict: a broken link, anchor or picture fails.
 docs: $(DOCS)
 	@.venv-docs/bin/python -m integration.docs.site
@@ -186,6 +198,21 @@ $(PROMETHEUS): $(BIN)/uv
 	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
+
+.venv-clickhouse/.installed: $(BIN)/uv pyproject.toml
+	@echo "setup: installing chdb, ClickHouse as a library (0.8 GB)"
+	$(call environment,.venv-clickhouse,--editable . chdb==4.4.0 opentelemetry-exporter-prometheus)
+	@touch $@
+
+.venv-datadog/.installed: $(BIN)/uv pyproject.toml
+	@echo "setup: installing the Datadog Agent's check library"
+	$(call environment,.venv-datadog,--editable . "datadog-checks-base[deps]==38.5.0")
+	@touch $@
+
+COLLECTOR_SOURCE := integration/harness/core_collector
+.venv-collector/otelcol: $(COLLECTOR_SOURCE)/main.go $(COLLECTOR_SOURCE)/build.sh
+	@echo "setup: building the core OpenTelemetry Collector (some minutes)"
+	@$(COLLECTOR_SOURCE)/build.sh .venv-collector
 
 $(PHOENIX): $(BIN)/uv
 	@echo "setup: installing Phoenix $(PHOENIX_VERSION) (a minute or two)"
@@ -236,4 +263,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-compat .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-clickhouse .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

@@ -1,4 +1,4 @@
-"""The Collector's and Tempo's files by their documented fields: the tests have neither binary.
+"""The Collector's and Tempo's files by their documented fields. test_core_collector.py runs the core parts.
 
 Each table lists the fields that we use of those that a component's page documents. A field that is not in its table is
 a mistake, or must be looked up and added. The pages are those of the versions that docker-compose.otel.yml pins.
@@ -7,20 +7,19 @@ a mistake, or must be looked up and added. The pages are those of the versions t
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from tests.harness.collector_files import FOLDER, Config, load, stack
 
-from corevital_otel.report import Health, RequestReport, Risk
+from corevital_otel import conventions
+from corevital_otel.report import RequestReport
 from corevital_otel.spans.attributes import span_attributes
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "dashboards/collector"
-Config = dict[str, Any]
 
 CORE = "https://github.com/open-telemetry/opentelemetry-collector/tree/v0.157.0/"
 CONTRIB = "https://github.com/open-telemetry/opentelemetry-collector-contrib/tree/v0.157.0/"
@@ -40,7 +39,14 @@ POLICIES = {
     "probabilistic.sampling_percentage",
 }
 DOCUMENTED: dict[str, tuple[str, set[str]]] = {
-    "receivers/otlp": (CORE + "receiver/otlpreceiver", {"protocols.grpc.endpoint", "protocols.http.endpoint"}),
+    "receivers/otlp": (
+        CORE + "receiver/otlpreceiver",
+        {
+            f"protocols.{protocol}.{field}"
+            for protocol in ("grpc", "http")
+            for field in ("endpoint", "tls.cert_file", "tls.key_file", "tls.min_version", "auth.authenticator")
+        },
+    ),
     "processors/memory_limiter": (
         CORE + "processor/memorylimiterprocessor",
         {"check_interval", "limit_percentage", "spike_limit_percentage"},
@@ -73,6 +79,8 @@ DOCUMENTED: dict[str, tuple[str, set[str]]] = {
             "metrics_expiration",
         },
     ),
+    "processors/filter": (CONTRIB + "processor/filterprocessor", {"error_mode", "trace_conditions[]"}),
+    "connectors/forward": (CORE + "connector/forwardconnector", set()),
     "connectors/datadog": (CONTRIB + "connector/datadogconnector", set()),
     "exporters/prometheus": (CONTRIB + "exporter/prometheusexporter", {"endpoint", "enable_open_metrics"}),
     "exporters/nop": (CORE + "exporter/nopexporter", set()),
@@ -83,8 +91,30 @@ DOCUMENTED: dict[str, tuple[str, set[str]]] = {
     ),
     "exporters/datadog": (
         CONTRIB + "exporter/datadogexporter",
-        {"api.key", "api.site", "api.fail_on_invalid_key", *QUEUE},
+        {
+            "api.key",
+            "api.site",
+            "api.fail_on_invalid_key",
+            "metrics.sums.cumulative_monotonic_mode",
+            "metrics.histograms.mode",
+            *QUEUE,
+        },
     ),
+    "exporters/clickhouse": (
+        CONTRIB + "exporter/clickhouseexporter",
+        {
+            "endpoint",
+            "username",
+            "password",
+            "database",
+            "ttl",
+            "create_schema",
+            "sending_queue.batch.min_size",
+            "sending_queue.batch.flush_timeout",
+            *QUEUE,
+        },
+    ),
+    "extensions/bearertokenauth": (CONTRIB + "extension/bearertokenauthextension", {"filename"}),
     "extensions/health_check": (CONTRIB + "extension/healthcheckextension", {"endpoint"}),
     "extensions/file_storage": (
         CONTRIB + "extension/storage/filestorage",
@@ -97,6 +127,7 @@ SERVICE = {"extensions[]", TELEMETRY + "host", TELEMETRY + "port"}
 TEMPO = {  # https://grafana.com/docs/tempo/v2.10.x/configuration/manifest/
     "server.http_listen_port",
     "distributor.receivers.otlp.protocols.grpc.endpoint",
+    "distributor.max_attribute_bytes",
     "ingester.max_block_duration",
     "compactor.compaction.block_retention",
     "storage.trace.backend",
@@ -127,17 +158,9 @@ def fields(value: Any, path: str = "") -> Iterator[str]:
         yield path
 
 
-def merged(base: Config, over: Config) -> Config:
-    """As the Collector merges several ``--config``: maps key by key, anything else replaced."""
-    found = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = merged(found[key], value) if both else value
-    return found
-
-
-BASE: Config = yaml.safe_load((FOLDER / "collector.yaml").read_text())
-CONFIGS = {file.stem: merged(BASE, yaml.safe_load(file.read_text())) for file in sorted(FOLDER.glob("to-*.yaml"))}
+BASE = load("collector.yaml")
+CHOICES = {file.stem.removeprefix("to-") for file in FOLDER.glob("to-*.yaml")}
+CONFIGS = {choice: stack(choice) for choice in sorted(CHOICES)} | {"remote": stack("tempo", "remote.yaml")}
 each = pytest.mark.parametrize("name", CONFIGS)
 
 
@@ -174,10 +197,17 @@ def pipeline_faults(config: Config) -> Iterator[str]:
                     signals.setdefault((component, role), set()).add(name.partition("/")[0])
     for component in config["connectors"]:
         ends = signals.get((component, "exporters")), signals.get((component, "receivers"))
-        if ends != ({"traces"}, {"metrics"}):
-            yield f"{component} must lead from traces to metrics"
+        target = "traces" if component == "forward" else "metrics"
+        if ends != ({"traces"}, {target}):
+            yield f"{component} must lead from traces to {target}"
     queues = [(exporter or {}).get("sending_queue") for exporter in config["exporters"].values()]
     used |= {f"extensions/{queue['storage']}" for queue in queues if queue}
+    for receiver in config["receivers"].values():
+        used |= {
+            f"extensions/{settings['auth']['authenticator']}"
+            for settings in receiver["protocols"].values()
+            if "auth" in settings
+        }
     defined = {f"{kind}/{component}" for kind in KINDS for component in config[kind]}
     yield from (f"{component} is not used" for component in defined - used)
     yield from (f"{component} is not defined" for component in used - defined)
@@ -205,7 +235,11 @@ def break_component(config: Config) -> None:
 
 
 def break_pipeline(config: Config) -> None:
-    config["service"]["pipelines"]["traces/kept"]["processors"].append("sampling")
+    config["service"]["pipelines"]["traces/sampled"]["processors"].append("sampling")
+
+
+def break_authenticator(config: Config) -> None:
+    config["receivers"]["otlp"]["protocols"]["grpc"]["auth"] = {"authenticator": "basicauth"}
 
 
 def break_storage(config: Config) -> None:
@@ -213,76 +247,49 @@ def break_storage(config: Config) -> None:
 
 
 def break_order(config: Config) -> None:
-    config["service"]["pipelines"]["traces/kept"]["processors"].reverse()
+    config["service"]["pipelines"]["metrics/otlp"]["processors"] = ["batch", "memory_limiter"]
 
 
 @pytest.mark.parametrize(
-    "harm", [break_field, break_policy, break_component, break_pipeline, break_storage, break_order]
+    "harm",
+    [break_field, break_policy, break_component, break_pipeline, break_authenticator, break_storage, break_order],
 )
 def test_a_wrong_file_is_caught(harm: Callable[[Config], None]) -> None:
-    broken = copy.deepcopy(CONFIGS["to-tempo"])
+    broken = copy.deepcopy(CONFIGS["tempo"])
     harm(broken)
     assert faults(broken)
 
 
 @each
 def test_every_exporter_of_traces_keeps_its_queue_on_disk(name: str) -> None:
-    for exporter in CONFIGS[name]["service"]["pipelines"]["traces/kept"]["exporters"]:
-        assert CONFIGS[name]["exporters"][exporter]["sending_queue"]["storage"] == "file_storage"
+    config = CONFIGS[name]
+    exporters = {
+        exporter
+        for pipeline, parts in config["service"]["pipelines"].items()
+        for exporter in parts["exporters"]
+        if pipeline.startswith("traces/") and exporter not in config["connectors"]
+    }
+    assert exporters
+    for exporter in exporters:
+        assert config["exporters"][exporter]["sending_queue"]["storage"] == "file_storage"
+
+
+@each
+def test_memory_is_limited_once_before_spans_part(name: str) -> None:
+    pipelines = CONFIGS[name]["service"]["pipelines"]
+    first = [at for at, parts in pipelines.items() if "forward" in parts["exporters"]]
+    assert first == ["traces/in"]
+    assert pipelines["traces/in"]["processors"] == ["memory_limiter"]
+    for at, parts in pipelines.items():
+        if at.startswith("traces/") and at != "traces/in":
+            assert parts["receivers"] == ["forward"], at
 
 
 def test_each_choice_of_the_compose_file_exists() -> None:
-    assert CONFIGS.keys() == {"to-tempo", "to-langfuse", "to-datadog"}
-    assert all(
-        "otlp_grpc/tempo" in config["service"]["pipelines"]["traces/kept"]["exporters"] for config in CONFIGS.values()
-    )
-
-
-def policies_that_keep(attributes: dict[str, Any]) -> set[str]:
-    """Names of the attribute policies that match a span, as the processor's documentation describes."""
-    kept = set()
-    for policy in BASE["processors"]["tail_sampling"]["policies"]:
-        settings = policy.get(policy["type"])
-        if policy["type"] == "boolean_attribute":
-            matches = attributes.get(settings["key"]) is settings["value"]
-        elif policy["type"] == "string_attribute":
-            matches = attributes.get(settings["key"]) in settings["values"]
-        elif policy["type"] == "ottl_condition":
-            (condition,) = settings["span"]
-            key, threshold = re.fullmatch(
-                r'attributes\["([\w.]+)"\] != nil and attributes\["\1"\] >= ([\d.]+)', condition
-            ).groups()
-            matches = key in attributes and attributes[key] >= float(threshold)
-        else:
-            continue
-        if matches:
-            kept.add(policy["name"])
-    return kept
-
-
-@pytest.mark.parametrize(
-    ("made", "policies"),
-    [
-        ({"risk": Risk(score=0.71, level="high")}, {"risk-score", "risk-level"}),
-        ({"risk": Risk(score=0.4, level="high")}, {"risk-level"}),  # by the user's own threshold
-        ({"health": Health(nan_detected=True)}, {"nan"}),
-        ({"health": Health(inf_detected=True)}, {"inf"}),
-        ({"health": Health(repetition_loop_detected=True)}, {"loop"}),
-        ({"health": Health(sustained_high_entropy=True)}, {"high-entropy"}),
-        ({"health": Health(distribution_collapsed=True)}, {"collapsed"}),
-        ({"health": Health(alarm_raised=True, alarm_onset=3, alarm_signal="entropy_max")}, {"alarm"}),
-        ({"health": Health(alarm_signal="entropy_max")}, set()),
-        ({"health": Health(traffic_shifted=True)}, set()),
-        ({"incomplete": True}, {"incomplete"}),
-        ({"risk": Risk(score=0.2, level="low"), "health": Health(truncated=True)}, set()),
-        ({"risk": Risk(score=None, level="unknown")}, set()),
-    ],
-    ids=lambda value: str(sorted(value) if isinstance(value, set) else value),
-)
-def test_the_attributes_we_send_keep_every_span_at_risk(
-    report: Callable[..., RequestReport], made: dict[str, Any], policies: set[str]
-) -> None:
-    assert policies_that_keep(span_attributes(report(**made))) == policies
+    assert {"tempo", "langfuse", "langfuse-sampled", "datadog", "clickhouse"} == CHOICES
+    for choice in CHOICES:
+        for pipeline in ("traces/at-risk", "traces/sampled"):
+            assert "otlp_grpc/tempo" in CONFIGS[choice]["service"]["pipelines"][pipeline]["exporters"]
 
 
 def test_dimensions_of_span_metrics_are_attributes_of_ours(report: Callable[..., RequestReport]) -> None:
@@ -295,6 +302,8 @@ def test_tempo_has_documented_fields_only() -> None:
     config = yaml.safe_load((ROOT / "dashboards/tempo/tempo.yaml").read_text())
     assert set(fields(config)) == TEMPO
     assert config["storage"]["trace"]["local"]["path"].startswith("/var/tempo/"), "its volume"
+    longest = '[{"role": "assistant", "parts": [{"type": "text", "content": ""}]}]… [1000000 characters left out]'
+    assert config["distributor"]["max_attribute_bytes"] > 6 * conventions.CONTENT_CHARACTERS + len(longest.encode())
     assert "local-blocks" in config["overrides"]["defaults"]["metrics_generator"]["processors"]
 
 

@@ -237,6 +237,17 @@ def rollback() -> Fleet:
     return made
 
 
+def rollout() -> Fleet:
+    """Ten servers start again with corevital, one of them first, then half, then all."""
+    made = Fleet()
+    for number in range(10):
+        at = 20 if number == 0 else 50 if number < 5 else 80
+        left = made.minutes - at - 6
+        made.put("up", f"1x{at - 1} 0x5 1x{left}", job="vllm", instance=f"i{number}")
+        made.put("corevital_telemetry_faults_total", f"_x{at + 5} 0x{left}", job="vllm", instance=f"i{number}")
+    return made
+
+
 def scale_up() -> Fleet:
     """Beside one server two more are started, which load their weights for six minutes."""
     made = fleet(1)
@@ -304,6 +315,13 @@ def test_what_is_not_an_incident_is_quiet(calm: Callable[[], Fleet], tmp_path: P
     made = calm()
     found = firing(made.series, range(10, made.minutes, 5), tmp_path)
     assert {minute: alerts for minute, alerts in found.items() if alerts} == {}
+
+
+def test_a_rollout_needs_one_silence_until_its_end(tmp_path: Path) -> None:
+    found = firing(rollout().series, range(10, 120, 10), tmp_path)
+    assert {name for alerts in found.values() for name, _ in named(alerts)} == {"CorevitalPluginAbsent"}
+    absent = {minute: len(named(alerts)) for minute, alerts in found.items()}
+    assert (absent[40], absent[70], absent[110]) == (9, 5, 0)
 
 
 def test_a_sequence_with_three_faults_burns_once(tmp_path: Path) -> None:

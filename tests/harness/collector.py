@@ -42,6 +42,7 @@ class Span:
     resource: dict[str, Any]
     scope: str = ""
     trace_state: str = ""
+    status: int = 0
 
     @property
     def series(self) -> list[dict[str, Any]]:
@@ -85,6 +86,7 @@ class Sink:
         self.others: list[Span] = []  # of HTTP, and the engine's own
         self.logs: list[Log] = []
         self.received = b""  # every byte of every request
+        self.asked: list[tuple[str, dict[str, str]]] = []  # path and headers of each request
         self.times: Counter[str] = Counter()  # how often each span arrived, by its id
         self._lock = threading.Lock()
         sink = self
@@ -95,6 +97,7 @@ class Sink:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 sink.received += body
+                sink.asked.append((self.path, dict(self.headers)))
                 if self.path.endswith("/v1/metrics"):
                     sink.metrics.take(body)
                 elif self.path.endswith("/v1/logs"):
@@ -164,6 +167,7 @@ def _spans(request: ExportTraceServiceRequest) -> list[Span]:
             resource=_attributes(group.resource.attributes),
             scope=scope.scope.name,
             trace_state=span.trace_state,
+            status=span.status.code,
         )
         for group in request.resource_spans
         for scope in group.scope_spans

@@ -1,0 +1,1 @@
+"""The statements of docs/operate/clickhouse.md on spans that were really exported: ``make check-clickhouse``."""

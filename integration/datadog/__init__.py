@@ -1,0 +1,1 @@
+"""dashboards/datadog in the Datadog Agent's own check: ``make check-datadog``."""
