@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from corevital.text import printable
 from corevital_otel.addresses import Address
 from corevital_otel.cli.common import print_text, store_path
 from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.live import LiveServer
 from corevital_otel.cli.terminal import print_error
 from corevital_otel.http.port import cause_of, listen
 from corevital_otel.settings import load
@@ -44,7 +46,7 @@ def run(*, db: Path | None, host: str, port: int, url: str, trace_url: str | Non
     _require_readable(path)
     link = None if trace_url is None else TraceLink(_template(trace_url))
     with _listener(address) as listener:
-        application = Application(path, token, link)
+        application = Application(path, token, link, LiveServer(url))
         if missing := missing_scripts():
             print_error(
                 f"this installation has no {', '.join(missing)}, so the page works without scripts: build corevital where "
@@ -53,6 +55,7 @@ def run(*, db: Path | None, host: str, port: int, url: str, trace_url: str | Non
         where = Address(address.host, listener.getsockname()[1])
         sign_in = "; sign in with COREVITAL_HTTP_TOKEN" if token else ""
         print_text(f"corevital ui: http://{where} shows {path}{sign_in}; Ctrl-C ends it")
+        sys.stdout.flush()  # also into a pipe, before it serves
         _serve(application, listener)
 
 

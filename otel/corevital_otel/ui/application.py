@@ -19,14 +19,15 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from corevital.guard import swallow
-from corevital.text import printable
+from corevital.text import MAX_BYTES, printable
 from corevital_otel.store.files import EmptyStoreError, StoreError
 from corevital_otel.store.lookup import document
 from corevital_otel.store.reader import StoredReport
-from corevital_otel.ui import asked, listing
+from corevital_otel.ui import asked, comparison, listing, now, trends
 from corevital_otel.ui import request as one_request
 from corevital_otel.ui.access import Gate
 from corevital_otel.ui.asked import AskedError
+from corevital_otel.ui.now import Live
 from corevital_otel.ui.pages import HEADERS, STATIC, Pages, is_partial, missing_scripts
 from corevital_otel.ui.request import TraceLink
 
@@ -62,15 +63,19 @@ class Application:
         db: the store's file.
         token: that is needed; None: none is, and only this machine may ask.
         link: where traces can be seen.
+        live: reads the running server; None: there is none.
     """
 
-    def __init__(self, db: Path, token: str | None, link: TraceLink | None = None) -> None:
+    def __init__(self, db: Path, token: str | None, link: TraceLink | None = None, live: Live | None = None) -> None:
         self._db = db
         self._link = link
+        self._live = live
+        self._comparing = CapacityLimiter(1)
         self._readers = CapacityLimiter(_READERS)
         self._pages = Pages(scripts=not missing_scripts())
         paths = {"/": self._home, "/requests": self._requests, "/request": self._request}
         paths |= {"/series": self._series, "/report": self._report}
+        paths |= {"/now": self._now, "/trends": self._trends, "/compare": self._compare}
         self._app = Starlette(
             routes=[
                 *(Route(path, self._guarded(answer)) for path, answer in paths.items()),
@@ -151,6 +156,28 @@ class Application:
             return self._unknown(request, siblings)
         text = await self._read(document, siblings)
         return Response(text, media_type="application/json", headers={"Cache-Control": "no-store"})
+
+    async def _now(self, request: Request) -> Response:
+        values = await self._read(now.view, self._live)
+        return self._pages.show(request, "now-part.html" if is_partial(request) else "now.html", values)
+
+    async def _trends(self, request: Request) -> Response:
+        wanted, part = asked.read(request.query_params), is_partial(request)
+        url = wanted.link("/trends", sort="", page="")
+        if not part and (moved := _tidied(request, url)) is not None:
+            return moved
+        values = await self._read(trends.view, self._db, wanted)
+        answer = self._pages.show(request, "trends-part.html" if part else "trends.html", values)
+        if part:
+            answer.headers["HX-Push-Url"] = url
+        return answer
+
+    async def _compare(self, request: Request) -> Response:
+        a, b = (request.query_params.get(side, "").strip()[:MAX_BYTES] for side in ("a", "b"))
+        values = await to_thread.run_sync(
+            partial(comparison.view, self._db, a, b), limiter=self._comparing, abandon_on_cancel=True
+        )
+        return self._pages.show(request, "compare.html", values)
 
     async def _found(self, request: Request) -> tuple[StoredReport | None, list[StoredReport]]:
         found: tuple[StoredReport | None, list[StoredReport]] = await self._read(
