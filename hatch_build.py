@@ -1,4 +1,4 @@
-"""What the wheel has that the repository has not.
+"""What the wheel has beside the files of the repository.
 
 - ``corevital_attach.pth`` beside the packages, unless ``COREVITAL_PTH=0`` is set where the wheel is built.
 - The scripts of others that ``corevital ui`` uses, with their licences. npm fetches them; an archive with other content

@@ -75,7 +75,8 @@ def test_a_port_in_use_is_one_line(db: Path, cli: Cli) -> None:
         done = cli("ui", "--db", str(db), "--port", str(port))
     assert done.returncode == 1
     assert done.stderr == (
-        f"corevital: the page cannot open 127.0.0.1:{port} (it is in use: end the other process), or choose another with --port\n"
+        f"corevital: the page cannot open 127.0.0.1:{port} "
+        "(it is in use: end the other process), or choose another with --port\n"
     )
 
 

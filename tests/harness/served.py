@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
-from corevital_otel.report import Features, Health, RequestReport, Risk, Series
+from corevital_otel.report import Features, Health, RequestReport, Risk, RiskLevel, Series
 from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store import schema, statements
 from corevital_otel.store.rows import Row
@@ -18,6 +18,8 @@ from corevital_otel.store.rows import Row
 MODELS = ("qwen3-8b", "llama-3.3-70b-instruct", "support-adapter")
 TAGS = ("checkout", "search", "eval-nightly")
 THRESHOLD = 0.7
+_SPREAD = (0x5DEECE66D1234567890ABCDEF1357, 0x2545F4914F6CDD1D)
+"""Odd numbers, by which ids look like ids."""
 
 
 def fill(path: Path, reports: Sequence[RequestReport], version: str = "0.32.0") -> Path:
@@ -29,7 +31,12 @@ def fill(path: Path, reports: Sequence[RequestReport], version: str = "0.32.0") 
         (first,) = connection.execute("SELECT coalesce(max(id), 0) FROM reports").fetchone()
         resource = statements.resource_id(connection, f'{{"corevital.engine.version":"{version}"}}')
         rows = [
-            Row(record_of(report, SpanIds(f"{number:032x}", f"{number:016x}"))).encode(resource)
+            Row(
+                record_of(
+                    report,
+                    SpanIds(f"{number * _SPREAD[0] % 2**127 + 1:032x}", f"{number * _SPREAD[1] % 2**63 + 1:016x}"),
+                )
+            ).encode(resource)
             for number, report in enumerate(reports, first + 1)
         ]
         assert not statements.insert(connection, rows)
@@ -61,7 +68,7 @@ def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float) -
     if kind == "nan":
         entropy[tokens // 2 :] = surprisal[tokens // 2 :] = margin[tokens // 2 :] = np.nan
     score = float(np.clip(1 / (1 + np.exp(-(np.nanmean(entropy) - 1.7) * 1.5)) + rng.normal(0, 0.05), 0, 1))
-    level = "high" if score >= THRESHOLD else "medium" if score >= 0.4 else "low"
+    level: RiskLevel = "high" if score >= THRESHOLD else "medium" if score >= 0.4 else "low"
     length = bool(rng.random() < 0.06)
     health = Health(
         nan_detected=kind == "nan",
@@ -74,8 +81,17 @@ def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float) -
     decode_s = tokens * float(rng.lognormal(-3.9, 0.2))
     model = MODELS[int(rng.choice(len(MODELS), p=[0.5, 0.35, 0.15]))]
     kept = level == "high" or health.loud_flags or number % 3 == 0
-    factors = (f"mean entropy {np.nanmean(entropy):.3g} bits", f"least sure stretch {np.nanmax(entropy):.3g} bits of entropy",
-               f"closest margin {np.nanmin(margin):.2g}")  # fmt: skip
+    factors = (
+        f"mean entropy {np.nanmean(entropy):.3g} bits",
+        f"entropy peak {np.nanmax(entropy):.3g} bits",
+        f"closest margin {np.nanmin(margin):.2g}",
+    )
+    series = Series(
+        entropy=entropy.astype(np.float32),
+        surprisal=surprisal.astype(np.float32),
+        margin=margin.astype(np.float32),
+        topk_mass=mass.astype(np.float32),
+    )
     return RequestReport(
         admitted=Admitted(
             request_id=f"chatcmpl-{rng.integers(2**60, 2**62):016x}",
@@ -119,11 +135,8 @@ def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float) -
         ),
         health=health,
         risk=Risk(score=score, level=level, basis="baseline", factors=factors if score > 0.3 else ()),
-        series=Series(**{
-            name: values.astype(np.float32)
-            for name, values in (("entropy", entropy), ("surprisal", surprisal), ("margin", margin), ("topk_mass", mass))
-        }) if kept else None,
+        series=series if kept else None,
         capture="on_risk",
         runner="v1",
         stage="raw",
-    )  # fmt: skip
+    )

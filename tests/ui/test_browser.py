@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import shutil
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,26 +11,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 from tests.harness import served
+from tests.harness.chromium import CHROMIUM, browser, serving
 
 from corevital_otel.report import RequestReport, Risk
 from corevital_otel.store.listing import Filter, Listing
 from corevital_otel.ui.application import Application
 from corevital_otel.ui.pages import missing_scripts
 
-UNPACKED = Path(__file__).resolve().parents[2] / ".venv/chromium"
-FOUND = shutil.which("chromium") or UNPACKED / "usr/lib/chromium/chromium"
-
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not Path(FOUND).exists(), reason="no Chromium here: `make .venv/chromium/.unpacked` fetches it"),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here: `make .venv/chromium/.unpacked` fetches it"),
     pytest.mark.skipif(bool(missing_scripts()), reason="no npm when corevital was installed: its page has no scripts"),
 ]
-SWITCHES = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 HOSTILE = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
 
 Open = Callable[..., Any]
@@ -47,27 +36,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(store: Path) -> Iterator[str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(Application(store, None), log_config=None, lifespan="off", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(20)
+    with serving(Application(store, None)) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    libraries = UNPACKED / "usr/lib/x86_64-linux-gnu"
-    path = ":".join(map(str, (libraries, libraries / "pulseaudio", os.environ.get("LD_LIBRARY_PATH", ""))))
-    with sync_playwright() as play:
-        browser = play.chromium.launch(
-            executable_path=FOUND, args=[*SWITCHES], env={**os.environ, "LD_LIBRARY_PATH": path}
-        )
-        yield browser
-        browser.close()
+    with browser() as found:
+        yield found
 
 
 @pytest.fixture
@@ -179,7 +155,7 @@ def test_it_works_without_scripts(tab: Open, url: str, store: Path) -> None:
     assert page.locator("#tokens li").count() > 1
 
 
-def test_hostile_texts_run_nothing(tab: Open, store: Path, report: Callable[..., RequestReport]) -> None:
+def test_hostile_texts_run_nothing(tab: Open, url: str, store: Path, report: Callable[..., RequestReport]) -> None:
     made = report(request_id=HOSTILE, model=HOSTILE, risk=Risk(score=0.9, level="high", factors=(HOSTILE,)), tokens=90)
     end = time.time_ns() + 10**9
     made = dataclasses.replace(
@@ -194,6 +170,6 @@ def test_hostile_texts_run_nothing(tab: Open, store: Path, report: Callable[...,
     page.wait_for_selector("#charts[data-drawn]")
     assert HOSTILE in page.locator("h1").text_content()
     for place in ("/now", "/trends", "/compare"):
-        page.goto(f"{page.url.split('/request')[0].split('/now')[0].split('/trends')[0]}{place}")
+        page.goto(f"{url}{place}")
         page.wait_for_selector("h1", state="attached")
     assert page.evaluate("window.ran") is None

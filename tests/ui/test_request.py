@@ -32,8 +32,10 @@ def test_it_explains_score_factors_and_flags(one: One, browse: Browse) -> None:
     )
     shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
     for part in (
-        "0.82 high", "not calibrated on this model", "mean entropy 2.4 bits", "closest margin 0.01", "first token 250 ms",
-        "repetition loop: from token 30 on, the same 7 tokens repeat", "7 in, 80 out", "temperature 0.5", "vllm 0.32.0 v1",
+        "0.82 high", "not calibrated on this model", "mean entropy 2.4 bits", "closest margin 0.01",
+        "first token 250 ms",
+        "repetition loop: from token 30 on, the same 7 tokens repeat", "7 in, 80 out", "temperature 0.5",
+        "vllm 0.32.0 v1",
     ):  # fmt: skip
         assert part in shown, part
 

@@ -159,8 +159,8 @@ def ui(
     trace_url: Annotated[
         str | None,
         typer.Option(
-            help="Where a tracing backend shows a trace, such as http://localhost:16686/trace/{trace_id}; {span_id} may "
-            "be there too."
+            help="Where a tracing backend shows a trace, such as http://localhost:16686/trace/{trace_id}; {span_id} "
+            "may be there too."
         ),
     ] = None,
 ) -> None:

@@ -38,8 +38,8 @@ def run(*, db: Path | None, host: str, port: int, url: str, trace_url: str | Non
     address, token = Address(host.strip("[]"), port), load().http_token
     if token is None and not address.is_loopback:
         raise CommandError(
-            f"--host {printable(host, _SHOWN)} can be reached from other hosts and needs COREVITAL_HTTP_TOKEN: set it to "
-            "a secret such as the output of `openssl rand -hex 32`, or leave out --host",
+            f"--host {printable(host, _SHOWN)} can be reached from other hosts and needs COREVITAL_HTTP_TOKEN: set it "
+            "to a secret such as the output of `openssl rand -hex 32`, or leave out --host",
             2,
         )
     path = store_path(db)
@@ -49,8 +49,8 @@ def run(*, db: Path | None, host: str, port: int, url: str, trace_url: str | Non
         application = Application(path, token, link, LiveServer(url))
         if missing := missing_scripts():
             print_error(
-                f"this installation has no {', '.join(missing)}, so the page works without scripts: build corevital where "
-                "npm is installed"
+                f"this installation has no {', '.join(missing)}, so the page works without scripts: build corevital "
+                "where npm is installed"
             )
         where = Address(address.host, listener.getsockname()[1])
         sign_in = "; sign in with COREVITAL_HTTP_TOKEN" if token else ""
@@ -60,7 +60,7 @@ def run(*, db: Path | None, host: str, port: int, url: str, trace_url: str | Non
 
 
 def _require_readable(path: Path) -> None:
-    """A store that is not there yet is no error: a server may be about to make it.
+    """A store that is not there yet is only reported: a server may be about to make it.
 
     Raises:
         CommandError: it is there and cannot be read.

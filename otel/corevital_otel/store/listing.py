@@ -82,7 +82,7 @@ class Filter:
 
 
 def _holds(column: str, path: str) -> str:
-    """The condition that an array in a column of JSON has a value. The search for its text is faster, and comes first."""
+    """The condition that an array in a column of JSON has a value. The search for its text is fast, and comes first."""
     valid = f"CASE WHEN json_valid({column}) THEN {column} ELSE '[]' END"
     return f"instr({column}, ?) > 0 AND EXISTS (SELECT 1 FROM json_each({valid}, '{path}') WHERE value = ?)"
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import parse_qs
@@ -30,6 +30,25 @@ _NEEDED: Final = "this page needs a token: enter the value of COREVITAL_HTTP_TOK
 _WRONG: Final = "the token is wrong: enter the value that COREVITAL_HTTP_TOKEN has where `corevital ui` runs"
 
 
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """The token, and what a browser has once it has sent it."""
+
+    token: str
+    session: str
+
+    def is_known(self, headers: Headers) -> bool:
+        """Whether a request has one of both."""
+        given = headers.get("authorization", "")
+        if given:
+            return bears(given, self.token)
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self.session.encode())
+
+
 class Gate:
     """Answers those who may not see the page, and passes on the others.
 
@@ -43,10 +62,8 @@ class Gate:
 
     def __init__(self, app: ASGIApp, token: str | None, pages: Pages) -> None:
         self._app = app
-        self._token = token
+        self._secret = None if token is None else _Secret(token, secrets.token_urlsafe(32))
         self._pages = pages
-        key = secrets.token_bytes(32)
-        self._session = None if token is None else hmac.new(key, token.encode(), hashlib.sha256).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it."""
@@ -56,28 +73,18 @@ class Gate:
         await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response | None:
-        if self._token is None:
+        secret = self._secret
+        if secret is None:
             local = is_local(request.headers.get("host", ""))
             return None if local else self._pages.error(request, 421, NO_NAME)
         if request.url.path == SIGN_IN and request.method == "POST":
-            return await self._sign_in(request)
-        if request.url.path.startswith(_OPEN) or self._is_known(request.headers):
+            return await self._sign_in(request, secret)
+        if request.url.path.startswith(_OPEN) or secret.is_known(request.headers):
             return None
         place = request.url.path + (f"?{request.url.query}" if request.url.query else "")
         return self._refusal(request, _NEEDED, place)
 
-    def _is_known(self, headers: Headers) -> bool:
-        assert self._token is not None and self._session is not None
-        given = headers.get("authorization", "")
-        if given:
-            return bears(given, self._token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self._session.encode())
-
-    async def _sign_in(self, request: Request) -> Response:
+    async def _sign_in(self, request: Request, secret: _Secret) -> Response:
         data = bytearray()
         try:
             async for part in request.stream():
@@ -88,12 +95,11 @@ class Gate:
             return Response(status_code=400)
         form = parse_qs(data.decode("utf-8", "replace"))
         token, place = (form.get(name, [""])[0] for name in ("token", "next"))
-        assert self._token is not None and self._session is not None
-        if not hmac.compare_digest(token.strip().encode(), self._token.encode()):
+        if not hmac.compare_digest(token.strip().encode(), secret.token.encode()):
             await asyncio.sleep(_WRONG_S)
             return self._refusal(request, _WRONG, place)
         answer = RedirectResponse(_own(place), 303)
-        answer.set_cookie(COOKIE, self._session, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+        answer.set_cookie(COOKIE, secret.session, httponly=True, samesite="lax", secure=request.url.scheme == "https")
         return answer
 
     def _refusal(self, request: Request, message: str, place: str) -> Response:

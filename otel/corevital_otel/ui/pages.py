@@ -36,6 +36,7 @@ HEADERS: Final = {
 """Of every answer. Without the referrer, a tracing backend that is linked to sees no filter of ours."""
 
 _LONGEST: Final = 400
+_UNKNOWN: Final = "\N{EN DASH}"
 
 
 def missing_scripts(folder: Path = STATIC / "vendor") -> list[str]:
@@ -83,12 +84,12 @@ def _shown(value: object, limit: int = _LONGEST) -> str:
 
 
 def _fixed(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:,.{digits}f}"
+    return _UNKNOWN if value is None else f"{value:,.{digits}f}"
 
 
 def _seconds(value: float | None) -> str:
     if value is None:
-        return "–"
+        return _UNKNOWN
     if value < 1:
         return f"{value * 1000:.0f} ms"
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"
