@@ -33,10 +33,10 @@ def main(folder: Path) -> None:
         with serving(Application(db, None)) as url, browser() as chromium:
             for scheme in ("light", "dark"):
                 tab = chromium.new_page(viewport={"width": WIDTH, "height": 760}, color_scheme=scheme)
-                for name, (place, height) in places.items():
+                for page, (place, height) in places.items():
                     tab.goto(url + place)
                     tab.wait_for_timeout(800)
-                    tab.screenshot(path=folder / f"ui-{name}-{scheme}.png", full_page=height is None)
+                    tab.screenshot(path=folder / f"ui-{page}-{scheme}.png", full_page=height is None)
 
 
 if __name__ == "__main__":

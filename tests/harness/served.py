@@ -18,11 +18,12 @@ from corevital_otel.store.rows import Row
 MODELS = ("qwen3-8b", "llama-3.3-70b-instruct", "support-adapter")
 TAGS = ("checkout", "search", "eval-nightly")
 THRESHOLD = 0.7
+VERSION = "0.32.0"
 _SPREAD = (0x5DEECE66D1234567890ABCDEF1357, 0x2545F4914F6CDD1D)
 """Odd numbers, by which ids look like ids."""
 
 
-def fill(path: Path, reports: Sequence[RequestReport], version: str = "0.32.0") -> Path:
+def fill(path: Path, reports: Sequence[RequestReport], version: str = VERSION) -> Path:
     """Add reports to a store, by the writer's own statements."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -45,15 +46,17 @@ def fill(path: Path, reports: Sequence[RequestReport], version: str = "0.32.0") 
     return path
 
 
-def traffic(count: int, *, seed: int = 1, hours: float = 24.0, shift: float = 0.0) -> list[RequestReport]:
+def traffic(
+    count: int, *, seed: int = 1, hours: float = 24.0, shift: float = 0.0, version: str = VERSION
+) -> list[RequestReport]:
     """Requests that ended over the last hours, oldest first; ``shift`` in bits makes all of them less sure."""
     rng = np.random.default_rng(seed)
     end = time.time_ns()
     ends = np.sort(end - (rng.random(count) * hours * 3600e9).astype(np.int64))
-    return [_request(rng, number, int(ended), shift) for number, ended in enumerate(ends)]
+    return [_request(rng, number, int(ended), shift, version) for number, ended in enumerate(ends)]
 
 
-def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float) -> RequestReport:
+def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float, version: str) -> RequestReport:
     kind = rng.choice(["sure", "unsure", "loop", "nan"], p=[0.78, 0.15, 0.06, 0.01])
     tokens = int(np.clip(rng.lognormal(4.2, 0.9), 2, 900))
     bits = {"sure": 0.5, "unsure": 2.4, "loop": 1.2, "nan": 1.0}[kind] * rng.lognormal(0, 0.35) + shift
@@ -106,7 +109,7 @@ def _request(rng: np.random.Generator, number: int, end_ns: int, shift: float) -
             max_tokens=1024,
             tags=(TAGS[number % 3],) if number % 4 == 0 else (),
             engine="vllm",
-            engine_version="0.32.0",
+            engine_version=version,
             runner="v1",
             stage="raw",
         ),

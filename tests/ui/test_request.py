@@ -85,9 +85,11 @@ def test_without_a_series_the_page_explains_it(one: One, browse: Browse, changes
 
 def test_the_trace_is_linked_where_a_backend_is_named(one: One, browse: Browse) -> None:
     link = TraceLink("http://jaeger.example:16686/trace/{trace_id}?uiFind={span_id}")
-    page = browse(one(), link=link).get("/request?id=chatcmpl-1").text
-    assert f'href="http://jaeger.example:16686/trace/{1:032x}?uiFind={1:016x}"' in page
-    assert "jaeger" not in browse(one()).get("/request?id=chatcmpl-1").text
+    db = one()
+    page = browse(db, link=link).get("/request?id=chatcmpl-1").text
+    (found,) = browse(db).get("/report?id=chatcmpl-1").json()
+    assert f'href="http://jaeger.example:16686/trace/{found["trace_id"]}?uiFind={found["span_id"]}"' in page
+    assert "jaeger" not in browse(db).get("/request?id=chatcmpl-1").text
 
 
 def test_an_unknown_id_is_one_line(one: One, browse: Browse) -> None:

@@ -85,8 +85,8 @@ def test_ten_thousand_requests_over_time_within_a_second_of_cpu_time(tmp_path: P
 
 
 def test_a_slice_that_became_less_sure_is_worse(tmp_path: Path, browse: Browse) -> None:
-    db = served.fill(tmp_path / "two.db", served.traffic(150), version="0.31.0")
-    served.fill(db, served.traffic(150, seed=2, shift=1.5), version="0.32.0")
+    db = served.fill(tmp_path / "two.db", served.traffic(150, version="0.31.0"), version="0.31.0")
+    served.fill(db, served.traffic(150, seed=2, shift=1.5))
     client = browse(db)
     form = client.get("/compare").text
     assert 'value="engine.version=0.31.0"' in form

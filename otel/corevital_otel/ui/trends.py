@@ -105,7 +105,10 @@ def _moment(text: str) -> datetime | None:
 def _steps(first: datetime, last: datetime) -> tuple[timedelta, datetime, int]:
     """The step, the start, a whole number of steps since the epoch, and how many there are."""
     span = max(last - first, timedelta(seconds=1))
-    step = next((step for step in _STEPS if span / step < COLUMNS), timedelta(days=math.ceil(span.days / COLUMNS) or 1))
+    step = next(
+        (step for step in _STEPS if span / step <= COLUMNS - 2),
+        timedelta(days=math.ceil(span.days / (COLUMNS - 2)) or 1),
+    )
     epoch = datetime(1970, 1, 1, tzinfo=UTC)
     start = epoch + (first - epoch) // step * step
     return step, start, math.floor((last - start) / step) + 1
