@@ -90,7 +90,11 @@ def test_filters_change_the_list_and_the_url_without_a_new_page(tab: Open, url: 
     page.wait_for_url(f"{url}/requests?risk=high&sort=-tokens")
     assert page.evaluate("window.same")
     page.go_back()
+    page.wait_for_function("!window.same")  # htmx loads the page of that URL
+    page.wait_for_url(f"{url}/requests?risk=high")
+    page.evaluate("window.same = true")
     page.go_back()
+    page.wait_for_function("!window.same")
     page.wait_for_selector(".count b:text-is('200')")
     assert page.input_value("select[name=risk]") == ""
 
