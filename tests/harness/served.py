@@ -46,6 +46,25 @@ def fill(path: Path, reports: Sequence[RequestReport], version: str = VERSION) -
     return path
 
 
+def multiply(path: Path, times: int) -> Path:
+    """Make each request of a store ``times`` requests, with other ids."""
+    connection = sqlite3.connect(path)
+    try:
+        names = [name for _, name, *_ in connection.execute("PRAGMA table_info(reports)") if name != "id"]
+        changed = {"request_id": "request_id || '-' || n", "span_id": "printf('%08x', n) || substr(span_id, 9)"}
+        chosen = ", ".join(changed.get(name, name) for name in names)
+        numbers = "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers LIMIT ?)"
+        columns = ", ".join(names)
+        connection.execute(
+            f"{numbers} INSERT INTO reports ({columns}) SELECT {chosen} FROM reports, numbers ORDER BY created_at_utc, n",
+            [times - 1],
+        )
+        connection.commit()
+    finally:
+        connection.close()
+    return path
+
+
 def traffic(
     count: int, *, seed: int = 1, hours: float = 24.0, shift: float = 0.0, version: str = VERSION
 ) -> list[RequestReport]:

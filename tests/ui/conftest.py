@@ -45,6 +45,13 @@ def store(tmp_path: Path) -> Path:
     return served.fill(tmp_path / "corevital.db", served.traffic(120))
 
 
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of 10,000 requests."""
+    path = served.fill(tmp_path_factory.mktemp("large") / "large.db", served.traffic(400))
+    return served.multiply(path, 25)
+
+
 @pytest.fixture
 def browse() -> Browse:
     def begin(db: Path, token: str | None = None, **options: Any) -> Browser:

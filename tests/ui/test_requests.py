@@ -113,11 +113,6 @@ def test_a_script_gets_only_the_list_and_the_url_to_show(few: Path, browse: Brow
     assert "<html" not in wrong.text
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return served.fill(tmp_path_factory.mktemp("large") / "large.db", served.traffic(10_000))
-
-
 @pytest.mark.parametrize(
     "query", ["", "?sort=-risk&page=100", "?flag=loop", "?tag=checkout", "?id=ab", "?risk=high&since=6h&model=qwen3-8b"]
 )
