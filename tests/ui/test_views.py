@@ -77,6 +77,15 @@ def test_distributions_follow_the_filters(store: Path, browse: Browse) -> None:
     assert client.get("/trends?risk=x").status_code == 400
 
 
+@pytest.mark.parametrize(
+    "query", ["since=0001-01-01", "until=9999-12-31T23:59:59", "since=0001-01-01&until=9999-12-31"]
+)
+def test_any_time_can_be_drawn(store: Path, browse: Browse, query: str) -> None:
+    answer = browse(store).get(f"/trends?{query}")
+    assert answer.status_code == 200
+    assert "120 requests" in answer.text
+
+
 def test_ten_thousand_requests_over_time_within_a_second_of_cpu_time(large: Path, browse: Browse) -> None:
     client = browse(large)
     begun = time.process_time()

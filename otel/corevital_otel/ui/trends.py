@@ -24,6 +24,8 @@ _STEPS: Final = tuple(
     for seconds in (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 604800)
 )
 _SHADES: Final = 6
+_BOUNDS: Final = (datetime(1971, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC))
+"""Times that are drawn; others go into the first and the last column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def view(db: Path, asked: Asked) -> dict[str, Any]:
         asked.which.since or known[-1][0], known[-1][0] if len(rows) == MOST else datetime.min.replace(tzinfo=UTC)
     )
     last = asked.which.until or max(known[0][0], datetime.now(UTC) if asked.which.since else known[0][0])
+    first, last = (min(max(moment, _BOUNDS[0]), _BOUNDS[1]) for moment in (first, last))
     step, start, count = _steps(first, last)
     columns: list[list[Sequence[Any]]] = [[] for _ in range(count)]
     for moment, row in known:
