@@ -16,7 +16,7 @@ from tests.harness.processes import free_port
 
 from corevital_otel.cli.live import LiveServer
 from corevital_otel.store.listing import Filter
-from corevital_otel.ui import trends
+from corevital_otel.ui import application, trends
 
 Browse = Callable[..., Any]
 SERVER = Path(__file__).resolve().parents[1] / "cli" / "serve_metrics.py"
@@ -124,3 +124,14 @@ def test_a_slice_without_a_meaning_is_one_line(store: Path, browse: Browse, a: s
 
 def test_a_filter_of_nothing_allows_everything() -> None:
     assert Filter().where() == ("TRUE", [])
+
+
+def test_an_installation_without_scripts_asks_for_none(
+    store: Path, browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(application, "missing_scripts", lambda: ["htmx.min.js"])
+    client = browse(store)
+    for place in ("/requests", "/trends", "/now", "/compare"):
+        page = client.get(place).text
+        assert "vendor" not in page
+        assert "/static/page.js" in page
