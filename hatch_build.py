@@ -1,11 +1,39 @@
-"""Puts ``corevital_attach.pth`` beside the packages, unless ``COREVITAL_PTH=0`` is set where the wheel is built."""
+"""What the wheel has beside the files of the repository.
 
+- ``corevital_attach.pth`` beside the packages, unless ``COREVITAL_PTH=0`` is set where the wheel is built.
+- The scripts of others that ``corevital ui`` uses, with their licences. npm fetches them; an archive with other content
+  than the one named here is refused. Without npm, or with ``COREVITAL_UI_SCRIPTS=0``, the wheel is built without them:
+  the page then works without scripts.
+"""
+
+import hashlib
 import os
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FILE = "corevital_attach.pth"
+VENDOR = "otel/corevital_otel/ui/static/vendor"
+PACKAGES = {
+    "htmx.org@4.0.1": (
+        "5fba65616ca148a86d377e9771bcada7f35faee3558651feb929eea425e13b3c",
+        {"dist/htmx.min.js": "htmx.min.js", "LICENSE": "htmx.LICENSE"},
+    ),
+    "uplot@1.6.32": (
+        "4b8a8191e425658e3ea8c8c1314b0fc679c861ee3a1af2b20c7b16ba50b5133d",
+        {
+            "dist/uPlot.iife.min.js": "uPlot.iife.min.js",
+            "dist/uPlot.min.css": "uPlot.min.css",
+            "LICENSE": "uPlot.LICENSE",
+        },
+    ),
+}
+"""A package of npm: the SHA-256 of its archive, and the name here of each file that is taken."""
+NPM_S = 120
 
 
 class Hook(BuildHookInterface[Any]):
@@ -15,3 +43,34 @@ class Hook(BuildHookInterface[Any]):
         """Called before the wheel is made."""
         if os.environ.get("COREVITAL_PTH", "1") != "0":
             build_data["force_include" + ("_editable" if version == "editable" else "")][f"plugin/{FILE}"] = FILE
+        if os.environ.get("COREVITAL_UI_SCRIPTS", "1") == "0":
+            return
+        try:
+            fetch(Path(self.root) / VENDOR)
+        except (OSError, subprocess.SubprocessError, KeyError, tarfile.TarError, ValueError) as error:
+            self.app.display_warning(
+                f"built without the scripts of `corevital ui` ({error}): install npm and build again"
+            )
+
+
+def fetch(folder: Path) -> None:
+    """Fetch what ``folder`` does not have yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for package, (digest, files) in PACKAGES.items():
+        marker = folder / f".{package.partition('@')[0]}-{digest[:12]}"
+        if marker.exists() and all((folder / name).is_file() for name in files.values()):
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            command = ["npm", "pack", "--silent", "--fetch-retries=1", f"--pack-destination={name}", package]
+            subprocess.run(command, cwd=name, check=True, capture_output=True, timeout=NPM_S)
+            (archive,) = Path(name).glob("*.tgz")
+            found = hashlib.sha256(archive.read_bytes()).hexdigest()
+            if found != digest:
+                raise ValueError(f"{package} has SHA-256 {found}")
+            with tarfile.open(archive) as members:
+                for path, kept in files.items():
+                    content = members.extractfile(f"package/{path}")
+                    if content is None:
+                        raise ValueError(f"{package} has no {path}")
+                    (folder / kept).write_bytes(content.read())
+        marker.touch()

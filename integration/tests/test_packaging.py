@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -39,12 +40,27 @@ def test_the_wheel_holds_both_packages_and_the_demo_model(built: Path) -> None:
         "corevital_otel/py.typed",
         "corevital_otel/cli/demo/model/model.safetensors",
         "corevital_attach.pth",
+        "corevital_otel/ui/templates/base.html",
+        "corevital_otel/ui/static/page.css",
     ):
         assert wanted in names
     assert not [name for name in names if name.startswith(("tests/", "integration/", "plugin/", "otel/"))]
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
     for engine in ("vllm", "torch", "triton", "numba"):
         assert f"Requires-Dist: {engine}" not in metadata, "the user brings the engine"
+
+
+@pytest.mark.skipif(
+    shutil.which("npm") is None, reason="no npm here: the wheel has none of the scripts that it fetches"
+)
+def test_the_wheel_holds_the_page_s_scripts_with_their_licences_and_the_sdist_does_not(built: Path) -> None:
+    (wheel,) = built.glob("corevital-*.whl")
+    folder = "corevital_otel/ui/static/vendor/"
+    names = {name.removeprefix(folder) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(folder)}
+    assert names >= {"htmx.min.js", "htmx.LICENSE", "uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"}
+    (sdist,) = built.glob("corevital-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert not [name for name in archive.getnames() if "/vendor/" in name]
 
 
 def test_the_sdist_holds_what_builds_tests_and_documents_the_package(built: Path) -> None:

@@ -149,6 +149,28 @@ def watch(
 
 
 @app.command()
+def ui(
+    db: Database = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. One that other hosts reach needs COREVITAL_HTTP_TOKEN.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0: any free one.")] = 8765,
+    url: Annotated[str, typer.Option(help="The running server.")] = "http://localhost:8000",
+    trace_url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a tracing backend shows a trace, such as http://localhost:16686/trace/{trace_id}; {span_id} "
+            "may be there too."
+        ),
+    ] = None,
+) -> None:
+    """Show the store and a running server as a web page."""
+    from corevital_otel.cli.ui import run
+
+    run(db=db, host=host, port=port, url=url, trace_url=trace_url)
+
+
+@app.command()
 def hub() -> None:
     """Receive what engines on several hosts send, at COREVITAL_HUB, until stopped."""
     from corevital_otel.cli.hub import run

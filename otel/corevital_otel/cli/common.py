@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Final
 from rich.text import Text
 
 from corevital.text import printable
+from corevital_otel import durations
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.terminal import console, print_error, print_text
+from corevital_otel.risk.meaning import short_flag
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
@@ -33,11 +34,9 @@ __all__ = [
     "warn_of_damage",
 ]
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "green", "unknown": "dim"}
 _CELL: Final = 1000
 """Characters of a table's cell."""
-_LONGEST: Final = timedelta(days=36500)
 
 
 def cell(value: object) -> str:
@@ -93,15 +92,11 @@ def duration(text: str, option: str = "--since") -> timedelta:
     Raises:
         CommandError: another form, or longer than a century.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not match:
+    span = durations.parse(text)
+    if span is None:
         raise CommandError(f"{option} {text[:40]!r} is not a time span: use a number with s, m, h or d, such as 1h", 2)
-    try:
-        span = timedelta(**{_UNITS[match[2]]: float(match[1])})
-    except OverflowError:
-        span = timedelta.max
-    if span > _LONGEST:
-        raise CommandError(f"{option} {text[:40]!r} is too long: use at most {_LONGEST.days}d", 2)
+    if span > durations.LONGEST:
+        raise CommandError(f"{option} {text[:40]!r} is too long: use at most {durations.LONGEST.days}d", 2)
     return span
 
 
@@ -114,8 +109,3 @@ def risk_text(score: object, level: object) -> Text:
 def flags_text(flags: Sequence[object]) -> Text:
     """Flags, shortened for a table."""
     return Text(", ".join(short_flag(cell(flag)) for flag in flags), style="red")
-
-
-def short_flag(flag: str) -> str:
-    """A flag's name as tables print it: ``loop`` for ``repetition_loop_detected``."""
-    return flag.removesuffix("_detected").replace("repetition_", "")

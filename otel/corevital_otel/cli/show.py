@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from corevital_otel.cli.common import argument, cell, console, number_of, print_
 from corevital_otel.cli.engines import of_attribute
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.report import Series
+from corevital_otel.risk.meaning import explanation, flag_text
 from corevital_otel.store.lookup import document, several
 from corevital_otel.store.reader import StoredReport, StoreError
 
@@ -26,21 +26,7 @@ _CHART_WIDTH: Final = 80
 _PEAK: Final = "▲"
 _SHOWN_ID: Final = 100
 """Characters of an id in an error's line."""
-_BASES: Final = {
-    "prior": "From the shipped default: not calibrated on this model, not a probability.",
-    "baseline": "From its rank among this model's recent requests: not a probability.",
-    "calibrated": "About {score:.0%} of the runs with this score were bad where the profile was fitted.",
-}
-"""The meaning of a score, by basis."""
 _SEGMENTS: Final = {"reasoning": "reasoning", "answer": "answer", "tool_call": "tool calls"}
-_FLAG_TEXTS: Final = {
-    "nan_detected": "NaN among the logits: the model or its weights are broken",
-    "inf_detected": "+Inf among the logits: the model overflowed",
-    "sustained_high_entropy": "sustained high entropy: the model was unsure for a long stretch",
-    "distribution_collapsed": "distribution collapsed: the same at every step",
-    "traffic_shifted": "traffic shifted: this model's requests differ from its earlier ones",
-    "truncated": "truncated: the length limit ended the answer",
-}
 
 
 def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
@@ -73,7 +59,7 @@ def _print(screen: Console, report: StoredReport) -> None:
         facts.add_row(Text(name, style="dim"), value)
     screen.print(facts)
     for flag in report.flags:
-        screen.print(Text(f"! {_flag(flag, found)}", style="yellow" if flag in names.QUIET else "red"))
+        screen.print(Text(f"! {flag_text(str(flag), found)}", style="yellow" if flag in names.QUIET else "red"))
     if found.get("corevital.incomplete"):
         screen.print(Text("! incomplete: not every token was observed", style="yellow"))
     screen.print()
@@ -160,32 +146,9 @@ def _parameters(found: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
 
 
-def explanation(score: float | None, basis: str, factors: Sequence[str]) -> str:
-    """What a score means and what raised it."""
-    if score is None:
-        return "No score: too few tokens."
-    reasons = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else "".join(factors)
-    because = f"Raised by: {reasons}." if reasons else "No signal stands out."
-    meaning = _BASES[basis].format(score=score) if basis in _BASES else f"A score of basis {basis}."
-    return f"{meaning} {because}"
-
-
 def _numbers(found: dict[str, Any], what: str, names: tuple[str, ...], unit: str = "") -> str:
     known = [(name, number_of(found.get(f"corevital.{what}.{name}"))) for name in names]
     return ", ".join(f"{name} {value:.3g}" for name, value in known if value is not None) + unit
-
-
-def _flag(flag: object, found: dict[str, Any]) -> str:
-    if flag == "repetition_loop_detected":
-        onset, period = _text(found, "corevital.health.loop_onset"), _text(found, "corevital.health.loop_period")
-        return f"repetition loop: from token {onset} on, the same {period} tokens repeat"
-    if flag == "template_detected":
-        onset, period = _text(found, names.TEMPLATE_ONSET), _text(found, names.TEMPLATE_PERIOD)
-        return f"template: from token {onset} on, a structure of {period} tokens repeats"
-    if flag == "alarm_raised":
-        signal, onset = _text(found, names.ALARM_SIGNAL), _text(found, names.ALARM_ONSET)
-        return f"alarm: from token {onset} on, {signal} was beyond the range of good runs"
-    return _FLAG_TEXTS.get(str(flag), cell(flag))
 
 
 def _peaks(series: Series, count: int) -> list[int]:

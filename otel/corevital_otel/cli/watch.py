@@ -22,7 +22,7 @@ from corevital_otel.metrics.instruments import OTHER
 from corevital_otel.otlp.destination import shown
 from corevital_otel.store.reader import StoredReport, StoreError
 
-_MODEL: Final = "gen_ai_request_model"
+MODEL: Final = "gen_ai_request_model"
 _MODELS: Final = 8
 """Rows of models at most: the busiest; a line counts the rest."""
 _QUERIED: Final = 500
@@ -90,7 +90,7 @@ def _newest(db: Path | None, models: list[str]) -> list[StoredReport]:
 def _frame(screen: Console, url: str, window: Window, db: Path | None, trouble: str) -> RenderableType:
     head = Text(f"{shown(url)}   last {window.seconds:.0f} s   {datetime.now():%H:%M:%S}", "bold")
     parts: list[RenderableType] = [head, Text(trouble, "red"), _models(screen, window)]
-    models = _busiest(window.now)
+    models = busiest(window.now)
     if len(models) > _MODELS:
         parts.append(Text(f"and {len(models) - _MODELS} more models", "dim"))
     parts += [Text(), *_lines(window)]
@@ -102,8 +102,9 @@ def _frame(screen: Console, url: str, window: Window, db: Path | None, trouble: 
     return Group(*parts)
 
 
-def _busiest(page: Page) -> list[str]:
-    running, ended = page.by("corevital_sequences_running", _MODEL), page.by("corevital_requests_total", _MODEL)
+def busiest(page: Page) -> list[str]:
+    """Models, those with the most running sequences first."""
+    running, ended = page.by("corevital_sequences_running", MODEL), page.by("corevital_requests_total", MODEL)
     return sorted({*running, *ended}, key=lambda model: (-running.get(model, 0), -ended.get(model, 0), model))
 
 
@@ -112,8 +113,8 @@ def _models(screen: Console, window: Window) -> Table:
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     for name in ("running", "loop", "req/s", "tok/s", "ttft p95", "risk p95", "high", "bits"):
         table.add_column(name, justify="right", no_wrap=True)
-    for model in _busiest(window.now)[:_MODELS]:
-        only = {_MODEL: model}
+    for model in busiest(window.now)[:_MODELS]:
+        only = {MODEL: model}
         ended = window.increase("corevital_requests_total", **only)
         high = window.increase("corevital_requests_total", risk_level="high", **only)
         looping = window.now.total("corevital_sequences_looping", **only)

@@ -61,7 +61,19 @@ class Slice:
         if not ends or whole.exists():
             return cls(text, whole)
         end = next((end for end in ends if Path(text[:end]).expanduser().exists()), ends[0])
-        path, rest = Path(text[:end]).expanduser(), text[end + 1 :]
+        return cls._of(text, Path(text[:end]).expanduser(), text[end + 1 :])
+
+    @classmethod
+    def within(cls, path: Path, text: str) -> Slice:
+        """A slice of this store: ``SINCE..UNTIL`` or ``ATTRIBUTE=VALUE``; all of it where the text is empty.
+
+        Raises:
+            SliceError: it has another form.
+        """
+        return cls._of(text, path, text) if text else cls("everything", path)
+
+    @classmethod
+    def _of(cls, text: str, path: Path, rest: str) -> Slice:
         name, equals, value = rest.partition("=")
         if equals:
             if not re.fullmatch(r"[\w.-]+", name):

@@ -15,7 +15,7 @@ from corevital_otel.http.challenge import CHALLENGE
 
 HEALTH: Final = "/health"
 _SCHEME: Final = "bearer "
-_NO_NAME: Final = "without COREVITAL_HTTP_TOKEN this port has no name: ask 127.0.0.1, [::1] or localhost"
+NO_NAME: Final = "without COREVITAL_HTTP_TOKEN this port has no name: ask 127.0.0.1, [::1] or localhost"
 
 
 class Access:
@@ -28,7 +28,7 @@ class Access:
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
         self._app = app
-        self._token = None if token is None else token.encode()
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, as ASGI has it."""
@@ -39,12 +39,11 @@ class Access:
 
     def _refusal(self, headers: Headers) -> Response | None:
         if self._token is None:
-            return None if _is_local(headers.get("host", "")) else answers.error(421, _NO_NAME)
+            return None if is_local(headers.get("host", "")) else answers.error(421, NO_NAME)
         given = headers.get("authorization", "")
         if not given:
             return _unauthorized("a token is needed: send the header Authorization: Bearer with COREVITAL_HTTP_TOKEN")
-        scheme, token = given[: len(_SCHEME)].lower(), given[len(_SCHEME) :].strip()
-        if scheme != _SCHEME or not hmac.compare_digest(token.encode(), self._token):
+        if not bears(given, self._token):
             return _unauthorized("the token is wrong: send that of COREVITAL_HTTP_TOKEN")
         return None
 
@@ -53,7 +52,13 @@ def _unauthorized(message: str) -> Response:
     return answers.error(401, message, {"WWW-Authenticate": CHALLENGE})
 
 
-def _is_local(host: str) -> bool:
+def bears(header: str, token: str) -> bool:
+    """Whether a header ``Authorization`` has this token."""
+    scheme, given = header[: len(_SCHEME)].lower(), header[len(_SCHEME) :].strip()
+    return scheme == _SCHEME and hmac.compare_digest(given.encode(), token.encode())
+
+
+def is_local(host: str) -> bool:
     """Whether a Host header names this machine. A web page whose name was bound to 127.0.0.1 names its own host."""
     try:
         return parse(host).is_loopback

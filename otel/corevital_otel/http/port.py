@@ -105,9 +105,9 @@ class HttpPort:
     def _run(self) -> None:
         try:
             try:
-                listener = _listen(self._address)
+                listener = listen(self._address)
             except (OSError, UnicodeError) as error:
-                self._problem = _cause(error)
+                self._problem = cause_of(error)
                 return
             with listener, _muted():
                 self._address = Address(self._address.host, listener.getsockname()[1])
@@ -165,7 +165,7 @@ class _Server(uvicorn.Server):
         await asyncio.sleep(0)  # they are closed then
 
 
-def _listen(address: Address) -> socket.socket:
+def listen(address: Address) -> socket.socket:
     """A listening socket.
 
     Raises:
@@ -184,7 +184,8 @@ def _listen(address: Address) -> socket.socket:
     return listener
 
 
-def _cause(error: OSError | UnicodeError) -> str:
+def cause_of(error: OSError | UnicodeError) -> str:
+    """Why an address cannot be opened, and what helps."""
     if isinstance(error, (socket.gaierror, UnicodeError)):
         return "its host is unknown: use an address in numbers"
     return _CAUSES.get(error.errno or 0, f"{error.strerror}: fix it")

@@ -215,4 +215,5 @@ def _summarise(screen: Console, judged: list[Judged]) -> None:
     loud = max(judged, key=lambda item: len(item.report.flags) + (item.report.risk_score or 0), default=None)
     if loud is not None:
         screen.print(f"\nOne request in full:  corevital show {loud.report.request_id}")
+    screen.print("All in a browser:     corevital ui\nTwo runs compared:    corevital compare OLD.db NEW.db")
     screen.print(_ELSEWHERE, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""One request: what its score and flags mean, its numbers, and its tokens by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from corevital_otel import conventions as names
+from corevital_otel.report import Series
+from corevital_otel.risk.meaning import flag_text, meaning
+from corevital_otel.store.reader import StoredReport, StoreReader
+from corevital_otel.ui import pictures
+from corevital_otel.ui.listing import level
+
+TOKENS: Final = 1024
+"""Tokens that are shown at a time."""
+
+_FACTS: Final = (
+    ("entropy", ("entropy_mean", "entropy_max", "entropy_sum"), "bits"),
+    ("surprisal", ("surprisal_mean", "surprisal_max", "surprisal_sum"), "bits"),
+    ("margin", ("margin_mean", "margin_min"), ""),
+    ("top-10 mass", ("topk_mass_mean",), ""),
+    ("confidence", ("confidence_mean", "confidence_min"), "nats"),
+)
+_PHASES: Final = (("queue", names.QUEUE_S), ("prefill", names.PREFILL_S), ("decode", names.DECODE_S))
+_PARAMETERS: Final = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceLink:
+    """Where a trace can be seen, as ``https://host/trace/{trace_id}``; ``{span_id}`` may be there too."""
+
+    template: str
+
+    def of(self, report: StoredReport) -> str:
+        """The URL for a request's trace."""
+        ids = {"{trace_id}": report.trace_id, "{span_id}": report.span_id}
+        url = self.template
+        for name, value in ids.items():
+            url = url.replace(name, quote(value, safe=""))
+        return url
+
+
+def find(db: Path, request_id: str, sequence: int) -> tuple[StoredReport | None, list[StoredReport]]:
+    """The sequence of a request, and all that have its id; None where there is none.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    found = StoreReader(db).get_whole(request_id)
+    exact = [report for report in found if report.request_id == request_id] or found
+    chosen = next((report for report in exact if report.sequence == sequence), None)
+    return chosen, exact
+
+
+def view(report: StoredReport, siblings: Sequence[StoredReport], start: int, link: TraceLink | None) -> dict[str, Any]:
+    """The values of the request's template.
+
+    Args:
+        report: the request.
+        siblings: all sequences with its id.
+        start: the first token that is shown.
+        link: where traces can be seen.
+    """
+    found = report.summary
+    series = report.series if report.series is not None and len(report.series) else None
+    onset = found.get(names.LOOP_ONSET)
+    factors = found.get(names.RISK_FACTORS, [])
+    return {
+        "report": report,
+        "level": level(report.risk_level),
+        "siblings": [(one.sequence, level(one.risk_level)) for one in siblings] if len(siblings) > 1 else [],
+        "meaning": meaning(report.risk_score, report.risk_basis),
+        "factors": factors,
+        "flags": [(flag, flag_text(flag, found), flag in names.HARMLESS) for flag in report.flags],
+        "incomplete": found.get(names.INCOMPLETE) is True,
+        "facts": _facts(report),
+        "numbers": _numbers(report),
+        "phases": _phases(report),
+        "tags": found.get(names.TAGS, []),
+        "trace_url": None if link is None else link.of(report),
+        "capture": found.get(names.CAPTURE, "unknown"),
+        "charts": None if series is None else _charts(series, onset),
+        "onset": onset if series is not None and isinstance(onset, int) and onset < len(series) else None,
+        "tokens": [] if series is None else _tokens(series, start, onset),
+        "count": 0 if series is None else len(series),
+        "start": start,
+        "step": TOKENS,
+    }
+
+
+def series_json(report: StoredReport) -> dict[str, Any]:
+    """The series for the charts, null where a value is not known, and where a loop starts."""
+    onset = report.summary.get(names.LOOP_ONSET)
+    return {"series": report.as_json()["series"], "onset": onset if isinstance(onset, int) else None}
+
+
+def _facts(report: StoredReport) -> list[tuple[str, str]]:
+    found = report.summary
+    first = found.get(names.RESPONSE_TIME_TO_FIRST_CHUNK)
+    engine = " ".join(str(found[name]) for name in (names.ENGINE, names.ENGINE_VERSION, names.RUNNER) if name in found)
+    parameters = [(name, found.get(f"gen_ai.request.{name}")) for name in _PARAMETERS]
+    facts = [
+        ("model", report.model),
+        ("ended", report.created_at_utc.replace("T", " ").replace("Z", " UTC")),
+        ("operation", f"{found.get(names.OPERATION_NAME, 'unknown')}, finish: {report.finish_reason}"),
+        ("tokens", f"{report.prompt_tokens:,} in, {report.output_tokens:,} out"),
+        ("first token", f"{first * 1000:,.0f} ms" if isinstance(first, int | float) else ""),
+        ("parameters", ", ".join(f"{name} {value:g}" for name, value in parameters if isinstance(value, int | float))),
+        ("measured by", f"{engine}, {found.get(names.LOGITS_STAGE, 'unknown')} logits"),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _numbers(report: StoredReport) -> list[tuple[str, list[tuple[str, float]], str]]:
+    rows = []
+    for title, features, unit in _FACTS:
+        known = [(name.rpartition("_")[2], report.summary.get(names.FEATURES[name])) for name in features]
+        if values := [(name, float(value)) for name, value in known if isinstance(value, int | float)]:
+            rows.append((title, values, unit))
+    return rows
+
+
+def _phases(report: StoredReport) -> list[dict[str, Any]]:
+    """Queue, prefill and decode as parts of a bar, where the engine has reported all three."""
+    times = [report.summary.get(attribute) for _, attribute in _PHASES]
+    known = [float(time) for time in times if isinstance(time, int | float) and time >= 0]
+    if len(known) < len(_PHASES) or not (total := sum(known)):
+        return []
+    starts = [sum(known[:number]) / total for number in range(len(known))]
+    return [
+        {"name": name, "seconds": time, "x": pictures.WIDTH * start, "width": pictures.WIDTH * time / total}
+        for (name, _), time, start in zip(_PHASES, known, starts, strict=True)
+    ]
+
+
+def _charts(series: Series, onset: object) -> dict[str, Any]:
+    """The charts as they are drawn where no script runs."""
+    entropy, surprisal, margin = (getattr(series, name).tolist() for name in ("entropy", "surprisal", "margin"))
+    top = pictures.top_of([*entropy, *surprisal], 1)
+    return {
+        "top": top,
+        "entropy": pictures.lines(entropy, top),
+        "surprisal": pictures.lines(surprisal, top),
+        "margin": pictures.lines(margin, 1),
+        "onset": pictures.place(onset, len(series)) if isinstance(onset, int) else None,
+    }
+
+
+def _tokens(series: Series, start: int, onset: object) -> list[dict[str, Any]]:
+    """Tokens by position: the shade of each one's surprisal, and its values for the hover."""
+    columns = [getattr(series, name)[start : start + TOKENS].tolist() for name in ("surprisal", "entropy", "margin")]
+    first = onset if isinstance(onset, int) else math.inf
+    return [
+        {
+            "at": position,
+            "shade": pictures.shade(surprisal),
+            "text": f"token {position} · surprisal {_value(surprisal)} · entropy {_value(entropy)} bits · "
+            f"margin {_value(margin)}",
+            "loop": position >= first,
+            "onset": position == first,
+        }
+        for position, (surprisal, entropy, margin) in enumerate(zip(*columns, strict=True), start)
+    ]
+
+
+def _value(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "unknown"

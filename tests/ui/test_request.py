@@ -1,0 +1,123 @@
+"""One request: what it says in words, its tokens, and what it answers where there is nothing to show."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.harness import served
+
+from corevital_otel.report import Health, RequestReport, Risk, Series
+from corevital_otel.ui.request import TOKENS, TraceLink
+
+Browse = Callable[..., Any]
+One = Callable[..., Path]
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page)))
+
+
+def test_it_explains_score_factors_and_flags(one: One, browse: Browse) -> None:
+    db = one(
+        tokens=80,
+        risk=Risk(score=0.82, level="high", factors=("mean entropy 2.4 bits", "closest margin 0.01")),
+        health=Health(repetition_loop_detected=True, loop_onset=30, loop_period=7),
+    )
+    shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
+    for part in (
+        "0.82 high", "not calibrated on this model", "mean entropy 2.4 bits", "closest margin 0.01",
+        "first token 250 ms",
+        "repetition loop: from token 30 on, the same 7 tokens repeat", "7 in, 80 out", "temperature 0.5",
+        "vllm 0.32.0 v1",
+    ):  # fmt: skip
+        assert part in shown, part
+
+
+def test_its_tokens_are_coloured_by_surprisal_and_the_loop_is_marked(one: One, browse: Browse) -> None:
+    values = np.array([0.01, 9.0, 2.5, np.nan], np.float32)
+    series = Series(entropy=values, surprisal=values, margin=values, topk_mass=values)
+    db = one(tokens=4, series=series, health=Health(repetition_loop_detected=True, loop_onset=2, loop_period=1))
+    client = browse(db)
+    page = client.get("/request?id=chatcmpl-1").text
+    assert re.findall(r'<li class="([\w ]+)" title', page) == ["s0", "s8", "s4 loop onset", "unknown loop"]
+    assert "token 1 · surprisal 9.00 · entropy 9.00 bits" in page
+    assert 'class="onset" x1="666.7"' in page
+    found = client.get("/series?id=chatcmpl-1").json()
+    assert found["onset"] == 2
+    assert found["series"]["entropy"][-1] is None
+
+
+def test_a_long_output_comes_in_parts(one: One, browse: Browse) -> None:
+    client = browse(one(tokens=2 * TOKENS + 5))
+    counts = [
+        client.get(f"/request?id=chatcmpl-1&from={start}").text.count("data-at=") for start in (0, TOKENS, 2 * TOKENS)
+    ]
+    assert counts == [TOKENS, TOKENS, 5]
+
+
+def test_sequences_of_one_request_lead_to_each_other(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    db = served.fill(tmp_path / "two.db", [report(), report(sequence=1, tokens=5)])
+    page = browse(db).get("/request?id=chatcmpl-1&sequence=1").text
+    assert "7 in, 5 out" in page
+    assert "sequence=0" in page
+
+
+def test_a_client_s_own_id_finds_its_request(one: One, browse: Browse) -> None:
+    assert browse(one()).get("/request?id=1").status_code == 200
+
+
+@pytest.mark.parametrize("changes", [{"series": None, "capture": "summary"}, {"series": None, "tokens": 0}])
+def test_without_a_series_the_page_explains_it(one: One, browse: Browse, changes: dict[str, Any]) -> None:
+    db = one(**changes)
+    shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
+    assert ("capture mode summary did not keep it" in shown) != ("ended before its first token" in shown)
+    assert browse(db).get("/series?id=chatcmpl-1").status_code == 404
+
+
+def test_the_trace_is_linked_where_a_backend_is_named(one: One, browse: Browse) -> None:
+    link = TraceLink("http://jaeger.example:16686/trace/{trace_id}?uiFind={span_id}")
+    db = one()
+    page = browse(db, link=link).get("/request?id=chatcmpl-1").text
+    (found,) = browse(db).get("/report?id=chatcmpl-1").json()
+    assert f'href="http://jaeger.example:16686/trace/{found["trace_id"]}?uiFind={found["span_id"]}"' in page
+    assert "jaeger" not in browse(db).get("/request?id=chatcmpl-1").text
+
+
+def test_an_unknown_id_is_one_line(one: One, browse: Browse) -> None:
+    client = browse(one())
+    for place in (
+        "/request?id=nobody",
+        "/request",
+        "/series?id=nobody",
+        "/report?id=nobody",
+        "/request?id=chatcmpl-1&sequence=7",
+    ):
+        answer = client.get(place)
+        assert answer.status_code == 404
+        assert len(re.findall('role="alert">', answer.text)) == 1, place
+    assert client.get("/request?id=chatcmpl-1&from=x").status_code == 400
+
+
+def test_the_report_is_the_json_of_show(one: One, browse: Browse) -> None:
+    (found,) = browse(one()).get("/report?id=chatcmpl-1").json()
+    assert found["request_id"] == "chatcmpl-1"
+    assert found["summary"]["corevital.risk_score"] == 0.25
+
+
+def test_every_number_may_be_missing(one: One, browse: Browse, report: Callable[..., RequestReport]) -> None:
+    from corevital_otel.report import Features
+
+    made = report()
+    admitted = dataclasses.replace(made.admitted, temperature=None, top_p=None, max_tokens=None, seed=None, top_k=None)
+    db = one(features=Features(), risk=Risk(score=None, level="unknown"), series=None, admitted=admitted)
+    shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
+    assert "No score: too few tokens." in shown
