@@ -88,7 +88,7 @@ def test_the_bases_without_labels_are_measured_too(cli: Any, table: Path, basis:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["overall"]["auroc"] > 0.6
-    assert "confidence_min" in found["missing"]
+    assert "surprisal_sum" in found["missing"]
 
 
 def test_labels_are_read_in_every_usual_form(table: Path) -> None:
