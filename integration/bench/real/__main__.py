@@ -1,7 +1,7 @@
 """What corevital's judgements are worth on a real language model: ``python -m integration.bench.real``.
 
     python -m integration.bench.real [--folder runs/bench-real] [--dtype bfloat16] [--seconds S] [--only-ask]
-        [--only-report]
+        [--only-report] [--table integration/bench/real/recorded.csv]
 
 SmolLM2-135M-Instruct is served by real vLLM with the plugin and asked for 402 long answers and some 3,900 short ones
 that can be checked. About 40 minutes on two idle cores. Answers and the store stay in the folder, and a run continues
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from integration.bench.real.ask import answers, ask, bar, jobs
 from integration.bench.real.model import NAME, model
-from integration.bench.real.rows import stored
+from integration.bench.real.rows import read, recorded, stored
 from integration.harness.vllm_server import vllm
 
 FOLDER = Path("runs/bench-real")
@@ -73,14 +73,15 @@ def main() -> None:
         default="bfloat16",
         help="of the served model; float32 is faster on a processor without instructions for bfloat16",
     )
+    parser.add_argument("--table", type=Path, help="only the report, of a recorded table: no model, no vLLM")
     options = parser.parse_args()
-    left = 0 if options.only_report else collect(options.folder, options.dtype, options.seconds)
+    left = 0 if options.only_report or options.table else collect(options.folder, options.dtype, options.seconds)
     print(f"{left} questions left", file=sys.stderr)
     if left or options.only_ask:
         return
     from integration.bench.real import report
 
-    report.everything(options.folder, options.dtype)
+    report.everything(recorded(options.table) if options.table else read(options.folder), options.dtype)
 
 
 if __name__ == "__main__":

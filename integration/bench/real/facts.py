@@ -113,7 +113,7 @@ FACTS: Final = (
     "Wall fall?:1989;In which year did humans first land on the Moon?:1969;Which gas do plants take in?:carbon dioxide|CO2;"
     "Which gas is most of Earth's atmosphere?:nitrogen;What is the hardest natural material?:diamond;Which organ pumps "
     "blood?:heart;What is the largest organ of the human body?:skin;What do bees make?:honey;What is frozen water called?:"
-    "ice;Which animal is the largest on Earth?:whale;Which animal is the tallest?:giraffe;Which language is spoken in "
+    "ice;Which animal is the largest on Earth?:whale;Which animal is the tallest?:giraffe;Which language do people use in "
     "Brazil?:Portuguese;What is the largest country by area?:Russia"
 )
 STATEMENTS: Final = (

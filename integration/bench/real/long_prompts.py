@@ -18,10 +18,10 @@ LONG: Final[dict[str, tuple[str, ...]]] = {
     ),
     "story": (
         "Write a long story about a clockmaker who stops time.",
-        "Tell a fairy tale about a bear, a bee and a golden key.",
+        "Write a fairy tale about a bear, a bee and a golden key.",
         "Write a detective story that happens on a night train.",
         "Write a science fiction story about the first school on the Moon.",
-        "Tell a bedtime story about a whale that cannot sing.",
+        "Write a bedtime story about a whale that cannot sing.",
         "Write a story in which two sisters inherit an old bakery.",
         "Write a ghost story about a theatre.",
         "Write a story about a girl who repairs radios.",
@@ -142,7 +142,7 @@ LONG: Final[dict[str, tuple[str, ...]]] = {
         "Write a letter of recommendation for a student.",
     ),
     "facts": (
-        "Tell me everything you know about ancient Egypt.",
+        "Write everything you know about ancient Egypt.",
         "Who was Isaac Newton, and what did he discover?",
         "What are the rules of chess?",
         "Describe the human heart.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -117,7 +118,7 @@ class Calibrated:
         auroc, ece, gain: one number a draw.
         false, found: shares of good and of bad runs that alarmed, one a draw with an alarm.
         dead: profiles with an alarm that no run at all raised.
-        none: profiles without an alarm.
+        none: profiles without an alarm at this rate: no useful signal, or too few good runs.
         wrong_way: weights against the known direction, over all draws.
     """
 
@@ -131,7 +132,7 @@ class Calibrated:
     wrong_way: int
 
 
-def calibrated(rows: Rows, labels: int, best: Array | None = None) -> Calibrated:
+def calibrated(rows: Rows, labels: int) -> Calibrated:
     """A profile on so many labels, over the draws."""
     result = Calibrated([], [], [], [], [], 0, 0, 0)
     dead = none = wrong_way = 0
@@ -144,11 +145,10 @@ def calibrated(rows: Rows, labels: int, best: Array | None = None) -> Calibrated
         result.ece.append(of.ece)
         result.gain.append((of.auroc or 0.0) - auroc(signals(draw.rest)[name], draw.rest))
         wrong_way += sum(term.coefficient * DIRECTIONS.get(term.name, 0) < 0 for term in draw.profile.terms)
-        if draw.profile.alarm is None:
+        alarm, bad = draw.profile.alarm, draw.rest["wrong"]
+        if alarm is None or math.isinf(limit := alarm.threshold(ALARM_RATE)):
             none += 1
             continue
-        alarm, bad = draw.profile.alarm, draw.rest["wrong"]
-        limit = alarm.threshold(ALARM_RATE)
         over = np.array([(value := alarm.value(one)) is not None and value > limit for one in draw.rest.runs])
         dead += not over.any()
         result.false.append(float(over[~bad].mean()))

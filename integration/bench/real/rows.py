@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from corevital_otel.conventions import FEATURES
 from corevital_otel.risk.table import Runs
 
 Array = npt.NDArray[Any]
+
+_KEPT: Final = ("form", "kind", "temperature", "finish", "prompt_tokens", "wrong", "flags")
 
 
 def client_id(row_id: str) -> str:
@@ -44,7 +47,8 @@ class Rows:
 
     Attributes:
         columns: ``form`` (``long``, ``chat``, ``fewshot``), ``kind``, ``temperature``, ``finish``, ``prompt_tokens``,
-            ``wrong`` (False for a long answer), ``flags`` (names joined by spaces), each ``[n]``.
+            ``wrong`` (False for a long answer), ``flags`` (names joined by spaces), each ``[n]``; of a folder also
+            ``text`` and ``id``.
         runs: the features.
     """
 
@@ -88,6 +92,27 @@ def read(folder: Path) -> Rows:
         "id": np.array([one["id"] for one in found], object),
     }
     return Rows(columns, Runs.of({name: [of.get(name) for of in attributes] for name in FEATURES.values()}))
+
+
+def write(rows: Rows, path: Path) -> None:
+    """Write the rows without their texts and ids as CSV, numbers with six digits."""
+    columns = {name: rows[name].tolist() for name in _KEPT}
+    columns |= {name: [f"{value:.6g}" for value in column.tolist()] for name, column in rows.runs.columns.items()}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def recorded(path: Path) -> Rows:
+    """Read what :func:`write` wrote."""
+    with path.open(newline="") as file:
+        names, *lines = csv.reader(file)
+    table: dict[str, Array] = dict(zip(names, np.array(lines).T, strict=True))
+    columns: dict[str, Array] = {name: table[name] for name in _KEPT}
+    columns |= {"temperature": table["temperature"].astype(float), "prompt_tokens": table["prompt_tokens"].astype(int)}
+    columns["wrong"] = table["wrong"] == "True"
+    return Rows(columns, Runs.of({name: table[name] for name in FEATURES}))
 
 
 def _time(one: dict[str, Any]) -> float:

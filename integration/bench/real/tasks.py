@@ -206,7 +206,7 @@ def questions() -> Iterator[Question]:
         for question, gold in rest[:ITEMS]:
             yield Question(name, "chat", kind.chat.format(question), gold, kind.checks[0], kind.limits[0])
         examples = "\n".join(kind.shot.format(question, gold.split("|")[0]) for question, gold in shots)
-        # Of made-up items others than in chat; of facts there are only so many.
+        # Of made-up items others than in chat; the facts are limited.
         for question, gold in rest[-ITEMS:]:
             prompt = f"{kind.head}\n{examples}\n{kind.shot.format(question, '').rstrip()}"
             yield Question(name, "fewshot", prompt, gold, kind.checks[1], kind.limits[1])

@@ -27,7 +27,7 @@ class Trial:
         rate: false-alarm rate asked for: the default, or more where there are too few good runs for that.
         good, bad: runs that would have alarmed, and how many there are.
         found: mean share of bad runs found over several rates.
-        refused: why the alarm is no use; "": it is.
+        refused: why the alarm is useless; "": it is useful.
     """
 
     alarm: alarms.Alarm

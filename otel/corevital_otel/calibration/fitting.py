@@ -79,6 +79,8 @@ def fit(
     Raises:
         FitError: too few runs, runs of one kind only, or no usable feature.
     """
+    from threadpoolctl import threadpool_limits
+
     bad = np.asarray(bad, bool)
     counts = {"bad": int(bad.sum()), "good": int((~bad).sum())}
     for kind, other in (("bad", "good"), ("good", "bad")):
@@ -97,10 +99,11 @@ def fit(
         )
     columns = {name: runs.columns[name] for name in names}
     directions = np.array([DIRECTIONS.get(name, 0) for name in names])
-    chosen = _choose(_candidates(columns, bad, directions, seed, step), bad)
-    unseen(1.0 / (1.0 + np.exp(-chosen.logits)))
-    step("fitting")
-    line = regression.solve(chosen.design, bad, chosen.strength, directions)
+    with threadpool_limits(1):  # the matrices are small: threads only wait for each other
+        chosen = _choose(_candidates(columns, bad, directions, seed, step), bad)
+        unseen(1.0 / (1.0 + np.exp(-chosen.logits)))
+        step("fitting")
+        line = regression.solve(chosen.design, bad, chosen.strength, directions)
     weights = zip(chosen.terms, line.weights.tolist(), strict=True)
     beta, isotonic = _calibration(chosen.logits, bad)
     return Profile(
@@ -154,7 +157,7 @@ def _varies(column: FloatArray) -> bool:
 
 
 def _saturates(name: str, column: FloatArray) -> bool:
-    """Whether many runs are tied at the risky end: among them it tells nothing, and it would explain nothing."""
+    """Whether many runs are tied at the risky end: it cannot separate them."""
     known = DIRECTIONS.get(name, 0) * column[np.isfinite(column)]
     return name in DIRECTIONS and bool((known == known.max()).mean() >= _TIED)
 

@@ -13,6 +13,7 @@ from corevital_otel.calibration.evaluation import Evaluation, evaluate
 from corevital_otel.cli.common import cell, print_text
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.tables import Labelled, labelled
+from corevital_otel.risk.alarm import RATE
 from corevital_otel.risk.table import FloatArray
 
 _RESAMPLES = 200
@@ -94,6 +95,10 @@ def _print_alarm(tried: list[Trial]) -> None:
         f"alarm on {best.alarm.signal}, from {len(best.alarm.good)} good runs: at a rate of {best.rate:.2g} it would "
         f"have been raised in {best.good[0]} of {best.good[1]} good and {best.bad[0]} of {best.bad[1]} bad runs"
     )
+    if best.rate > RATE:
+        print_text(
+            f"too few good runs for a rate of {RATE}: label more of them, or set COREVITAL_ALARM_RATE={best.rate:.2g}"
+        )
 
 
 def _print_within(result: Evaluation, group: str | None) -> None:
