@@ -150,8 +150,8 @@ def test_samples_of_traffic_differ_if_one_signal_does(runs):
     assert not differ(first, second)
 
 
-def test_tasks_that_come_in_blocks_are_no_shift(runs):
-    """Three tasks, of which each has entropies of its own, one after another; then one that is unlike all of them."""
+def test_tasks_that_come_in_blocks_are_not_a_shift(runs):
+    """Three tasks, with different entropies, one after another; then one that is unlike all of them."""
     model = baseline()
     tasks = {shift: iter(runs(2000, seed=int(10 * shift) + 3, shift=shift)[0]) for shift in (0.0, 0.3, 0.6)}
     order = [shift for _ in range(6) for shift in (0.0, 0.6, 0.3)]

@@ -194,7 +194,7 @@ class StoreReader:
         self.damaged, self.damage = 0, ""
         found = []
         with self._connection() as (connection, limit):
-            # rows of an older version have other signals: they are no damage, and of no use
+            # rows of an older version have other signals: they are skipped, and are not damage
             query = f"""SELECT model, bucket, signals FROM baseline
                 WHERE NOT (json_valid(signals) AND json_array_length(signals) = {_FORMER_WIDTH})
                 ORDER BY id DESC LIMIT ?"""
