@@ -139,7 +139,7 @@ def test_a_damaged_resource_or_lesson_is_left_out_too(store: Path) -> None:
     assert [row[:2] for row in reader.learned()] == [("m", "0")]
     assert reader.damaged == 5
     query(store, "INSERT INTO baseline (model, bucket, signals) VALUES ('m', '0', '[1,2,3,4,5,6]')")
-    assert len(reader.learned()) == 1, "an older version's row is of no use"
+    assert len(reader.learned()) == 1, "an older version's row is skipped"
     assert reader.damaged == 5, "and no damage"
 
 
