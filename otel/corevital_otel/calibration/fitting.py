@@ -79,7 +79,7 @@ def fit(
     Raises:
         FitError: too few runs, runs of one kind only, or no usable feature.
     """
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     bad = np.asarray(bad, bool)
     counts = {"bad": int(bad.sum()), "good": int((~bad).sum())}
