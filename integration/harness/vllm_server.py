@@ -1,4 +1,4 @@
-"""A real vLLM server with the demo model."""
+"""A real vLLM server, with the demo model unless another is named."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ _HUB = b"corevital_otel.service.hub_process"
 
 
 class Vllm(Group):
-    """A real ``vllm serve`` with the demo model."""
+    """A real ``vllm serve``; with the demo model unless another is named."""
 
     def __init__(
-        self, folder: Path, *arguments: str, env: Mapping[str, str], plugin: bool = True, model: Path = MODEL
+        self,
+        folder: Path,
+        *arguments: str,
+        env: Mapping[str, str],
+        plugin: bool = True,
+        model: tuple[str, Path] = (MODEL_NAME, MODEL),
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        command = ["vllm", "serve", str(model), "--served-model-name", MODEL_NAME, "--host", "127.0.0.1"]
+        name, path = model
+        command = ["vllm", "serve", str(path), "--served-model-name", name, "--host", "127.0.0.1"]
         command += ["--port", str(self.port), "--max-model-len", "2048", "--max-num-seqs", "32", "--enforce-eager"]
         command += ["--logits-processor", "corevital"] if plugin else []
         super().__init__(
@@ -51,7 +57,7 @@ def vllm(
     env: Mapping[str, str],
     plugin: bool = True,
     ready_s: float = 420.0,
-    model: Path = MODEL,
+    model: tuple[str, Path] = (MODEL_NAME, MODEL),
 ) -> Iterator[Vllm]:
     server = Vllm(folder, *arguments, env=env, plugin=plugin, model=model)
     try:

@@ -84,7 +84,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )  # fmt: skip
     env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path(),
            "COREVITAL_CAPTURE": "full", "COREVITAL_HTTP": "none"}  # fmt: skip
-    with vllm(folder, *arguments, env=env, plugin=False, model=marked_model(folder / "model")) as server:
+    with vllm(folder, *arguments, env=env, plugin=False, model=(MODEL_NAME, marked_model(folder / "model"))) as server:
         yield Served(server, folder / "runs/corevital.db")
 
 
@@ -141,7 +141,7 @@ def test_tokens_that_a_json_grammar_forces_do_not_count_as_certain(served: Serve
 
 
 def test_a_grammar_of_a_completion_forces_tokens_too_and_it_has_no_parts(served: Served) -> None:
-    body = {"prompt": "What is 12 + 7?\n", "structured_outputs": {"choice": ["a dull afternoon"]}}
+    body = {"prompt": "What is 12 + 7?\n", "structured_outputs": {"json": SCHEMA}}
     served.send("/v1/completions", "choice", "", body)
     found = served.row("choice").summary
     assert found["corevital.tokens.forced"] >= 1

@@ -355,6 +355,7 @@ FEATURES: Final = {
     "margin_mean": MARGIN + "mean",
     "margin_min": MARGIN + "min",
     "margin_early": MARGIN + "early",
+    "margin_close_share": MARGIN + "close_share",
     "topk_mass_mean": TOPK_MASS_MEAN,
     "confidence_mean": CONFIDENCE + "mean",
     "confidence_min": CONFIDENCE + "min",

@@ -58,6 +58,7 @@ class Features:
         surprisal_mean, surprisal_max, surprisal_std, surprisal_sum, surprisal_early: of the tokens really sampled.
         perplexity: 2 ** surprisal_mean.
         margin_mean, margin_min, margin_early: p1 - p2.
+        margin_close_share: share of tokens where that is below 0.1.
         topk_mass_mean: probability of the 10 likeliest tokens.
         confidence_mean, confidence_min: minus the mean log-probability (nats) of the 20 likeliest tokens: its mean,
             and its lowest mean over a sliding group of tokens (DeepConf's group confidence).
@@ -96,6 +97,7 @@ class Features:
     margin_mean: float | None = None
     margin_min: float | None = None
     margin_early: float | None = None
+    margin_close_share: float | None = None
     topk_mass_mean: float | None = None
     confidence_mean: float | None = None
     confidence_min: float | None = None

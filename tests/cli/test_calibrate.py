@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def test_from_table_to_profile_to_figures(cli: Any, table: Path, tmp_path: Path)
     done = cli("calibrate", str(table), "--label", "bad", "--out", "p.json")
     assert done.returncode == 0, done.stderr
     assert "200 labelled runs" in done.stdout
+    alarm = r"alarm on entropy_max, from \d+ good runs: at a rate of 0\.05 it would have been raised in \d+ of \d+ good"
+    assert re.search(alarm, done.stdout)
     assert "bad = 1 (true) is bad" in done.stdout
     assert "missing columns: " in done.stdout
     assert "margin_min" in done.stdout
@@ -88,7 +91,7 @@ def test_the_bases_without_labels_are_measured_too(cli: Any, table: Path, basis:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["overall"]["auroc"] > 0.6
-    assert "confidence_min" in found["missing"]
+    assert "surprisal_sum" in found["missing"]
 
 
 def test_labels_are_read_in_every_usual_form(table: Path) -> None:

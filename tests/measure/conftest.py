@@ -129,6 +129,7 @@ class Output:
             margin_mean=margin.mean(),
             margin_min=margin.min(),
             margin_early=early[2],
+            margin_close_share=(margin < 0.1).mean(),
             topk_mass_mean=p[:, :10].sum(axis=1).mean(),
             confidence_mean=mean,
             confidence_min=min((float(np.mean(group)) for group in groups if group), default=mean),

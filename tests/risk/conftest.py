@@ -23,6 +23,7 @@ def make_runs(n: int, seed: int = 0, shift: float = 0.0, bad_share: float = 0.3)
             entropy_max=5.0 * level[i] * noise[i, 0],
             entropy_std=0.8 * level[i] * noise[i, 1],
             entropy_group_max=1.5 * level[i] * noise[i, 2],
+            surprisal_mean=0.3 * level[i] * noise[i, 3],
             surprisal_sum=0.3 * level[i] * tokens[i] * noise[i, 3],
             confidence_min=9.0 / level[i],
             margin_min=0.02 / level[i],

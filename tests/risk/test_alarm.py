@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from corevital_otel.calibration.alarm_choice import choose, trials
 from corevital_otel.measure import features
 from corevital_otel.report import Series
 from corevital_otel.risk.alarm import SIGNALS, Alarm, running_maximum
+from corevital_otel.risk.table import Runs
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05, 0.2])
@@ -40,3 +42,38 @@ def test_the_running_maximum_ends_as_the_feature(tokens):
         assert line[-1] == pytest.approx(SIGNALS[signal] * getattr(found, signal), rel=1e-5)
     with pytest.raises(ValueError, match="no confidence_min in a stored series"):
         running_maximum(series, "confidence_min")
+
+
+def tied(n: int, seed: int = 0) -> tuple[Runs, np.ndarray]:
+    """Runs of a bfloat16 model: the lowest margin is 0 in nine of ten, and in every bad one."""
+    rng = np.random.default_rng(seed)
+    bad = rng.random(n) < 0.4
+    margin = np.where(bad | (rng.random(n) < 0.85), 0.0, 0.01)
+    peak = rng.gamma(3.0, size=n) + 3.0 * bad
+    return Runs({"margin_min": margin, "entropy_max": peak}), bad
+
+
+def test_an_alarm_that_cannot_fire_is_refused_and_the_next_signal_is_chosen():
+    for seed in range(40):
+        runs, bad = tied(100, seed)
+        alarm = choose(runs, bad)
+        assert alarm is not None
+        assert alarm.signal == "entropy_max"
+        best, refused = trials(runs, bad)
+        assert (refused.alarm.signal, refused.refused) == ("margin_min", "it cannot fire: good runs are at its bound")
+        assert best.bad[0] > 0
+        assert best.bad[1] + best.good[1] == 100
+        assert best.good[0] <= 0.05 * best.good[1]
+
+
+def test_without_a_signal_that_finds_bad_runs_there_is_no_alarm():
+    runs, bad = tied(100)
+    assert choose(Runs({"margin_min": runs.columns["margin_min"]}), bad) is None
+    same = np.where(bad, 1.0, np.arange(100.0))  # every bad run is calmer than the good ones
+    (only,) = trials(Runs({"entropy_max": same}), bad)
+    assert only.refused == "it would have found no bad run"
+
+
+@pytest.mark.parametrize(("good", "fires"), [((-0.0,) * 60, False), ((-0.2,) * 60, True), ((-0.2,) * 3, False)])
+def test_what_can_fire(good, fires):
+    assert Alarm("margin_min", good).can_fire(0.05) is fires

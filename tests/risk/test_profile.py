@@ -13,8 +13,11 @@ from corevital.frames.lifecycle import Admitted
 from corevital_otel.calibration.evaluation import evaluate
 from corevital_otel.calibration.fitting import FitError, fit
 from corevital_otel.report import Features, Health
+from corevital_otel.risk.bases import profile_of, watch_of
 from corevital_otel.risk.calibrated import CalibratedRisk, Curve, ProfileError, load
+from corevital_otel.risk.directions import DIRECTIONS
 from corevital_otel.risk.table import Runs, scores
+from corevital_otel.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,54 @@ def test_a_profile_of_an_older_version_names_no_origin_and_is_used_anywhere(fitt
     assert (profile, profile.origin()) == (fitted, "")
     assert CalibratedRisk(profile, 0.7).assess(runs(1)[0][0], Health(), origin("tgi", "post_penalty")).score is not None
     assert logged() == []
+
+
+def test_no_weight_is_against_the_known_direction(runs):
+    for seed in range(6):
+        features, bad = runs(60, seed=seed)
+        noise = np.random.default_rng(seed).random(60) < 0.5
+        for labels in (bad, noise, ~bad):  # the last one asks for weights that all point the other way
+            profile = fit(Runs.of_features(features), labels)
+            assert all(term.coefficient * DIRECTIONS.get(term.name, 0) >= 0 for term in profile.terms)
+            assert not profile.weaknesses()
+
+
+def test_a_typical_value_is_never_a_reason(runs):
+    features, bad = runs(400, seed=1)
+    features = [dataclasses.replace(one, high_entropy_run=9 * int(one.entropy_mean > 1.2)) for one in features]
+    profile = fit(Runs.of_features(features), bad)
+    (term,) = (term for term in profile.terms if term.name == "high_entropy_run")
+    assert term.typical == term.deviation(term.typical) == 0.0
+    for one in features:
+        if one.high_entropy_run == 0:
+            factors = CalibratedRisk(profile, 0.7).assess(one, Health(), None).factors
+            assert not any("high-entropy steps in a row" in factor for factor in factors)
+
+
+def test_a_feature_at_its_bound_in_many_runs_is_left_out(runs):
+    features, bad = runs(400, seed=1)
+    tied = [dataclasses.replace(one, margin_min=0.0 if i % 3 else one.margin_min) for i, one in enumerate(features)]
+    assert "margin_min" not in [term.name for term in fit(Runs.of_features(tied), bad).terms]
+    assert "margin_min" in [term.name for term in fit(Runs.of_features(features), bad).terms]
+
+
+def test_a_profile_with_what_is_no_longer_fitted_is_read_and_named(fitted, tmp_path, runs, logged):
+    fitted.save(tmp_path / "p.json")
+    saved = json.loads((tmp_path / "p.json").read_text())
+    next(term for term in saved["terms"] if term["name"] == "entropy_max")["coefficient"] = -0.6
+    saved["alarm"] = {"signal": "margin_min", "good": [-0.1, *[-0.0] * 50]}
+    (tmp_path / "p.json").write_text(json.dumps(saved))
+    settings = Settings(profile=tmp_path / "p.json")
+    profile = profile_of(settings)
+    (line,) = [record.getMessage() for record in logged()]
+    assert "weights against the known direction of entropy_max and an alarm on margin_min that can never" in line
+    assert "fit it again with `corevital calibrate`" in line
+    assert watch_of(settings, profile) is None
+    calm = dataclasses.replace(runs(1)[0][0], entropy_max=0.1)
+    assert profile.score(calm) is not None
+    assert not any(
+        "entropy peak" in factor for factor in CalibratedRisk(profile, 0.7).assess(calm, Health(), None).factors
+    )
 
 
 def origin(engine, stage):

@@ -129,8 +129,8 @@ def test_what_the_baseline_learned_is_bounded_step_by_step(
     writer = StoreWriter(path, 30, 1024, Counters())
     for turn in range(3):
         for number in range(WINDOW):
-            writer.learn("m", "0.7", [float(turn), float("nan"), *[float(number)] * 4])
-        writer.learn("other", "0", [1.0] * 6)
+            writer.learn("m", "0.7", [float(turn), float("nan"), *[float(number)] * 2])
+        writer.learn("other", "0", [1.0] * 4)
         writer.put(record_of(report(series=None), ids(turn)))
         wait_for(lambda: not writer._learned)
     writer.close(10)

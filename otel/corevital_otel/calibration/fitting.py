@@ -1,38 +1,50 @@
-"""Fits a profile on labelled runs. Needs scikit-learn."""
+"""Fits a profile on labelled runs. Needs scikit-learn and SciPy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from corevital_otel.risk import alarm as alarms
+from corevital_otel.calibration import alarm_choice, regression
+from corevital_otel.calibration.regression import Bools
 from corevital_otel.risk.calibrated import Curve, Profile, Term
+from corevital_otel.risk.directions import DIRECTIONS
 from corevital_otel.risk.table import FloatArray, Runs
 
 LEAST_RUNS: Final = 50
 LEAST_OF_EACH: Final = 10
-"""The least labelled runs of a profile, and of bad and good ones among them. 50 gave AUROC 0.84, 400 gave 0.92."""
+"""The least labelled runs of a profile, and of bad and good ones among them."""
 
-_FOLDS: Final = 5
-_STRENGTHS: Final = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Inverse strengths of the L2 penalty to try."""
+_STRENGTHS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+"""Inverse strengths of the L2 penalty to try, the strongest first."""
+_TIED: Final = 0.2
+"""Share of runs tied at the risky end from which a feature is left out: the lowest margin of bfloat16 logits."""
+_UNPENALISED: Final = 1e6
 _KNOTS: Final = 21
 _ISOTONIC_FROM: Final = 2000
 """Runs from which an isotonic curve is better than a smooth one; with fewer it overfits (Niculescu-Mizil and Caruana
 2005 and scikit-learn's guide: below about a thousand)."""
-_KEPT_MAXIMA: Final = 1000
-
-Bools = npt.NDArray[np.bool_]
 
 
 class FitError(ValueError):
     """These runs do not make a profile. The text is one line that names the cause and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """One way to fit, and how well it does on runs that it has not seen."""
+
+    strength: float
+    terms: list[Term]
+    design: FloatArray
+    logits: FloatArray
+    losses: FloatArray
 
 
 def fit(
@@ -48,9 +60,12 @@ def fit(
 ) -> Profile:
     """Fit a profile on labelled runs.
 
-    The model is an L2-regularised logistic regression. The transformation (signed logarithm, or normal deviate of the
-    quantile) and the penalty's strength have the lowest cross-validated log loss. The calibration curve is fitted on
-    the cross-validated log-odds, so each run is new to it.
+    The model is an L2-regularised logistic regression in which no feature with a known direction
+    (:mod:`corevital_otel.risk.directions`) has a weight against it. Of the transformations (signed logarithm, or
+    normal deviate of the quantile) and penalties, cross-validation chooses the strongest penalty that is not worse than
+    the best one by more than a standard error (Breiman et al. 1984): pooled loss also rewards telling the kinds of
+    request apart, which weaker penalties do. The calibration curve is fitted on the cross-validated log-odds, so each
+    run is new to it.
 
     Args:
         runs: the features.
@@ -64,6 +79,8 @@ def fit(
     Raises:
         FitError: too few runs, runs of one kind only, or no usable feature.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     bad = np.asarray(bad, bool)
     counts = {"bad": int(bad.sum()), "good": int((~bad).sum())}
     for kind, other in (("bad", "good"), ("good", "bad")):
@@ -74,39 +91,64 @@ def fit(
             f"{len(bad)} labelled runs, {counts['bad']} of them bad, are too few: label at least {LEAST_RUNS}, "
             f"{LEAST_OF_EACH} of each kind"
         )
-    names = [name for name, column in runs.columns.items() if _varies(column)]
+    names = [name for name, column in runs.columns.items() if _varies(column) and not _saturates(name, column)]
     if not names:
         raise FitError(
-            "every feature is constant or mostly unknown: add columns such as entropy_mean, entropy_max, surprisal_sum"
+            "every feature is constant, saturated or mostly unknown: add columns such as entropy_mean, entropy_max, "
+            "surprisal_sum"
         )
     columns = {name: runs.columns[name] for name in names}
-    candidates = []
+    directions = np.array([DIRECTIONS.get(name, 0) for name in names])
+    with threadpool_limits(1):  # the matrices are small: threads only wait for each other
+        chosen = _choose(_candidates(columns, bad, directions, seed, step), bad)
+        unseen(1.0 / (1.0 + np.exp(-chosen.logits)))
+        step("fitting")
+        line = regression.solve(chosen.design, bad, chosen.strength, directions)
+    weights = zip(chosen.terms, line.weights.tolist(), strict=True)
+    beta, isotonic = _calibration(chosen.logits, bad)
+    return Profile(
+        terms=tuple(replace(term, coefficient=weight) for term, weight in weights),
+        intercept=line.intercept,
+        beta=beta,
+        isotonic=isotonic,
+        alarm=alarm_choice.choose(runs, bad, seed),
+        label=label,
+        runs=len(bad),
+        bad=counts["bad"],
+        auroc=alarm_choice.auroc(chosen.logits, bad),
+        engines=engines,
+        stages=stages,
+    )
+
+
+def _candidates(
+    columns: dict[str, FloatArray],
+    bad: Bools,
+    directions: npt.NDArray[np.int_],
+    seed: int,
+    step: Callable[[str], None],
+) -> list[_Candidate]:
+    fold = regression.folds(bad, seed)
+    found = []
     for make in (_logarithmic, _quantiled):
         terms = [make(name, column) for name, column in columns.items()]
         design = np.column_stack([_deviations(term, columns[term.name]) for term in terms])
         for strength in _STRENGTHS:
             step(f"cross-validating {'quantiles' if make is _quantiled else 'logarithms'}, penalty {1 / strength:g}")
-            logits = _out_of_fold(design, bad, strength, seed)
-            candidates.append((_log_loss(logits, bad), strength, terms, design, logits))
-    _, strength, terms, design, logits = min(candidates, key=lambda one: one[0])
-    unseen(1.0 / (1.0 + np.exp(-logits)))
-    step("fitting")
-    model = _regression(strength).fit(design, bad)
-    fitted = tuple(replace(term, coefficient=float(weight)) for term, weight in zip(terms, model.coef_[0], strict=True))
-    beta, isotonic = _calibration(logits, bad)
-    return Profile(
-        terms=fitted,
-        intercept=float(model.intercept_[0]),
-        beta=beta,
-        isotonic=isotonic,
-        alarm=_alarm(runs, bad, seed),
-        label=label,
-        runs=len(bad),
-        bad=counts["bad"],
-        auroc=_auroc(logits, bad),
-        engines=engines,
-        stages=stages,
-    )
+            logits = regression.unseen(design, bad, strength, directions, fold)
+            found.append(_Candidate(strength, terms, design, logits, regression.losses(logits, bad)))
+    return found
+
+
+def _choose(candidates: list[_Candidate], bad: Bools) -> _Candidate:
+    """The strongest penalty within a standard error of the lowest loss; among equals the lowest loss."""
+    best = min(candidates, key=lambda one: one.losses.mean())
+
+    def near(one: _Candidate) -> bool:
+        more = one.losses - best.losses
+        return bool(more.mean() <= more.std() / math.sqrt(len(bad)))
+
+    return min(filter(near, candidates), key=lambda one: (one.strength, one.losses.mean()))
 
 
 def _varies(column: FloatArray) -> bool:
@@ -114,10 +156,16 @@ def _varies(column: FloatArray) -> bool:
     return len(known) >= len(column) / 2 and bool(np.ptp(known) > 0)
 
 
+def _saturates(name: str, column: FloatArray) -> bool:
+    """Whether many runs are tied at the risky end: it cannot separate them."""
+    known = DIRECTIONS.get(name, 0) * column[np.isfinite(column)]
+    return name in DIRECTIONS and bool((known == known.max()).mean() >= _TIED)
+
+
 def _logarithmic(name: str, column: FloatArray) -> Term:
     known = column[np.isfinite(column)]
     logs = np.copysign(np.log1p(np.abs(known)), known)
-    return Term(name, float(np.median(known)), 0.0, float(logs.mean()), float(logs.std()) or 1.0, None)
+    return Term(name, float(np.median(known)), 0.0, float(np.median(logs)), float(logs.std()) or 1.0, None)
 
 
 def _quantiled(name: str, column: FloatArray) -> Term:
@@ -126,36 +174,14 @@ def _quantiled(name: str, column: FloatArray) -> Term:
     values, place = np.unique(np.quantile(known, levels), return_inverse=True)
     deviates = np.array([NormalDist().inv_cdf(level) for level in levels])
     mean = np.bincount(place, deviates) / np.bincount(place)
+    typical = float(np.median(known))
+    mean -= np.interp(typical, values, mean)  # a typical value raises nothing, so it is never a factor
     curve = Curve(tuple(values.tolist()), tuple(mean.tolist()))
-    return Term(name, float(np.median(known)), 0.0, 0.0, 1.0, curve)
+    return Term(name, typical, 0.0, 0.0, 1.0, curve)
 
 
 def _deviations(term: Term, column: FloatArray) -> FloatArray:
     return np.array([term.deviation(term.typical if math.isnan(value) else value) for value in column.tolist()])
-
-
-def _regression(strength: float) -> Any:
-    from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-
-    return LogisticRegression(C=strength, max_iter=5000)
-
-
-def _out_of_fold(design: FloatArray, bad: Bools, strength: float, seed: int) -> FloatArray:
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict  # type: ignore[import-untyped]
-
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    found: FloatArray = cross_val_predict(_regression(strength), design, bad, cv=folds, method="decision_function")
-    return found
-
-
-def _log_loss(logits: FloatArray, bad: Bools) -> float:
-    return float(np.logaddexp(0.0, np.where(bad, -logits, logits)).mean())
-
-
-def _auroc(scores: FloatArray, bad: Bools) -> float:
-    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
-
-    return float(roc_auc_score(bad, scores))
 
 
 def _calibration(logits: FloatArray, bad: Bools) -> tuple[tuple[float, float, float], Curve | None]:
@@ -170,32 +196,10 @@ def _calibration(logits: FloatArray, bad: Bools) -> tuple[tuple[float, float, fl
 
 
 def _beta(logits: FloatArray, bad: Bools) -> tuple[float, float, float]:
-    """Beta calibration: a logistic regression on ln p and -ln(1 - p). A side with a falling slope is left out."""
+    """Beta calibration: a logistic regression on ln p and -ln(1 - p), whose slopes do not fall.
+
+    Both are zero, and every score the base rate, where the features are unrelated to the label.
+    """
     sides = np.column_stack([-np.logaddexp(0.0, -logits), np.logaddexp(0.0, logits)])
-    used = [0, 1]
-    while used:
-        found = _regression(1e6).fit(sides[:, used], bad)
-        if (found.coef_[0] > 0).all():
-            slopes = dict(zip(used, found.coef_[0].tolist(), strict=True))
-            return slopes.get(0, 0.0), slopes.get(1, 0.0), float(found.intercept_[0])
-        used.pop(int(found.coef_[0].argmin()))
-    rate = bad.mean()  # the features are unrelated to the label: use the base rate
-    return 0.0, 0.0, float(np.log(rate / (1 - rate)))
-
-
-def _alarm(runs: Runs, bad: Bools, seed: int) -> alarms.Alarm | None:
-    """An alarm on the signal that separates bad runs from good ones best."""
-    signals = {name: sign * runs.columns[name] for name, sign in alarms.SIGNALS.items() if name in runs.columns}
-    rated = {
-        name: _auroc(np.where(np.isnan(values), np.nanmin(values), values), bad)
-        for name, values in signals.items()
-        if _varies(values)
-    }
-    if not rated:
-        return None
-    best = max(rated, key=lambda name: rated[name])
-    good = signals[best][~bad]
-    good = good[np.isfinite(good)]
-    if len(good) > _KEPT_MAXIMA:
-        good = np.random.default_rng(seed).choice(good, _KEPT_MAXIMA, replace=False)
-    return alarms.Alarm(best, tuple(np.sort(good).tolist()))
+    line = regression.solve(sides, bad, _UNPENALISED, np.ones(2, np.int_))
+    return float(line.weights[0]), float(line.weights[1]), line.intercept

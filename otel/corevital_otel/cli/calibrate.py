@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from corevital_otel.calibration.alarm_choice import Trial, trials
 from corevital_otel.calibration.evaluation import Evaluation, evaluate
 from corevital_otel.cli.common import cell, print_text
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.tables import Labelled, labelled
+from corevital_otel.risk.alarm import RATE
 from corevital_otel.risk.table import FloatArray
 
 _RESAMPLES = 200
@@ -37,7 +39,7 @@ def run(
     groups = found.column(group) if group else None
     unseen: list[FloatArray] = []
     try:
-        from corevital_otel.calibration.fitting import FitError, fit
+        from corevital_otel.calibration.fitting import FitError, fit  # needs scikit-learn
 
         with Console(stderr=True).status("starting") as status:
             engines, stages = found.engines(), found.stages()
@@ -76,9 +78,27 @@ def run(
         _print_within(evaluate(unseen[0], found.bad, groups, resamples=_RESAMPLES), group)
     if auroc < 0.6:
         print_text("these features hardly separate bad runs from good ones: most scores will be near the base rate")
-    if profile.alarm is not None:
-        print_text(f"alarm on {profile.alarm.signal}, from {len(profile.alarm.good)} good runs")
+    _print_alarm(trials(found.runs, found.bad))
     print_text(f"profile written to {out}; serve with COREVITAL_PROFILE={out}")
+
+
+def _print_alarm(tried: list[Trial]) -> None:
+    """The alarm, what it would have done on these runs, and the signals that were refused."""
+    best = next((one for one in tried if not one.refused), None)
+    for one in tried:
+        if one.refused:
+            print_text(f"no alarm on {one.alarm.signal}: {one.refused}")
+    if best is None:
+        print_text("the profile has no alarm: no signal separates bad runs from good ones while they run")
+        return
+    print_text(
+        f"alarm on {best.alarm.signal}, from {len(best.alarm.good)} good runs: at a rate of {best.rate:.2g} it would "
+        f"have been raised in {best.good[0]} of {best.good[1]} good and {best.bad[0]} of {best.bad[1]} bad runs"
+    )
+    if best.rate > RATE:
+        print_text(
+            f"too few good runs for a rate of {RATE}: label more of them, or set COREVITAL_ALARM_RATE={best.rate:.2g}"
+        )
 
 
 def _print_within(result: Evaluation, group: str | None) -> None:

@@ -89,6 +89,8 @@ def _scores(basis: str, found: Labelled) -> tuple[FloatArray, list[str]]:
         profile = load(path)
     except ProfileError as error:
         raise CommandError(str(error)) from None
+    if text := profile.weaknesses():
+        print_error(f"the profile {cell(basis)}: {text}")
     origins = product(found.engines() or ["unknown"], found.stages() or ["unknown"])
     if text := next(filter(None, (profile.differs(*origin) for origin in origins)), ""):
         print_error(text)

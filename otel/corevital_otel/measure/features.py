@@ -35,6 +35,10 @@ SUSTAINED: Final = 64
 _SUSTAINED_KNOWN: Final = 48
 """Tokens of those whose entropy is known at least."""
 
+CLOSE_MARGIN: Final = 0.1
+"""A token whose two likeliest candidates are closer than this was a close choice. bfloat16 logits tie, so the lowest
+margin is 0 in nearly every long output; the share of close choices has no such bound."""
+
 _HIGH_LEAK: Final = 2.0
 """Each other token subtracts this from the run of high-entropy tokens: it grows where more than two in three are."""
 _SAME_BITS: Final = 0.01
@@ -50,15 +54,17 @@ _ESTIMATED: Final = _TOKENS + 1
 _HIGH: Final = _TOKENS + 2
 _BURSTS: Final = _TOKENS + 3
 _SAME: Final = _TOKENS + 4
-_SQUARES: Final = _TOKENS + 5
-_X: Final = _TOKENS + 7
-_XX: Final = _TOKENS + 8
-_XY: Final = _TOKENS + 9
-_SUMS: Final = _TOKENS + 10
+_CLOSE: Final = _TOKENS + 5
+_SQUARES: Final = _TOKENS + 6
+_X: Final = _TOKENS + 8
+_XX: Final = _TOKENS + 9
+_XY: Final = _TOKENS + 10
+_SUMS: Final = _TOKENS + 11
 """What is added up: the finite values of each column, and how many they are; tokens: observed, with an estimated
-surprisal, of high entropy, bursts, with the distribution of the one before; the squares of entropy and surprisal above
-their first values, and of the tokens whose entropy is known the output index, its square, and its product with that
-entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and one addition do."""
+surprisal, of high entropy, bursts, with the distribution of the one before, of a low margin; the squares of entropy and
+surprisal above their first values, and of the tokens whose entropy is known the output index, its square, and its
+product with that entropy. Counts are kept as floats, which are exact far beyond any output, so that one reduction and
+one addition do."""
 
 PEAKS: Final = ("entropy_max", "surprisal_max", "margin_min", "confidence_min", "entropy_group_max", "entropy_rebound")
 """What is kept as a running maximum; of margin and confidence, of their negative."""
@@ -136,6 +142,7 @@ def fold(
     parts[_TOKENS] = chunk.observed
     parts[_ESTIMATED] = chunk.estimated
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
+    parts[_CLOSE] = values[MARGIN] < CLOSE_MARGIN
     recent = _recent(state, parts)
     _compare(state, parts, recent, chunk.top)
     _square(state, first, parts)
@@ -340,6 +347,7 @@ def _summary(
         margin_mean=sums[MARGIN] / margins if margins else None,
         margin_min=-peaks[MARGIN] if margins else None,
         margin_early=begun[MARGIN],
+        margin_close_share=sums[_CLOSE] / margins if margins else None,
         topk_mass_mean=sums[TOPK_MASS] / masses if masses else None,
         confidence_mean=confidence,
         confidence_min=-peaks[_CONFIDENCE_LOW] if math.isfinite(peaks[_CONFIDENCE_LOW]) else confidence,

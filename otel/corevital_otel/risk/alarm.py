@@ -23,6 +23,11 @@ from corevital_otel.report import Features, Series
 SIGNALS: Final = {"entropy_group_max": 1, "entropy_max": 1, "surprisal_max": 1, "margin_min": -1, "confidence_min": -1}
 """Features that are extremes over a run, and the sign that makes each a maximum where high is bad."""
 
+RATE: Final = 0.05
+"""Default of ``COREVITAL_ALARM_RATE``."""
+_BOUNDS: Final = {"margin_min": 0.0, "confidence_min": -math.log(20.0)}
+"""Where a signal's maximum can rise no further. bfloat16 logits tie, so the lowest margin often gets there."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
@@ -42,6 +47,10 @@ class Alarm:
         """The value above which the alarm is raised; infinity with too few good runs for this rate."""
         rank = math.ceil((len(self.good) + 1) * (1.0 - rate))
         return self.good[rank - 1] if rank <= len(self.good) else math.inf
+
+    def can_fire(self, rate: float) -> bool:
+        """Whether any run can be above the threshold."""
+        return self.threshold(rate) < _BOUNDS.get(self.signal, math.inf)
 
     def value(self, found: Features) -> float | None:
         """A run's maximum; None if unknown."""

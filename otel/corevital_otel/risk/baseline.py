@@ -1,8 +1,11 @@
 """The basis ``baseline``: a request's rank within this model's own traffic. Needs no labels.
 
-Each of six signals gets its percentile among the last requests of the same model and temperature bucket. The score is
-the percentile of the mean of these, among the same requests. It measures how unusual a request is, and so controls how
-often there is an alert. It is not a probability of being bad.
+Each of three signals gets its percentile among the last requests of the same model and temperature bucket, ties at
+their middle. The percentile of the mean of these, among the same requests, is a request's place. It measures how
+unusual a request is, and so controls how often there is an alert. It is not a probability of being bad.
+
+The score is never below what the basis ``prior`` gives a request at that place. So bad traffic is not called usual
+because most of it is bad, and the scores of the first requests, which are the prior's, are on the same scale.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.report import Features, Health, Risk, RiskModel
 from corevital_otel.risk.levels import MEDIUM, level
+from corevital_otel.risk.prior import score as prior_score
 from corevital_otel.risk.table import FloatArray, Runs
 from corevital_otel.risk.wording import describe
 
@@ -34,39 +38,47 @@ _BUCKETS: Final = 256
 """Models and temperature buckets at most, since adapters can be loaded under any number of names."""
 _KS: Final = 2.4
 """The scaled Kolmogorov-Smirnov distance above which two samples of traffic differ: by chance one in 50,000 would, for
-each of six signals."""
+each signal."""
+_USUAL: Final = 1.5
+"""How many times the largest distance that the reference's own parts have from the rest of it counts as usual: tasks
+come in blocks, and a block of one task differs from the mix of all."""
 _MEDIUM_FROM: Final = 0.7
 """Percentile of the traffic where ``medium`` begins."""
 _NOTABLE: Final = 0.9
 """Percentile from which a signal is a factor."""
 
 SIGNALS: Final = {
-    "entropy_sum": 1,
     "surprisal_sum": 1,
+    "surprisal_mean": 1,
     "entropy_max": 1,
-    "entropy_std": 1,
-    "confidence_min": -1,
-    "margin_min": -1,
 }
-"""The signals, and the sign that makes high values the risky ones."""
+"""The signals, and the sign that makes high values the risky ones. Total and mean surprisal rank answers of one length
+and of all lengths; the lowest margin is not among them, for bfloat16 logits tie and it is 0 in most long answers."""
+WIDTH: Final = len(SIGNALS) + 1
+"""Numbers kept of a request: its signals, and the prior's score."""
 _SIGNS: Final = tuple(SIGNALS.values())
 _values: Final = attrgetter(*SIGNALS)
 
 
 def signals(features: Features) -> tuple[float, ...]:
-    """The signals of a sequence; high is risky, NaN is unknown."""
+    """The signals of a sequence, and the prior's score, ``[WIDTH]``; high is risky, NaN is unknown."""
     values = _values(features)
-    return tuple([math.nan if value is None else sign * value for value, sign in zip(values, _SIGNS, strict=True)])
+    prior = prior_score(features)
+    known = [math.nan if value is None else sign * value for value, sign in zip(values, _SIGNS, strict=True)]
+    return (*known, math.nan if prior is None else prior)
 
 
 class Reference:
     """A sample of traffic that requests are compared with.
 
     Args:
-        rows: ``[n, 6]`` :func:`signals`.
+        rows: ``[n, WIDTH]`` :func:`signals`.
     """
 
     def __init__(self, rows: FloatArray) -> None:
+        priors = rows[:, -1]
+        self._priors: list[float] = np.sort(priors[np.isfinite(priors)]).tolist()
+        rows = rows[:, :-1]
         known = [np.sort(column[np.isfinite(column)]) for column in rows.T]
         shares = [
             (np.searchsorted(line, column, "left") + np.searchsorted(line, column, "right")) / (2 * max(len(line), 1))
@@ -89,7 +101,7 @@ class Reference:
     def percentiles_of(self, row: Sequence[float]) -> dict[str, float]:
         """The same of :func:`signals`."""
         found = {}
-        for name, value, line in zip(SIGNALS, row, self._known, strict=True):
+        for name, value, line in zip(SIGNALS, row, self._known, strict=False):
             if line and not math.isnan(value):
                 found[name] = _share(line, value)
         return found
@@ -101,6 +113,15 @@ class Reference:
     def place(self, percentiles: Mapping[str, float]) -> float | None:
         """The percentile of the mean of ``percentiles`` among those of the traffic."""
         return _share(self._means, sum(percentiles.values()) / len(percentiles)) if percentiles else None
+
+    def anchor(self, place: float) -> float:
+        """The prior's score at that place among its scores of the traffic, 0 to 1."""
+        if not self._priors:
+            return 0.0
+        at = place * (len(self._priors) - 1)
+        below = int(at)
+        above = min(below + 1, len(self._priors) - 1)
+        return self._priors[below] + (at - below) * (self._priors[above] - self._priors[below])
 
 
 def _share(line: list[float], value: float) -> float:
@@ -136,7 +157,7 @@ class Traffic:
     def __init__(self) -> None:
         self.reference: Reference | None = None
         self.shifted = False
-        self._rows = np.empty((WINDOW, len(SIGNALS)))  # a ring
+        self._rows = np.empty((WINDOW, WIDTH))  # a ring
         self._compared = self._rows[:0]
         self._held = self._at = self._new = self._shifted_for = 0
 
@@ -163,23 +184,41 @@ class Traffic:
 
 
 def differ(before: FloatArray, now: FloatArray) -> bool:
-    """Whether two samples of traffic differ in any signal, by the two-sample Kolmogorov-Smirnov test."""
-    for old, new in zip(before.T, now.T, strict=True):
-        old, new = np.sort(old[np.isfinite(old)]), np.sort(new[np.isfinite(new)])  # noqa: PLW2901
-        if len(old) < RECENT or len(new) < RECENT / 2:
+    """Whether a sample of traffic differs in any signal from the one before it, more than that differs in itself.
+
+    The distance is that of the two-sample Kolmogorov-Smirnov test. What is usual is measured on parts of
+    :data:`RECENT` successive requests of the earlier sample, each against the rest of it.
+
+    Args:
+        before: ``[n, WIDTH]`` :func:`signals`, oldest first.
+        now: ``[m, WIDTH]``.
+    """
+    for old, new in zip(before.T[:-1], now.T[:-1], strict=True):
+        if (far := _distance(old, new)) <= _KS:
             continue
-        points = np.concatenate((old, new))
-        shares = (np.searchsorted(line, points, "right") / len(line) for line in (old, new))
-        if np.abs(np.subtract(*shares)).max() > _KS * math.sqrt(1 / len(old) + 1 / len(new)):
+        starts = range(0, len(old) - RECENT + 1, RECENT) if len(old) >= 2 * RECENT else ()
+        parts = [np.arange(len(old)) // RECENT == start // RECENT for start in starts]
+        usual = max((_distance(old[~part], old[part]) for part in parts), default=0.0)
+        if far > _USUAL * usual:
             return True
     return False
+
+
+def _distance(old: FloatArray, new: FloatArray) -> float:
+    """The scaled Kolmogorov-Smirnov distance of two samples; 0 with too few known values."""
+    old, new = np.sort(old[np.isfinite(old)]), np.sort(new[np.isfinite(new)])
+    if len(old) < RECENT or len(new) < RECENT / 2:
+        return 0.0
+    points = np.concatenate((old, new))
+    shares = (np.searchsorted(line, points, "right") / len(line) for line in (old, new))
+    return float(np.abs(np.subtract(*shares)).max() / math.sqrt(1 / len(old) + 1 / len(new)))
 
 
 class BaselineRisk:
     """Assesses by earlier traffic, and learns from each request without a fault flag.
 
-    The score is scaled so that the riskiest ``alert_rate`` of the usual traffic is at the threshold or above, and three
-    in ten are ``medium`` or above.
+    The score is scaled so that at least the riskiest ``alert_rate`` of the usual traffic is at the threshold or above,
+    and at least three in ten are ``medium`` or above. More are where the prior's scores of the traffic are higher.
 
     Args:
         threshold: score from which a risk is ``high``.
@@ -229,7 +268,7 @@ class BaselineRisk:
         place = traffic.reference.place(percentiles)
         if place is None:
             return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
-        score = _between(place, self._places, self._scores)
+        score = max(_between(place, self._places, self._scores), traffic.reference.anchor(place))
         raised = sorted(
             [(share, name) for name, share in percentiles.items() if share >= _NOTABLE], key=lambda one: -one[0]
         )

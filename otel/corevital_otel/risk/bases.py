@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from corevital.log import warn_once
 from corevital_otel.errors import SettingsError
 from corevital_otel.measure.features import PEAKS, Watch
 from corevital_otel.report import RiskModel
@@ -23,9 +24,12 @@ def profile_of(settings: Settings) -> Profile | None:
     if settings.profile is None:
         return None
     try:
-        return load(settings.profile)
+        profile = load(settings.profile)
     except ProfileError as error:
         raise SettingsError(f"COREVITAL_PROFILE: {error}") from None
+    if text := profile.weaknesses():
+        warn_once("profile weaknesses", "the profile %s: %s", settings.profile, text)
+    return profile
 
 
 def risk_model(
@@ -47,9 +51,14 @@ def risk_model(
 
 
 def watch_of(settings: Settings, profile: Profile | None) -> tuple[str, Watch] | None:
-    """The signal watched while sequences run; None without a profile that has enough good runs for the alarm rate."""
+    """The signal watched while sequences run.
+
+    None without a profile that has enough good runs for the alarm rate, or if the alarm could never be raised.
+    """
     alarm = profile.alarm if profile is not None else None
     if alarm is None or settings.alarm_rate <= 0:
         return None
     threshold = alarm.threshold(settings.alarm_rate)
-    return None if math.isinf(threshold) else (alarm.signal, Watch(PEAKS.index(alarm.signal), threshold))
+    if math.isinf(threshold) or not alarm.can_fire(settings.alarm_rate):
+        return None
+    return alarm.signal, Watch(PEAKS.index(alarm.signal), threshold)

@@ -23,6 +23,7 @@ from corevital.text import printable
 from corevital_otel.conventions import FEATURES
 from corevital_otel.report import Features, Health, Risk
 from corevital_otel.risk import alarm as alarms
+from corevital_otel.risk.directions import DIRECTIONS
 from corevital_otel.risk.levels import level
 from corevital_otel.risk.wording import describe, number
 
@@ -157,6 +158,14 @@ class Profile:
         stages = " and ".join(self.stages)
         return ", ".join(filter(None, (" and ".join(self.engines), stages and f"stage {stages}")))
 
+    def weaknesses(self) -> str:
+        """What is wrong with a profile that an older version fitted, and the fix; "" where nothing is."""
+        found = [term.name for term in self.terms if term.coefficient * DIRECTIONS.get(term.name, 0) < 0]
+        texts = [f"weights against the known direction of {', '.join(found)}"] if found else []
+        if self.alarm is not None and not self.alarm.can_fire(alarms.RATE):
+            texts.append(f"an alarm on {self.alarm.signal} that can never be raised")
+        return f"it has {' and '.join(texts)}: fit it again with `corevital calibrate`" if texts else ""
+
     def differs(self, engine: str, stage: str) -> str:
         """A warning where this profile was fitted on another engine or stage; "" where it was not, or is not known."""
         other_engine = self.engines and engine not in (*self.engines, *_UNKNOWN)
@@ -213,6 +222,13 @@ def _softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+def _explains(contribution: tuple[float, Term, float]) -> bool:
+    """Whether it raised the score notably, and the value is on the risky side of what is typical."""
+    raised, term, value = contribution
+    direction = DIRECTIONS.get(term.name, math.copysign(1.0, term.coefficient))
+    return raised >= _NOTABLE and (value - term.typical) * direction > 0.0
+
+
 def load(path: Path) -> Profile:
     """Read a profile.
 
@@ -267,6 +283,6 @@ class CalibratedRisk:
         if self._names_origin and (text := self._profile.differs(admitted.engine, admitted.stage)):
             warn_once("profile", "%s", text)
         score = self._profile.probability(self._profile.logit(found))
-        raised = sorted((one for one in found if one[0] >= _NOTABLE), key=lambda one: -one[0])[:_FACTORS]
+        raised = sorted(filter(_explains, found), key=lambda one: -one[0])[:_FACTORS]
         factors = tuple(f"{describe(term.name, value)} (typically {number(term.typical)})" for _, term, value in raised)
         return Risk(score=score, level=level(score, self._threshold), basis="calibrated", factors=factors)

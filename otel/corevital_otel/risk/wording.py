@@ -27,6 +27,7 @@ TEXTS: Final = {
     "margin_mean": "mean margin {}",
     "margin_min": "closest margin {}",
     "margin_early": "margin at its beginning {}",
+    "margin_close_share": "share of close choices {}",
     "topk_mass_mean": "mass of the 10 likeliest tokens {}",
     "confidence_mean": "mean confidence {} nats",
     "confidence_min": "least confident stretch {} nats",

@@ -14,7 +14,7 @@ from typing import Any, Final
 from corevital.text import cut, printable
 from corevital_otel import conventions as names
 from corevital_otel.report import Series
-from corevital_otel.risk.baseline import SIGNALS
+from corevital_otel.risk.baseline import WIDTH
 from corevital_otel.store import decode, files, schema
 from corevital_otel.store.files import EmptyStoreError, Limit, StoreError
 from corevital_otel.store.rows import iso
@@ -26,6 +26,8 @@ _PREFIXES: Final = ("", "chatcmpl-", "cmpl-")
 """What engines put before an id that a client has sent."""
 _MOST_OF_A_REQUEST: Final = 1000
 _MOST_LEARNED: Final = 300_000
+_FORMER_WIDTH: Final = 6
+"""Signals in a row of ``baseline`` that a version before 0.2 has written."""
 _LAST: Final = "\U0010ffff"
 
 
@@ -192,11 +194,14 @@ class StoreReader:
         self.damaged, self.damage = 0, ""
         found = []
         with self._connection() as (connection, limit):
-            query = "SELECT model, bucket, signals FROM baseline ORDER BY id DESC LIMIT ?"
+            # rows of an older version have other signals: they are skipped, and are not damage
+            query = f"""SELECT model, bucket, signals FROM baseline
+                WHERE NOT (json_valid(signals) AND json_array_length(signals) = {_FORMER_WIDTH})
+                ORDER BY id DESC LIMIT ?"""
             for row in connection.execute(query, [_MOST_LEARNED]):
                 limit.restart()
                 try:
-                    found.append(decode.signals(row, len(SIGNALS)))
+                    found.append(decode.signals(row, WIDTH))
                 except decode.Damage as error:
                     self._leave_out("?", error)
         return found[::-1]
