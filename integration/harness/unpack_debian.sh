@@ -1,13 +1,22 @@
 #!/bin/sh
-# unpack_debian.sh PACKAGE FOLDER: a Debian package's files, without installing it or changing the system.
+# unpack_debian.sh PACKAGE FOLDER [all]: a Debian package's files, without installing it or changing the system.
+# With "all", also those of the packages that it needs and this system does not have.
 set -eu
-package=$1
+package=$1 which=${3:-one}
 mkdir -p "$2"
 folder=$(cd "$2" && pwd)
 cd "$folder"
 rm -f "$package"_*.deb
-fetch() { apt-get --quiet=2 -o APT::Sandbox::User= "$@" download "$package"; }
-private="-o Dir::State=$folder/apt -o Dir::Cache=$folder/apt/cache"
+fetch() {
+  packages=$package
+  if [ "$which" = all ]; then
+    packages=$(apt-get --quiet=2 "$@" install --no-install-recommends --simulate "$package" | awk '/^Inst /{print $2}')
+    test -n "$packages"
+  fi
+  # shellcheck disable=SC2086 # several packages
+  apt-get --quiet=2 -o APT::Sandbox::User= "$@" download $packages
+}
+private="-o Dir::State=$folder/apt -o Dir::Cache=$folder/apt/cache -o Dir::State::status=/var/lib/dpkg/status"
 echo "setup: unpacking Debian's $package"
 if ! fetch 2> /dev/null; then
   mkdir -p apt/lists/partial apt/cache/archives/partial
@@ -16,5 +25,5 @@ if ! fetch 2> /dev/null; then
   # shellcheck disable=SC2086
   fetch $private
 fi
-dpkg --extract "$package"_*.deb "$folder"
-rm -rf "$package"_*.deb apt
+for file in ./*.deb; do dpkg --extract "$file" "$folder"; done
+rm -rf ./*.deb apt
