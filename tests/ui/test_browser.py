@@ -1,0 +1,180 @@
+"""The page in a real Chromium: scripts, keyboard, both themes, hostile texts; nothing from any other host."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from tests.harness import served
+from tests.harness.chromium import CHROMIUM, browser, serving
+
+from corevital_otel.report import RequestReport, Risk
+from corevital_otel.store.listing import Filter, Listing
+from corevital_otel.ui.application import Application
+from corevital_otel.ui.pages import missing_scripts
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium here: `make .venv/chromium/.unpacked` fetches it"),
+    pytest.mark.skipif(bool(missing_scripts()), reason="no npm when corevital was installed: its page has no scripts"),
+]
+HOSTILE = "<img src=x onerror=window.ran=1><script>window.ran=1</script>"
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return served.fill(tmp_path_factory.mktemp("browser") / "corevital.db", served.traffic(200))
+
+
+@pytest.fixture(scope="module")
+def url(store: Path) -> Iterator[str]:
+    with serving(Application(store, None)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(chromium: Any, url: str) -> Iterator[Open]:
+    """Opens a page. Afterwards: no other host was asked, and nothing was refused or failed."""
+    wrong: list[str] = []
+
+    def checked(route: Any) -> None:
+        if urlsplit(route.request.url).hostname == "127.0.0.1":
+            route.continue_()
+        else:
+            wrong.append(route.request.url)
+            route.abort()
+
+    contexts = []
+
+    def begin(place: str, **options: Any) -> Any:
+        contexts.append(chromium.new_context(viewport={"width": 1280, "height": 800}, **options))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(15_000)
+        page.route("**/*", checked)
+        page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append("a dialog"))
+        page.goto(f"{url}{place}")
+        return page
+
+    yield begin
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def test_filters_change_the_list_and_the_url_without_a_new_page(tab: Open, url: str, store: Path) -> None:
+    page = tab("/requests")
+    page.evaluate("document.body.dataset.same = 1")
+    page.select_option("select[name=risk]", "high")
+    page.wait_for_url(f"{url}/requests?risk=high")
+    high = Listing(store).how_many(Filter(level="high"))
+    page.wait_for_selector(f".count b:text-is('{high}')")
+    assert page.locator(".requests .risk.high").count() == min(high, 50)
+    assert page.locator(".requests .risk.low").count() == 0
+    page.click("th a:has-text('tokens')")
+    page.wait_for_url(f"{url}/requests?risk=high&sort=-tokens")
+    assert page.evaluate("document.body.dataset.same") == "1"
+    page.go_back()
+    page.wait_for_selector("body:not([data-same])")  # htmx loads the page of that URL
+    page.wait_for_url(f"{url}/requests?risk=high")
+    page.evaluate("document.body.dataset.same = 1")
+    page.go_back()
+    page.wait_for_selector("body:not([data-same])")
+    page.wait_for_selector(".count b:text-is('200')")
+    assert page.input_value("select[name=risk]") == ""
+
+
+def test_the_keyboard_is_enough(tab: Open) -> None:
+    page = tab("/requests")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    second = page.locator(".requests .id a").nth(1)
+    assert second.evaluate("link => link === document.activeElement")
+    name = second.text_content()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"h1:has-text('{name}')")
+    page.wait_for_load_state()
+    page.keyboard.press("g")
+    page.keyboard.press("t")
+    page.wait_for_url("**/trends")
+    page.keyboard.press("/")
+    page.keyboard.type("chatcmpl-1")
+    page.wait_for_url("**/trends?id=chatcmpl-1")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    assert page.locator("#keys").evaluate("dialog => dialog.open")
+
+
+def test_tokens_and_charts_follow_each_other(tab: Open, store: Path) -> None:
+    (report, *_) = Listing(store).page(
+        Filter(flag="repetition_loop_detected"), "tokens", descending=True, size=1, number=0
+    )
+    page = tab(f"/request?id={report.request_id}")
+    page.wait_for_selector("#charts[data-drawn]")
+    assert page.locator("#charts canvas").count() == 2
+    assert page.locator("svg.plot").count() == 0
+    onset = report.summary["corevital.health.loop_onset"]
+    assert page.locator("#tokens li.onset").get_attribute("data-at") == str(onset)
+    page.locator("#tokens").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#token").text_content().startswith("token 2 · surprisal")
+    page.wait_for_selector(".u-legend .u-value:text-is('2')")
+    page.locator("#charts .u-over").first.hover(position={"x": 300, "y": 60})
+    page.wait_for_selector("#token:not(:has-text('token 2 '))")
+
+
+def test_dark_and_light_are_the_system_s_or_chosen(tab: Open) -> None:
+    page = tab("/requests", color_scheme="dark")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+    page.click("#theme")
+    light = page.evaluate(background)
+    assert [sum(map(int, re.findall(r"\d+", colour)[:3])) > 380 for colour in (dark, light)] == [False, True]
+    page.reload()
+    assert page.evaluate(background) == light
+
+
+def test_it_works_without_scripts(tab: Open, url: str, store: Path) -> None:
+    page = tab("/requests", java_script_enabled=False)
+    page.select_option("select[name=flag]", "repetition_loop_detected")
+    page.click("button:has-text('Filter')")
+    page.wait_for_url(f"{url}/requests?flag=repetition_loop_detected")
+    page.locator(".requests .id a").first.click()
+    assert page.locator("svg.plot polyline.entropy").count() >= 1
+    assert page.locator("#tokens li").count() > 1
+
+
+def test_hostile_texts_run_nothing(tab: Open, url: str, store: Path, report: Callable[..., RequestReport]) -> None:
+    made = report(request_id=HOSTILE, model=HOSTILE, risk=Risk(score=0.9, level="high", factors=(HOSTILE,)), tokens=90)
+    end = time.time_ns() + 10**9
+    made = dataclasses.replace(
+        made,
+        admitted=dataclasses.replace(made.admitted, tags=(HOSTILE,)),
+        outcome=dataclasses.replace(made.outcome, end_ns=end),
+    )
+    served.fill(store, [made])
+    page = tab("/requests")
+    page.wait_for_selector(".requests .id a")
+    page.locator(".requests .id a").first.click()
+    page.wait_for_selector("#charts[data-drawn]")
+    assert HOSTILE in page.locator("h1").text_content()
+    for place in ("/now", "/trends", "/compare"):
+        page.goto(f"{url}{place}")
+        page.wait_for_selector("h1", state="attached")
+    assert page.evaluate("window.ran") is None
