@@ -166,7 +166,14 @@ def test_bad_traffic_is_not_usual_because_most_of_it_is_bad(runs):
     """By the prior nearly all are high: then the baseline may not call but one in twenty high."""
     model = baseline(until=PriorRisk(0.7))
     bad = [
-        dataclasses.replace(one, entropy_sum=6.0 * one.tokens, surprisal_sum=6.0 * one.tokens, entropy_max=11.0)
+        dataclasses.replace(
+            one,
+            entropy_mean=6.0,
+            entropy_sum=6.0 * one.tokens,
+            surprisal_mean=6.0,
+            surprisal_sum=6.0 * one.tokens,
+            entropy_max=11.0,
+        )
         for one in runs(SEEN + 200)[0]
     ]
     found = assess(model, bad)

@@ -31,7 +31,7 @@ def collect(folder: Path, dtype: str, seconds: float = math.inf) -> int:
     """Ask what has no answer yet, for so long at most. Returns how many questions are left."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "answers.jsonl"
-    done = answers(path)
+    done = _done(folder)
     wanted = [job for job in jobs() if job.key not in done]
     if wanted:
         env = {
@@ -48,7 +48,13 @@ def collect(folder: Path, dtype: str, seconds: float = math.inf) -> int:
         with vllm(folder, "--dtype", dtype, env=env, model=served, ready_s=1200.0) as server, bar() as progress:
             asyncio.run(ask(server.url, wanted, path, seconds, progress))
             _wait_stored(folder, path)
-    return len(wanted) - len(answers(path)) + len(done)
+    return len(wanted) - len(_done(folder) - done)
+
+
+def _done(folder: Path) -> set[str]:
+    """The keys whose answers are in the store; others are lost and asked again."""
+    known = stored(folder)
+    return {key for key, one in answers(folder / "answers.jsonl").items() if one["id"] in known}
 
 
 def _wait_stored(folder: Path, path: Path) -> None:

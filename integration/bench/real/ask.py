@@ -98,7 +98,10 @@ async def ask(url: str, wanted: Sequence[Job], path: Path, seconds: float, progr
     deadline = time.monotonic() + seconds
     waiting: Iterable[Job] = iter(wanted)
     shown = progress.add_task("asking", total=len(wanted))
+    before = path.read_text() if path.exists() else ""
     with path.open("a") as file:
+        if before and not before.endswith("\n"):  # the last line was cut off
+            file.write("\n")
 
         async def worker(http: httpx.AsyncClient) -> None:
             for job in waiting:

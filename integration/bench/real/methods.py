@@ -18,7 +18,7 @@ from corevital_otel.calibration.alarm_choice import trials
 from corevital_otel.calibration.evaluation import Measures, evaluate
 from corevital_otel.calibration.fitting import FitError, fit
 from corevital_otel.report import Health
-from corevital_otel.risk.baseline import BaselineRisk, Reference
+from corevital_otel.risk.baseline import BaselineRisk, Reference, Served
 from corevital_otel.risk.calibrated import Profile
 from corevital_otel.risk.directions import DIRECTIONS
 from corevital_otel.risk.levels import Scorer
@@ -57,7 +57,7 @@ def baseline(rows: Rows) -> Array:
     for temperature in np.unique(rows["temperature"]):
         of = rows["temperature"] == temperature
         runs = rows.runs.take(of)
-        found[of] = scores(Reference.of(runs), runs)
+        found[of] = scores(Served(Reference.of(runs)), runs)
     return found
 
 

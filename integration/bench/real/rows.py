@@ -31,6 +31,8 @@ def client_id(row_id: str) -> str:
 
 def _summaries(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
     """Attributes and flags of each request in the store, by the client's id."""
+    if not (folder / "corevital.db").exists():
+        return {}
     with closing(sqlite3.connect(f"file:{folder / 'corevital.db'}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT request_id, summary, flags FROM reports")
         return {client_id(name): (json.loads(summary), json.loads(flags)) for name, summary, flags in rows}

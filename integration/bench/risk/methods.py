@@ -10,7 +10,7 @@ from integration.bench.risk.table import Table
 
 from corevital_otel.calibration.evaluation import Measures, evaluate
 from corevital_otel.calibration.fitting import fit
-from corevital_otel.risk.baseline import Reference
+from corevital_otel.risk.baseline import Reference, Served
 from corevital_otel.risk.prior import PriorRisk
 from corevital_otel.risk.table import scores
 
@@ -53,7 +53,7 @@ METHODS: dict[str, Method] = {
     "peer's documented formula": lambda _, test: test.columns["peer"].astype(float),
     **{name: _signal(feature) for name, feature in SIGNALS.items()},
     "`prior`": lambda _, test: scores(PriorRisk(0.7), test.runs),
-    "`baseline`, no labels": lambda calibration, test: scores(Reference.of(calibration.runs), test.runs),
+    "`baseline`, no labels": lambda calibration, test: scores(Served(Reference.of(calibration.runs)), test.runs),
     **{f"`calibrated`, {labels} labels": _calibrated(labels) for labels in (50, 200, LABELS)},
     f"gradient boosting, {LABELS} labels": _boosting,
 }

@@ -24,7 +24,7 @@ LEAST_OF_EACH: Final = 10
 _STRENGTHS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 """Inverse strengths of the L2 penalty to try, the strongest first."""
 _TIED: Final = 0.2
-"""Share of runs tied at the risky end from which a feature is left out: the lowest margin of bfloat16 logits."""
+"""Share of good runs tied at the risky end from which a feature is left out: the lowest margin of bfloat16 logits."""
 _UNPENALISED: Final = 1e6
 _KNOTS: Final = 21
 _ISOTONIC_FROM: Final = 2000
@@ -91,7 +91,7 @@ def fit(
             f"{len(bad)} labelled runs, {counts['bad']} of them bad, are too few: label at least {LEAST_RUNS}, "
             f"{LEAST_OF_EACH} of each kind"
         )
-    names = [name for name, column in runs.columns.items() if _varies(column) and not _saturates(name, column)]
+    names = [name for name, column in runs.columns.items() if _varies(column) and not _saturates(name, column[~bad])]
     if not names:
         raise FitError(
             "every feature is constant, saturated or mostly unknown: add columns such as entropy_mean, entropy_max, "
@@ -156,10 +156,10 @@ def _varies(column: FloatArray) -> bool:
     return len(known) >= len(column) / 2 and bool(np.ptp(known) > 0)
 
 
-def _saturates(name: str, column: FloatArray) -> bool:
-    """Whether many runs are tied at the risky end: it cannot separate them."""
-    known = DIRECTIONS.get(name, 0) * column[np.isfinite(column)]
-    return name in DIRECTIONS and bool((known == known.max()).mean() >= _TIED)
+def _saturates(name: str, good: FloatArray) -> bool:
+    """Whether many good runs are tied at the risky end: it cannot tell bad ones from them."""
+    known = DIRECTIONS.get(name, 0) * good[np.isfinite(good)]
+    return name in DIRECTIONS and len(known) > 0 and bool((known == known.max()).mean() >= _TIED)
 
 
 def _logarithmic(name: str, column: FloatArray) -> Term:

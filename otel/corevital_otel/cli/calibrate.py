@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def run(
     print_text(f"fitted on {profile.origin() or 'an unknown engine and stage'}")
     print_text(f"features used: {', '.join(used)}")
     if unused := [name for name in found.runs.columns if name not in used]:
-        print_text(f"not used, mostly unknown or always the same: {', '.join(unused)}")
+        print_text(f"not used, mostly unknown or the same in many good runs: {', '.join(unused)}")
     for name in used:
         if unknown := int(np.isnan(found.runs.columns[name]).sum()):
             print_text(f"{name}: unknown in {unknown} runs, its typical value is used there")
@@ -97,7 +98,8 @@ def _print_alarm(tried: list[Trial]) -> None:
     )
     if best.rate > RATE:
         print_text(
-            f"too few good runs for a rate of {RATE}: label more of them, or set COREVITAL_ALARM_RATE={best.rate:.2g}"
+            f"too few good runs for a rate of {RATE}: label more of them, or set "
+            f"COREVITAL_ALARM_RATE={math.ceil(best.rate * 1000) / 1000:g}"
         )
 
 

@@ -17,7 +17,7 @@ from corevital_otel.cli.common import cell, console, print_text
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.tables import Labelled, labelled
 from corevital_otel.cli.terminal import print_error
-from corevital_otel.risk.baseline import SIGNALS, Reference, bucket
+from corevital_otel.risk.baseline import SIGNALS, Reference, Served, bucket
 from corevital_otel.risk.calibrated import ProfileError, load
 from corevital_otel.risk.prior import PriorRisk
 from corevital_otel.risk.table import FloatArray, scores
@@ -105,7 +105,7 @@ def _baseline(found: Labelled) -> tuple[FloatArray, list[str]]:
     values = np.full(len(keys), np.nan)
     for key in np.unique(keys):
         runs = found.runs.take(keys == key)
-        values[keys == key] = scores(Reference.of(runs), runs)
+        values[keys == key] = scores(Served(Reference.of(runs)), runs)
     return values, _missing(found, list(SIGNALS))
 
 

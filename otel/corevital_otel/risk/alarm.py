@@ -25,7 +25,7 @@ SIGNALS: Final = {"entropy_group_max": 1, "entropy_max": 1, "surprisal_max": 1, 
 
 RATE: Final = 0.05
 """Default of ``COREVITAL_ALARM_RATE``."""
-_BOUNDS: Final = {"margin_min": 0.0, "confidence_min": -math.log(20.0)}
+_BOUNDS: Final = {"margin_min": 0.0, "confidence_min": 0.0}
 """Where a signal's maximum can rise no further. bfloat16 logits tie, so the lowest margin often gets there."""
 
 
@@ -51,6 +51,10 @@ class Alarm:
     def can_fire(self, rate: float) -> bool:
         """Whether any run can be above the threshold."""
         return self.threshold(rate) < _BOUNDS.get(self.signal, math.inf)
+
+    def is_stuck(self, rate: float) -> bool:
+        """Whether no run can be above the threshold however many good runs there are: it is at the signal's bound."""
+        return math.isfinite(self.threshold(rate)) and not self.can_fire(rate)
 
     def value(self, found: Features) -> float | None:
         """A run's maximum; None if unknown."""

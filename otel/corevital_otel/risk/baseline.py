@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 
@@ -122,6 +123,36 @@ class Reference:
         below = int(at)
         above = min(below + 1, len(self._priors) - 1)
         return self._priors[below] + (at - below) * (self._priors[above] - self._priors[below])
+
+
+class Scale:
+    """A request's place among the traffic as the score that is served.
+
+    Args:
+        threshold: score from which a risk is ``high``.
+        alert_rate: share of the usual traffic that is ``high`` at least.
+    """
+
+    def __init__(self, threshold: float = 0.7, alert_rate: float = 0.05) -> None:
+        self._places = (0.0, min(_MEDIUM_FROM, 1.0 - alert_rate), 1.0 - alert_rate, 1.0)
+        self._scores = (0.0, min(MEDIUM, threshold), threshold, 1.0)
+
+    def score(self, reference: Reference, place: float) -> float:
+        """The score, 0 to 1: never below the prior's at that place."""
+        return max(_between(place, self._places, self._scores), reference.anchor(place))
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Scores runs as a server with this reference would."""
+
+    reference: Reference
+    scale: Scale = Scale()
+
+    def score(self, features: Features) -> float | None:
+        """See :meth:`corevital_otel.risk.levels.Scorer.score`."""
+        place = self.reference.score(features)
+        return None if place is None else self.scale.score(self.reference, place)
 
 
 def _share(line: list[float], value: float) -> float:
@@ -235,8 +266,7 @@ class BaselineRisk:
         learned: Callable[[str, str, Sequence[float]], None] = lambda *_: None,
     ) -> None:
         self._threshold = threshold
-        self._places = (0.0, min(_MEDIUM_FROM, 1.0 - alert_rate), 1.0 - alert_rate, 1.0)
-        self._scores = (0.0, min(MEDIUM, threshold), threshold, 1.0)
+        self._scale = Scale(threshold, alert_rate)
         self._until = until
         self._learned = learned
         self._traffic: dict[tuple[str, str], Traffic] = {}
@@ -268,7 +298,7 @@ class BaselineRisk:
         place = traffic.reference.place(percentiles)
         if place is None:
             return Risk(score=None, level="unknown", basis="baseline", shifted=traffic.shifted)
-        score = max(_between(place, self._places, self._scores), traffic.reference.anchor(place))
+        score = self._scale.score(traffic.reference, place)
         raised = sorted(
             [(share, name) for name, share in percentiles.items() if share >= _NOTABLE], key=lambda one: -one[0]
         )

@@ -162,7 +162,7 @@ class Profile:
         """What is wrong with a profile that an older version fitted, and the fix; "" where nothing is."""
         found = [term.name for term in self.terms if term.coefficient * DIRECTIONS.get(term.name, 0) < 0]
         texts = [f"weights against the known direction of {', '.join(found)}"] if found else []
-        if self.alarm is not None and not self.alarm.can_fire(alarms.RATE):
+        if self.alarm is not None and self.alarm.is_stuck(alarms.RATE):
             texts.append(f"an alarm on {self.alarm.signal} that can never be raised")
         return f"it has {' and '.join(texts)}: fit it again with `corevital calibrate`" if texts else ""
 

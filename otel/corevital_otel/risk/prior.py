@@ -14,6 +14,8 @@ from corevital_otel.risk.levels import level
 LENGTH: Final = 0.7
 """Totals are divided by the tokens to this power. With 0 they grow with the length and call every long answer risky.
 With 1 they are means, which rank answers of one task worse where a longer answer is more often wrong."""
+LONG: Final = 512
+"""Tokens from which a longer answer of the same kind is not riskier."""
 _LEAST: Final = 1e-3
 """The least share of its middle that a signal counts as: a sure token has a surprisal of 0."""
 
@@ -39,19 +41,22 @@ class Signal:
         return self.steepness * math.log(max(value / self.middle, _LEAST))
 
 
-def _per_length(total: float | None, features: Features) -> float | None:
-    return None if total is None else total / features.tokens**LENGTH
+def _per_length(mean: float | None, total: float | None) -> float | None:
+    """The total divided by the measured tokens to the power of :data:`LENGTH`; those are the total by the mean."""
+    if mean is None or total is None:
+        return None
+    return float(mean**LENGTH * min(total, LONG * mean) ** (1.0 - LENGTH))
 
 
 PRIOR_SIGNALS: Final = (
     Signal(
-        lambda f: _per_length(f.entropy_sum, f),
+        lambda f: _per_length(f.entropy_mean, f.entropy_sum),
         5.5,
         0.9,
         lambda f: f"total entropy {f.entropy_sum:.0f} bits in {f.tokens} tokens",
     ),
     Signal(
-        lambda f: _per_length(f.surprisal_sum, f),
+        lambda f: _per_length(f.surprisal_mean, f.surprisal_sum),
         3.4,
         0.9,
         lambda f: f"total surprisal {f.surprisal_sum:.0f} bits in {f.tokens} tokens",
