@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final
 
@@ -147,7 +147,7 @@ class Served:
     """Scores runs as a server with this reference would."""
 
     reference: Reference
-    scale: Scale = Scale()
+    scale: Scale = field(default_factory=Scale)
 
     def score(self, features: Features) -> float | None:
         """See :meth:`corevital_otel.risk.levels.Scorer.score`."""
