@@ -99,9 +99,14 @@ def test_a_repeated_id_opens_the_request_that_was_chosen(
     db = served.fill(tmp_path / "same.db", [report(tokens=tokens, end_ns=tokens * 10**9) for tokens in (5, 6, 8)])
     client = browse(db)
     links = [html.unescape(link) for link in re.findall(r'class="id"><a href="([^"]*)"', client.get("/requests").text)]
-    decoded = []
+    decoded: list[bool] = []
     unpacked = decode.unpacked
-    monkeypatch.setattr(decode, "unpacked", lambda packed: decoded.append(packed is not None) or unpacked(packed))
+
+    def counted(packed: object) -> Series | None:
+        decoded.append(packed is not None)
+        return unpacked(packed)
+
+    monkeypatch.setattr(decode, "unpacked", counted)
     for link, tokens in zip(links, (8, 6, 5), strict=True):
         decoded.clear()
         page = client.get(link).text
