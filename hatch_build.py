@@ -54,23 +54,34 @@ class Hook(BuildHookInterface[Any]):
 
 
 def fetch(folder: Path) -> None:
-    """Fetch what ``folder`` does not have yet."""
+    """Fetch what ``folder`` does not have yet, or has of another version or with other content."""
     folder.mkdir(parents=True, exist_ok=True)
     for package, (digest, files) in PACKAGES.items():
-        marker = folder / f".{package.partition('@')[0]}-{digest[:12]}"
-        if marker.exists() and all((folder / name).is_file() for name in files.values()):
+        marker = folder / f".{package.partition('@')[0]}"
+        kept = [folder / name for name in files.values()]
+        if marker.is_file() and marker.read_text() == state(digest, kept):
             continue
         with tempfile.TemporaryDirectory() as name:
             command = ["npm", "pack", "--silent", "--fetch-retries=1", f"--pack-destination={name}", package]
             subprocess.run(command, cwd=name, check=True, capture_output=True, timeout=NPM_S)
             (archive,) = Path(name).glob("*.tgz")
-            found = hashlib.sha256(archive.read_bytes()).hexdigest()
+            found = sha256(archive)
             if found != digest:
                 raise ValueError(f"{package} has SHA-256 {found}")
             with tarfile.open(archive) as members:
-                for path, kept in files.items():
+                for path, file in zip(files, kept, strict=True):
                     content = members.extractfile(f"package/{path}")
                     if content is None:
                         raise ValueError(f"{package} has no {path}")
-                    (folder / kept).write_bytes(content.read())
-        marker.touch()
+                    file.write_bytes(content.read())
+        marker.write_text(state(digest, kept))
+
+
+def state(digest: str, files: list[Path]) -> str:
+    """What a marker has: the SHA-256 of the archive, and of each file that was taken from it."""
+    return "\n".join([digest, *(sha256(file) if file.is_file() else "" for file in files)])
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file's content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -43,6 +43,16 @@ def test_show_has_a_line_for_each_part(command: Callable[..., Any], store: Path)
     assert not [name for name in ("reasoning", "answer", "forced") if f"\n{name} " in plain]
 
 
+def test_show_has_all_digits_of_a_seed(command: Callable[..., Any], tmp_path: Path, report: Callable[..., Any]) -> None:
+    seeded = report(admitted=dataclasses.replace(report().admitted, seed=1234567890, temperature=0.5))
+    writer = StoreWriter(tmp_path / "runs/corevital.db", 36500, 100, Counters())
+    writer.put(record_of(seeded, SpanIds("3" * 32, "3" * 16)))
+    writer.close(10)
+    shown = command("show", "chatcmpl-1").output
+    assert "seed 1234567890" in shown
+    assert "temperature 0.5" in shown
+
+
 def test_calibrate_reads_the_features_that_the_risk_is_of(store: Path) -> None:
     table = read(store)
     runs = dict(zip(table["request_id"], Runs.of(table), strict=True))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from corevital import log
 from corevital.engines.vllm import calls
 from corevital.engines.vllm.parts import Parts
 from corevital.engines.vllm.reasoning import ReasoningCounter
@@ -54,6 +55,16 @@ class Strange:
     def __init__(self, tokenizer: Any) -> None: ...
 
 
+class Odd:
+    """Stands in for a parser with terminals of another shape."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self, tokenizer: Any) -> None:
+        type(self).made += 1
+        self._parser_engine = SimpleNamespace(parser_engine_config=SimpleNamespace(terminals=None))
+
+
 class Demanding:
     def __init__(self, tokenizer: Any, request: Any) -> None: ...
 
@@ -67,6 +78,7 @@ class Demanding:
         (Declared, ToolMarks(3, 4)),
         (Strange, None),
         (Demanding, None),
+        (Odd, None),
         (None, None),
     ],
 )
@@ -138,8 +150,16 @@ def test_an_error_in_the_parts_is_swallowed(monkeypatch: pytest.MonkeyPatch) -> 
         ("auto", Tools(Parser, False)),
         (None, Tools(Parser, False)),
         ("required", Tools(Parser, True)),
-        (SimpleNamespace(function="f"), Tools(Parser, True)),
+        (SimpleNamespace(type="function", function="f"), Tools(Parser, True)),
+        (SimpleNamespace(type="custom"), Tools(Parser, True)),
+        (SimpleNamespace(type="any"), Tools(Parser, True)),
+        (SimpleNamespace(type="tool"), Tools(Parser, True)),
+        (SimpleNamespace(type="auto"), Tools(Parser, False)),
+        (SimpleNamespace(type="allowed_tools"), Tools(Parser, False)),
+        (SimpleNamespace(), Tools(Parser, False)),
+        (SimpleNamespace(type=None), Tools(Parser, False)),
         ("none", None),
+        (SimpleNamespace(type="none"), None),
     ],
 )
 @pytest.mark.parametrize("name", ["parser_cls", "parser"])
@@ -154,3 +174,22 @@ def test_a_parser_that_reads_forced_calls_by_its_marks_does_so() -> None:
     parser = type("Structural", (Parser,), {"supports_required_and_named": False})
     serving = SimpleNamespace(parser_cls=SimpleNamespace(tool_parser_cls=parser))
     assert tools_of(serving, SimpleNamespace(tools=[{}], tool_choice="required")) == Tools(parser, False)
+
+
+def test_harmony_has_marks_around_a_forced_call() -> None:
+    parser = type("Harmony", (Parser,), {"structural_tag_model": "harmony"})
+    serving = SimpleNamespace(parser_cls=SimpleNamespace(tool_parser_cls=parser))
+    assert tools_of(serving, SimpleNamespace(tools=[{}], tool_choice="required")) == Tools(parser, False)
+
+
+def test_an_odd_parser_is_read_once_and_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Odd, "made", 0)
+    monkeypatch.setattr(log, "_logged", set())
+    there = Parts(SimpleNamespace(), Tokenizer())
+    for _ in range(3):
+        assert not there.expected(calls.Call(calls.Entry("m", "C.f", "chat"), Tools(Odd, whole=False)))
+    assert Odd.made == 1
+    (line,) = caplog.messages
+    assert line == "calls of tools are counted as answers: the marks of vLLM's tool parser Odd cannot be read"

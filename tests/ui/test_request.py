@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from tests.harness import served
 
-from corevital_otel.report import Health, RequestReport, Risk, Series
+from corevital_otel.report import Assessed, Features, Health, RequestReport, Risk, Segments, Series
+from corevital_otel.store import decode
 from corevital_otel.ui.request import TOKENS, TraceLink
 
 Browse = Callable[..., Any]
@@ -38,6 +39,26 @@ def test_it_explains_score_factors_and_flags(one: One, browse: Browse) -> None:
         "vllm 0.32.0 v1",
     ):  # fmt: skip
         assert part in shown, part
+
+
+def test_it_names_the_parts_of_the_output_and_which_the_risk_is_of(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    answer = Features(tokens=2, entropy_mean=0.125, surprisal_mean=0.0625)
+    parts = Segments(reasoning=Features(tokens=7), answer=answer, assessed=Assessed(segment="answer", features=answer))
+    db = served.fill(tmp_path / "parts.db", [dataclasses.replace(report(), segments=parts)])
+    shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
+    assert "reasoning 7 tokens answer 2 tokens, entropy 0.125 bits, surprisal 0.0625 bits; the risk is of this" in shown
+    plain = served.fill(tmp_path / "plain.db", [report()])
+    assert "Parts of the output" not in text_of(browse(plain).get("/request?id=chatcmpl-1").text)
+
+
+def test_a_seed_has_all_its_digits(one: One, browse: Browse, report: Callable[..., RequestReport]) -> None:
+    admitted = dataclasses.replace(report().admitted, seed=1234567890, max_tokens=10_000_000, temperature=0.5)
+    shown = text_of(browse(one(admitted=admitted)).get("/request?id=chatcmpl-1").text)
+    assert "seed 1234567890" in shown
+    assert "max_tokens 10000000" in shown
+    assert "temperature 0.5" in shown
 
 
 def test_its_tokens_are_coloured_by_surprisal_and_the_loop_is_marked(one: One, browse: Browse) -> None:
@@ -65,10 +86,39 @@ def test_a_long_output_comes_in_parts(one: One, browse: Browse) -> None:
 def test_sequences_of_one_request_lead_to_each_other(
     tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
 ) -> None:
-    db = served.fill(tmp_path / "two.db", [report(), report(sequence=1, tokens=5)])
+    db = served.fill(tmp_path / "two.db", [report(tokens=4), report(sequence=1, tokens=5)])
     page = browse(db).get("/request?id=chatcmpl-1&sequence=1").text
     assert "7 in, 5 out" in page
-    assert "sequence=0" in page
+    (others, _) = re.findall(r'class="sibling \w+" href="([^"]*)"', page)
+    assert "7 in, 4 out" in browse(db).get(html.unescape(others)).text
+
+
+def test_a_repeated_id_opens_the_request_that_was_chosen(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = served.fill(tmp_path / "same.db", [report(tokens=tokens, end_ns=tokens * 10**9) for tokens in (5, 6, 8)])
+    client = browse(db)
+    links = [html.unescape(link) for link in re.findall(r'class="id"><a href="([^"]*)"', client.get("/requests").text)]
+    decoded: list[bool] = []
+    unpacked = decode.unpacked
+
+    def counted(packed: object) -> Series | None:
+        decoded.append(packed is not None)
+        return unpacked(packed)
+
+    monkeypatch.setattr(decode, "unpacked", counted)
+    for link, tokens in zip(links, (8, 6, 5), strict=True):
+        decoded.clear()
+        page = client.get(link).text
+        assert f"7 in, {tokens} out" in page
+        assert sum(decoded) == 1, "the series of others are not needed"
+        (series,) = re.findall(r'data-url="([^"]*)"', page)
+        assert len(client.get(html.unescape(series)).json()["series"]["entropy"]) == tokens
+        (current,) = re.findall(r'href="([^"]*)" title="[^"]*" aria-current="true">#0<', page)
+        assert html.unescape(current) == link
+    assert "7 in, 8 out" in client.get("/request?id=chatcmpl-1").text  # without a span: the newest
+    assert len(client.get("/report?id=chatcmpl-1").json()) == 3
+    assert client.get("/request?id=chatcmpl-1&span=0000000000000009").status_code == 404
 
 
 def test_a_client_s_own_id_finds_its_request(one: One, browse: Browse) -> None:
@@ -114,8 +164,6 @@ def test_the_report_is_the_json_of_show(one: One, browse: Browse) -> None:
 
 
 def test_every_number_may_be_missing(one: One, browse: Browse, report: Callable[..., RequestReport]) -> None:
-    from corevital_otel.report import Features
-
     made = report()
     admitted = dataclasses.replace(made.admitted, temperature=None, top_p=None, max_tokens=None, seed=None, top_k=None)
     db = one(features=Features(), risk=Risk(score=None, level="unknown"), series=None, admitted=admitted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 import sqlite3
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.datastructures import URL
+from starlette.requests import Request
 from tests.harness import served
 
 from corevital_otel.report import RequestReport, Risk
 from corevital_otel.ui.access import COOKIE
+from corevital_otel.ui.application import Application
 from corevital_otel.ui.pages import FOLDER
 
 Browse = Callable[..., Any]
@@ -126,6 +130,76 @@ def test_with_a_token_a_page_needs_it(store: Path, browse: Browse) -> None:
     assert client.get("/static/page.css").status_code == 200
     client.cookies.set(COOKIE, "secret-token")
     assert client.get("/requests").status_code == 401
+
+
+HOSTS = (b"x/static/?", b"x/static/#", b"[", b"x/sign-in?", b"@/static/", b"")
+
+
+def ask(application: Any, path: str, host: bytes, method: str = "GET") -> tuple[int, str]:
+    """The answer to a request whose Host header no client library would send."""
+    sent: list[Any] = []
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
+        "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"risk=high",
+        "headers": [(b"host", host)], "client": ("192.0.2.1", 1), "server": ("192.0.2.2", 8765),
+    }  # fmt: skip
+
+    received = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Any:
+        return received.pop() if received else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(application(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent).decode()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_host_header_opens_nothing(one: One, host: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the first supported version of Starlette makes the URL of the header as it stands
+    monkeypatch.setattr(Request, "url", property(lambda self: URL(f"http://{host.decode()}{self.scope['path']}")))
+    db = one()
+    application = Application(db, "secret-token")
+    for place in ("/requests", "/request", "/series", "/report", "/now", "/trends", "/compare"):
+        status, page = ask(application, place, host)
+        assert status == 401, place
+        assert f'name="next" value="{place}?risk=high"' in page
+    assert ask(application, "/static/page.css", host)[0] == 200
+    assert ask(application, "/sign-in", host, "POST")[0] == 401
+    assert ask(Application(db, None), "/requests", host)[0] == 421
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1}', "a=b=c", "bad key=1", '"'])
+def test_cookies_of_others_do_not_hide_the_session(one: One, browse: Browse, other: str) -> None:
+    client = browse(one(), "secret-token")
+    client.post("/sign-in", data={"token": "secret-token"})
+    session = client.cookies[COOKIE]
+    client.cookies.clear()
+    for cookies in (f"{other}; {COOKIE}={session}", f"{COOKIE}={session}; {other}"):
+        assert client.get("/requests", headers={"Cookie": cookies}).status_code == 200
+    assert client.get("/requests", headers={"Cookie": f"{other}; {COOKIE}=x"}).status_code == 401
+
+
+def test_a_header_of_a_proxy_does_not_hide_the_session(one: One, browse: Browse) -> None:
+    client = browse(one(), "secret-token")
+    header = {"Authorization": "Basic dXNlcjpwYXNz"}
+    assert client.get("/requests", headers=header).status_code == 401
+    client.post("/sign-in", data={"token": "secret-token"})
+    assert client.get("/requests", headers=header).status_code == 200
+
+
+def test_a_script_without_a_session_loads_the_page_again(one: One, browse: Browse) -> None:
+    client = browse(one(), "secret-token")
+    for place in ("/now", "/requests?risk=high", "/trends"):
+        answer = client.get(place, headers={"HX-Request": "true", "HX-Request-Type": "partial"})
+        assert (answer.status_code, answer.headers["hx-refresh"]) == (401, "true")
+        assert "<form" not in answer.text
+        assert "<html" not in answer.text
+        whole = client.get(place)
+        assert "hx-refresh" not in whole.headers
+        assert "<form" in whole.text
 
 
 def test_signing_in_leads_back_and_puts_the_token_into_no_url(store: Path, browse: Browse) -> None:

@@ -17,6 +17,7 @@ from corevital_otel.cli.engines import of_attribute
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.report import Series
 from corevital_otel.risk.meaning import explanation, flag_text
+from corevital_otel.risk.summary import parameters, parts
 from corevital_otel.store.lookup import document, several
 from corevital_otel.store.reader import StoredReport, StoreError
 
@@ -26,7 +27,6 @@ _CHART_WIDTH: Final = 80
 _PEAK: Final = "▲"
 _SHOWN_ID: Final = 100
 """Characters of an id in an error's line."""
-_SEGMENTS: Final = {"reasoning": "reasoning", "answer": "answer", "tool_call": "tool calls"}
 
 
 def run(request_id: str, *, as_json: bool, db: Path | None) -> None:
@@ -97,7 +97,7 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ("ended", cell(report.created_at_utc)),
         ("trace", f"{cell(report.trace_id)} / {cell(report.span_id)}"),
         ("tokens", tokens),
-        ("request", _parameters(found)),
+        ("request", parameters(found)),
         ("measured", f"{engine}, {logits}, capture {_text(found, 'corevital.capture')}"),
         ("risk", risk_text(report.risk_score, report.risk_level)),
         ("meaning", explanation(number_of(report.risk_score), cell(report.risk_basis), _factors(found))),
@@ -105,24 +105,8 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
         ("surprisal", _numbers(found, "surprisal", ("mean", "max", "sum"), " bits")),
         ("margin", _numbers(found, "margin", ("mean", "min"))),
         ("unsure", f"{_whole(found, 'corevital.health.high_entropy_steps') or 0} high-entropy steps"),
-        *_segments(found),
+        *parts(found),
     ]
-
-
-def _segments(found: dict[str, Any]) -> list[tuple[str, Text | str]]:
-    """The parts of the output, where they are known; and the tokens that a grammar forced."""
-    rows: list[tuple[str, Text | str]] = []
-    of = found.get(names.RISK_SEGMENT)
-    for kind, prefix in names.SEGMENTS.items():
-        tokens = _whole(found, prefix + "tokens")
-        if tokens is not None:
-            means = [(what, number_of(found.get(f"{prefix}{what}.mean"))) for what in ("entropy", "surprisal")]
-            parts = [f"{tokens} tokens", *(f"{what} {value:.3g} bits" for what, value in means if value is not None)]
-            rows.append((_SEGMENTS[kind], ", ".join(parts) + ("; the risk is of this part" if kind == of else "")))
-    forced = _whole(found, names.TOKENS_FORCED)
-    if forced:
-        rows.append(("forced", f"{forced} tokens were the only ones allowed: they count in no statistic"))
-    return rows
 
 
 def _text(found: dict[str, Any], name: str) -> str:
@@ -138,12 +122,6 @@ def _whole(found: dict[str, Any], name: str) -> int | None:
 def _factors(found: dict[str, Any]) -> list[str]:
     factors = found.get(names.RISK_FACTORS)
     return [cell(factor) for factor in factors] if isinstance(factors, list) else []
-
-
-def _parameters(found: dict[str, Any]) -> str:
-    names = ("temperature", "top_p", "top_k", "max_tokens", "seed")
-    known = [(name, number_of(found.get(f"gen_ai.request.{name}"))) for name in names]
-    return ", ".join(f"{name} {value:g}" for name, value in known if value is not None)
 
 
 def _numbers(found: dict[str, Any], what: str, names: tuple[str, ...], unit: str = "") -> str:

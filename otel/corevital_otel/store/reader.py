@@ -161,16 +161,29 @@ class StoreReader:
         beginning = "SELECT id FROM reports WHERE request_id >= ? AND request_id < ? ORDER BY request_id, sequence, id"
         return self.get_whole(request_id) or self._read(beginning, [first, first + _LAST], _MOST_OF_A_REQUEST, "series")
 
-    def get_whole(self, request_id: str) -> list[StoredReport]:
+    def get_whole(self, request_id: str, *, series: bool = True) -> list[StoredReport]:
         """All sequences of the requests with one of :func:`ids_of` this id.
 
-        The series are decoded. Damaged rows are left out.
+        Damaged rows are left out.
+
+        Args:
+            request_id: the id.
+            series: whether the series are decoded.
 
         Raises:
             StoreError: the file is missing or unreadable, or all such rows are damaged.
         """
         whole = "SELECT id FROM reports WHERE request_id IN (?, ?, ?) ORDER BY request_id, sequence, id"
-        return self._read(whole, list(ids_of(request_id)), _MOST_OF_A_REQUEST, "series")
+        return self._read(whole, list(ids_of(request_id)), _MOST_OF_A_REQUEST, "series" if series else "NULL")
+
+    def get_span(self, span_id: str) -> StoredReport | None:
+        """The sequence of a span, with its series; None where there is none.
+
+        Raises:
+            StoreError: the file is missing or unreadable, or the row is damaged.
+        """
+        found = self._read("SELECT id FROM reports WHERE span_id = ?", [span_id], 1, "series")
+        return found[0] if found else None
 
     def count(self) -> int:
         """How many reports there are."""

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from corevital_otel.http.access import NO_NAME, bears, is_local
 from corevital_otel.http.challenge import CHALLENGE
-from corevital_otel.ui.pages import Pages
+from corevital_otel.ui.pages import Pages, is_partial
 
 SIGN_IN: Final = "/sign-in"
 COOKIE: Final = "corevital_ui"
@@ -27,6 +26,7 @@ _LONGEST_FORM: Final = 8192
 _WRONG_S: Final = 0.5
 """How long the answer to a wrong token takes."""
 _NEEDED: Final = "this page needs a token: enter the value of COREVITAL_HTTP_TOKEN"
+_ENDED: Final = "the session has ended: load the page again and sign in"
 _WRONG: Final = "the token is wrong: enter the value that COREVITAL_HTTP_TOKEN has where `corevital ui` runs"
 
 
@@ -37,22 +37,18 @@ class _Secret:
     token: str
     session: str
 
-    def is_known(self, headers: Headers) -> bool:
-        """Whether a request has one of both."""
-        given = headers.get("authorization", "")
-        if given:
-            return bears(given, self.token)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        except CookieError:
-            return False
-        return cookie is not None and hmac.compare_digest(cookie.value.encode(), self.session.encode())
+    def is_known(self, request: Request) -> bool:
+        """Whether a request has one of both. A proxy may add a header ``Authorization`` that is not for us."""
+        if bears(request.headers.get("authorization", ""), self.token):
+            return True
+        return hmac.compare_digest(request.cookies.get(COOKIE, "").encode(), self.session.encode())
 
 
 class Gate:
     """Answers those who may not see the page, and passes on the others.
 
-    The token is in no URL. A browser that has sent it once gets a cookie, which ends with this process.
+    The token is in no URL. A browser that has sent it once gets a cookie, which ends with this process. Path and query
+    are those of the ASGI scope, which routes the request; a URL would be made of the header ``Host`` as well.
 
     Args:
         app: gets what is allowed.
@@ -77,12 +73,14 @@ class Gate:
         if secret is None:
             local = is_local(request.headers.get("host", ""))
             return None if local else self._pages.error(request, 421, NO_NAME)
-        if request.url.path == SIGN_IN and request.method == "POST":
+        path, query = request.scope["path"], request.scope["query_string"].decode("latin-1")
+        if path == SIGN_IN and request.method == "POST":
             return await self._sign_in(request, secret)
-        if request.url.path.startswith(_OPEN) or secret.is_known(request.headers):
+        if path.startswith(_OPEN) or secret.is_known(request):
             return None
-        place = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        return self._refusal(request, _NEEDED, place)
+        if is_partial(request):
+            return _challenged(self._pages.error(request, 401, _ENDED), {"HX-Refresh": "true"})
+        return self._refusal(request, _NEEDED, f"{path}?{query}" if query else path)
 
     async def _sign_in(self, request: Request, secret: _Secret) -> Response:
         data = bytearray()
@@ -99,13 +97,18 @@ class Gate:
             await asyncio.sleep(_WRONG_S)
             return self._refusal(request, _WRONG, place)
         answer = RedirectResponse(_own(place), 303)
-        answer.set_cookie(COOKIE, secret.session, httponly=True, samesite="lax", secure=request.url.scheme == "https")
+        encrypted = request.scope["scheme"] == "https"
+        answer.set_cookie(COOKIE, secret.session, httponly=True, samesite="lax", secure=encrypted)
         return answer
 
     def _refusal(self, request: Request, message: str, place: str) -> Response:
         answer = self._pages.show(request, "sign-in.html", {"message": message, "next": _own(place)}, 401)
-        answer.headers["WWW-Authenticate"] = CHALLENGE
-        return answer
+        return _challenged(answer)
+
+
+def _challenged(answer: Response, headers: Mapping[str, str] | None = None) -> Response:
+    answer.headers.update({"WWW-Authenticate": CHALLENGE, **(headers or {})})
+    return answer
 
 
 def _own(place: str) -> str:

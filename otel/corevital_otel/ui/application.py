@@ -151,7 +151,8 @@ class Application:
         return JSONResponse(values, headers={"Cache-Control": "no-store"})
 
     async def _report(self, request: Request) -> Response:
-        _, siblings = await self._found(request)
+        request_id = request.query_params.get("id", "")
+        siblings: list[StoredReport] = await self._read(one_request.all_of, self._db, request_id)
         if not siblings:
             return self._unknown(request, siblings)
         text = await self._read(document, siblings)
@@ -180,8 +181,9 @@ class Application:
         return self._pages.show(request, "compare.html", values)
 
     async def _found(self, request: Request) -> tuple[StoredReport | None, list[StoredReport]]:
+        request_id, span_id = (request.query_params.get(name, "") for name in ("id", "span"))
         found: tuple[StoredReport | None, list[StoredReport]] = await self._read(
-            one_request.find, self._db, request.query_params.get("id", ""), _whole(request, "sequence")
+            one_request.find, self._db, request_id, span_id, _whole(request, "sequence")
         )
         return found
 

@@ -63,6 +63,7 @@ def _row(report: StoredReport) -> dict[str, Any]:
     entropy = report.summary.get(names.FEATURES["entropy_mean"])
     return {
         "id": report.request_id,
+        "span": report.span_id,
         "sequence": report.sequence,
         "time": report.created_at_utc,
         "model": report.model,

@@ -69,7 +69,7 @@ class Pages:
 
     def show(self, request: Request, template: str, values: Mapping[str, Any], status: int = 200) -> Response:
         """A page, or a part of one."""
-        html = self._templates.get_template(template).render(path=request.url.path, **values)
+        html = self._templates.get_template(template).render(path=request.scope["path"], **values)
         return HTMLResponse(html, status, {"Cache-Control": "no-store"})
 
     def error(self, request: Request, status: int, message: str) -> Response:

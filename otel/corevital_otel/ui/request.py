@@ -12,7 +12,8 @@ from urllib.parse import quote
 from corevital_otel import conventions as names
 from corevital_otel.report import Series
 from corevital_otel.risk.meaning import flag_text, meaning
-from corevital_otel.store.reader import StoredReport, StoreReader
+from corevital_otel.risk.summary import parameters, parts
+from corevital_otel.store.reader import StoredReport, StoreReader, ids_of
 from corevital_otel.ui import pictures
 from corevital_otel.ui.listing import level
 
@@ -27,7 +28,6 @@ _FACTS: Final = (
     ("confidence", ("confidence_mean", "confidence_min"), "nats"),
 )
 _PHASES: Final = (("queue", names.QUEUE_S), ("prefill", names.PREFILL_S), ("decode", names.DECODE_S))
-_PARAMETERS: Final = ("temperature", "top_p", "top_k", "max_tokens", "seed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,38 @@ class TraceLink:
         return url
 
 
-def find(db: Path, request_id: str, sequence: int) -> tuple[StoredReport | None, list[StoredReport]]:
-    """The sequence of a request, and all that have its id; None where there is none.
+def find(db: Path, request_id: str, span_id: str, sequence: int) -> tuple[StoredReport | None, list[StoredReport]]:
+    """One sequence with its series, None where there is none; and all of its id, without theirs.
+
+    Args:
+        db: the store.
+        request_id: may be of several requests: a client can repeat one.
+        span_id: of the sequence; "": the newest with this number.
+        sequence: the number; not used where there is a span.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    found = StoreReader(db).get_whole(request_id)
-    exact = [report for report in found if report.request_id == request_id] or found
-    chosen = next((report for report in exact if report.sequence == sequence), None)
-    return chosen, exact
+    store = StoreReader(db)
+    siblings = _exact(store.get_whole(request_id, series=False), request_id)
+    newest = [one.span_id for one in siblings if one.sequence == sequence][-1:]
+    chosen = store.get_span(span_id or "".join(newest))
+    if chosen is not None and chosen.request_id not in ids_of(request_id):
+        chosen = None
+    return chosen, siblings
+
+
+def all_of(db: Path, request_id: str) -> list[StoredReport]:
+    """All sequences with this id, with their series.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    return _exact(StoreReader(db).get_whole(request_id), request_id)
+
+
+def _exact(found: list[StoredReport], request_id: str) -> list[StoredReport]:
+    return [report for report in found if report.request_id == request_id] or found
 
 
 def view(report: StoredReport, siblings: Sequence[StoredReport], start: int, link: TraceLink | None) -> dict[str, Any]:
@@ -73,13 +95,14 @@ def view(report: StoredReport, siblings: Sequence[StoredReport], start: int, lin
     return {
         "report": report,
         "level": level(report.risk_level),
-        "siblings": [(one.sequence, level(one.risk_level)) for one in siblings] if len(siblings) > 1 else [],
+        "siblings": [_sibling(one) for one in siblings] if len(siblings) > 1 else [],
         "meaning": meaning(report.risk_score, report.risk_basis),
         "factors": factors,
         "flags": [(flag, flag_text(flag, found), flag in names.HARMLESS) for flag in report.flags],
         "incomplete": found.get(names.INCOMPLETE) is True,
         "facts": _facts(report),
         "numbers": _numbers(report),
+        "output_parts": parts(found),
         "phases": _phases(report),
         "tags": found.get(names.TAGS, []),
         "trace_url": None if link is None else link.of(report),
@@ -99,18 +122,25 @@ def series_json(report: StoredReport) -> dict[str, Any]:
     return {"series": report.as_json()["series"], "onset": onset if isinstance(onset, int) else None}
 
 
+def _sibling(one: StoredReport) -> dict[str, Any]:
+    return {"number": one.sequence, "span": one.span_id, "ended": _ended(one), "level": level(one.risk_level)}
+
+
+def _ended(report: StoredReport) -> str:
+    return report.created_at_utc.replace("T", " ").replace("Z", " UTC")
+
+
 def _facts(report: StoredReport) -> list[tuple[str, str]]:
     found = report.summary
     first = found.get(names.RESPONSE_TIME_TO_FIRST_CHUNK)
     engine = " ".join(str(found[name]) for name in (names.ENGINE, names.ENGINE_VERSION, names.RUNNER) if name in found)
-    parameters = [(name, found.get(f"gen_ai.request.{name}")) for name in _PARAMETERS]
     facts = [
         ("model", report.model),
-        ("ended", report.created_at_utc.replace("T", " ").replace("Z", " UTC")),
+        ("ended", _ended(report)),
         ("operation", f"{found.get(names.OPERATION_NAME, 'unknown')}, finish: {report.finish_reason}"),
         ("tokens", f"{report.prompt_tokens:,} in, {report.output_tokens:,} out"),
         ("first token", f"{first * 1000:,.0f} ms" if isinstance(first, int | float) else ""),
-        ("parameters", ", ".join(f"{name} {value:g}" for name, value in parameters if isinstance(value, int | float))),
+        ("parameters", parameters(found)),
         ("measured by", f"{engine}, {found.get(names.LOGITS_STAGE, 'unknown')} logits"),
     ]
     return [(name, value) for name, value in facts if value]

@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from corevital.frames.lifecycle import Segment
+from corevital.log import warn_once
 
+_FORCED: Final = ("required", "any", "tool", "function", "custom")
+"""Choices, or types of one, with which the answer must be a call."""
 _NAMES: Final = (
     ("tool_calls_start_token", ("tool_calls_end_token", "tool_call_end_token")),
     ("tool_call_start_token", ("tool_call_end_token",)),
@@ -58,12 +61,18 @@ def tools_of(serving: Any, request: Any) -> Tools | None:
     if not getattr(request, "tools", None):
         return None
     choice = getattr(request, "tool_choice", None)
-    if choice == "none":
+    kind = choice if isinstance(choice, str) else getattr(choice, "type", None)
+    kind = kind.lower() if isinstance(kind, str) else ""
+    if kind == "none":
         return None
     parsers = getattr(serving, "parser_cls", None) or getattr(serving, "parser", None)
     parser = getattr(parsers, "tool_parser_cls", None)
-    must = choice == "required" or not (choice is None or isinstance(choice, str))
-    return Tools(parser, must and getattr(parser, "supports_required_and_named", True))
+    whole = (
+        kind in _FORCED
+        and bool(getattr(parser, "supports_required_and_named", True))
+        and getattr(parser, "structural_tag_model", None) != "harmony"  # it reasons, and has marks, before the call
+    )
+    return Tools(parser, whole)
 
 
 def marks_of(parser: Any, tokenizer: Any) -> ToolMarks | None:
@@ -76,10 +85,14 @@ def marks_of(parser: Any, tokenizer: Any) -> ToolMarks | None:
     if parser is None or tokenizer is None:
         return None
     try:
-        vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-        made = parser(tokenizer)
-    except Exception:  # it needs what only vLLM's serving layer has
+        return _marks(parser(tokenizer), tokenizer.get_vocab())
+    except Exception:  # it needs what only vLLM's serving layer has, or is made in an unusual way
+        warn_once("tool marks", "calls of tools are counted as answers: the marks of vLLM's tool parser %s cannot "
+                  "be read", getattr(parser, "__name__", parser))  # fmt: skip
         return None
+
+
+def _marks(made: Any, vocabulary: Mapping[str, int]) -> ToolMarks | None:
     for first, lasts in _NAMES:
         start = vocabulary.get(_text(getattr(made, first, None)))
         if start is not None:
