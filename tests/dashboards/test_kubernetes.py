@@ -61,6 +61,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "instrumentation": {"enabled": True},
         "settings": {"COREVITAL_SAMPLE_RATE": 0.1, "COREVITAL_CAPTURE": "full"},
     },
+    "a key for the Rust frontend": IMAGE
+    | {
+        "vllm": {"frontend": "rust", "apiKey": {"secretName": "vllm"}},
+        "hub": {"kind": "sidecar", "image": IMAGE["image"]},
+    },
 }
 CASES = VALUES | OPTIONS
 GIVEN = frozenset(
@@ -214,6 +219,15 @@ def test_all_gpus_are_used_and_settings_arrive(manifests: list[dict[str, Any]]) 
     assert hub["restartPolicy"] == "Always"
     assert variables(hub)["COREVITAL_HUB"] == found["COREVITAL_HUB"] == "tcp://127.0.0.1:9465"
     assert variables(hub)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://demo-otel-collector.prod:4317"
+
+
+@pytest.mark.parametrize("case", ["a key for the Rust frontend", "gpu"])
+def test_a_key_reaches_either_frontend(manifests: list[dict[str, Any]], case: str) -> None:
+    """vLLM's Rust frontend has its arguments as JSON and does not read ``VLLM_API_KEY``."""
+    vllm = of_vllm(manifests)
+    names = [variable["name"] for variable in vllm["env"]]
+    assert "VLLM_API_KEY" in names
+    assert ("--api-key=$(VLLM_API_KEY)" in vllm["args"]) == ("VLLM_USE_RUST_FRONTEND" in names) == (case != "gpu")
 
 
 @pytest.mark.parametrize("case", ["nodes"])
