@@ -26,6 +26,7 @@ class Targets(_Table):
 
     server: str
     not_server: str
+    frontend: str
     collector: str
     tempo: str
     prometheus: str
@@ -85,6 +86,7 @@ class Times(_Table):
     """What may take its time."""
 
     deploy: Duration
+    start: Duration
     rollback: Duration
 
 

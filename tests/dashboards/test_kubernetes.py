@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import subprocess
@@ -149,13 +150,15 @@ def test_each_secret_is_made_by_a_command_of_the_page(manifests: list[dict[str, 
 def test_prometheus_takes_each_job_for_what_it_is(manifests: list[dict[str, Any]]) -> None:
     """The operator names a job after namespace and PodMonitor."""
     targets = CONFIG.targets
-    for monitor in kind(manifests, "PodMonitor"):
-        job = f"prod/{monitor['metadata']['name']}"
+    names = [monitor["metadata"]["name"] for monitor in kind(manifests, "PodMonitor")]
+    for namespace, name in itertools.product(("prod", "vllm", "frontend", "llm-gateway", "vllm-frontend"), names):
+        job = f"{namespace}/{name}"
         is_server = bool(re.fullmatch(targets.server, job)) and not re.fullmatch(targets.not_server, job)
         is_collector = bool(re.fullmatch(targets.collector, job))
-        name = monitor["metadata"]["name"]
-        assert is_server == ("vllm" in name and not name.endswith("frontend"))
-        assert is_collector == name.endswith("collector")
+        is_frontend = bool(re.fullmatch(targets.frontend, job))
+        assert is_server == ("vllm" in name and not name.endswith("frontend")), job
+        assert is_frontend == name.endswith("vllm-frontend"), job
+        assert is_collector == name.endswith("collector"), job
 
 
 @pytest.mark.parametrize("case", WRONG)
