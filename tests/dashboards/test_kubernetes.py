@@ -376,6 +376,7 @@ def test_kubectl_builds_each_folder(folder: Path) -> None:
 
     assert sorted(built, key=named) == sorted(written, key=named)
     assert unmatched(built) == []
+    assert not re.search(r"\bdefault\.|\.default\b", done.stdout), "a kustomization sets the namespace"
 
 
 def test_a_kustomization_of_the_page_builds(tmp_path: Path) -> None:
@@ -403,6 +404,12 @@ def test_what_runs_beside_the_other_charts_has_the_plugin() -> None:
         assert set(re.findall(r"COREVITAL_\w+", text)) <= {
             f"COREVITAL_{name.upper()}" for name in Settings.model_fields
         }
+
+
+def test_weights_of_production_stack_are_writable_for_the_image() -> None:
+    theirs = yaml.safe_load((KUBERNETES / "beside/production-stack.yaml").read_text())["servingEngineSpec"]
+    assert theirs["securityContext"] == {"fsGroup": 2000}
+    assert "USER 2000:" in (ROOT / "dashboards/docker/Dockerfile").read_text()
 
 
 def test_ports_of_llm_d_are_those_that_are_scraped() -> None:
