@@ -1,5 +1,6 @@
 """The configuration that rules and dashboards are made from: ``dashboards/config.toml``."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -159,5 +160,6 @@ def _tables(file: Path) -> dict[str, dict[str, Any]]:
     return tomllib.loads(file.read_text())
 
 
-CONFIG: Final = load()
-"""What the dashboards are made from."""
+FOR: Final = "DASHBOARDS_FOR"
+CONFIG: Final = load_kubernetes() if os.environ.get(FOR) == "kubernetes" else load()
+"""What the dashboards are made from: their modules hold it as constants, so each configuration has its own process."""

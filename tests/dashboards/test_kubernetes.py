@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from dashboards.source.chart import alertmanager, merged
-from dashboards.source.config import load_kubernetes
+from dashboards.source.config import load, load_kubernetes
+from dashboards.source.expressions import expressions
 from dashboards.source.go_yaml import documents
 from tests.dashboards.references import containers, permitted, ports, secrets, templates, unmatched
-from tests.dashboards.tools import ROOT, run
+from tests.dashboards.tools import ROOT, run, unparsable
 from tests.harness.chart import PYTHON, asked
 
 from corevital_otel import __version__
@@ -26,7 +27,7 @@ from corevital_otel.settings import Settings
 KUBERNETES = ROOT / "dashboards/kubernetes"
 CHART = KUBERNETES / "chart"
 PAGE = (ROOT / "docs/operate/kubernetes.md").read_text()
-CONFIG = load_kubernetes()
+CONFIG, COMPOSE = load_kubernetes(), load()
 IMAGE: dict[str, Any] = {"image": {"repository": "registry.example.com/corevital-vllm"}}
 VALUES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((KUBERNETES / "values").glob("*.yaml"))}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -306,6 +307,10 @@ def test_routes_are_those_of_the_stack(manifests: list[dict[str, Any]]) -> None:
     assert waits["critical"] == "10s"
 
 
+def titles(board: dict[str, Any]) -> list[str]:
+    return [board["title"], *(panel["title"] for panel in board["panels"])]
+
+
 @pytest.mark.parametrize("case", ["defaults"])
 def test_rules_and_dashboards_are_those_of_the_stack(manifests: list[dict[str, Any]]) -> None:
     (rule,) = kind(manifests, "PrometheusRule")
@@ -314,11 +319,23 @@ def test_rules_and_dashboards_are_those_of_the_stack(manifests: list[dict[str, A
     boards = kind(manifests, "ConfigMap")
     assert all(board["metadata"]["labels"]["grafana_dashboard"] == "1" for board in boards)
     found = {name: json.loads(text) for board in boards for name, text in board["data"].items()}
-    assert found == {
-        path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards/grafana").glob("corevital-*.json")
+    stack = {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards/grafana").glob("corevital-*.json")}
+    assert {name: titles(board) for name, board in found.items()} == {
+        name: titles(board) for name, board in stack.items()
     }
+    text = json.dumps(found)
+    for part in (CONFIG.targets.selector, f"by (cluster, {', '.join(CONFIG.labels.server)})", CONFIG.urls.hub):
+        assert json.dumps(part)[1:-1] in text, part
+    for part in (COMPOSE.targets.selector, f"by (cluster, {', '.join(COMPOSE.labels.server)})"):
+        assert json.dumps(part)[1:-1] not in text, part
     largest = max(len(json.dumps(board)) for board in boards)
     assert largest < 262_144, "kubectl apply keeps a copy in an annotation, whose limit this is"
+
+
+def test_queries_of_the_charts_dashboards_parse(tmp_path: Path) -> None:
+    queries = [each.query for each in expressions(CHART / "files/dashboards") if each.language == "promql"]
+    assert len(queries) > 120
+    assert not unparsable(queries, tmp_path)
 
 
 def test_the_address_of_grafana_is_the_one_that_the_rules_are_made_with() -> None:
