@@ -63,6 +63,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "instrumentation": {"enabled": True},
         "settings": {"COREVITAL_SAMPLE_RATE": 0.1, "COREVITAL_CAPTURE": "full"},
     },
+    "other ports": IMAGE
+    | {
+        "otlp": {"endpoint": "http://collector.example.com:55680/otlp"},
+        "networkPolicy": {"restrictEgress": True, "egressPorts": [3128, 8081]},
+    },
     "a key for the Rust frontend": IMAGE
     | {
         "vllm": {"frontend": "rust", "apiKey": {"secretName": "vllm"}},
@@ -93,6 +98,15 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the Rust frontend without a hub": (IMAGE | {"vllm": {"frontend": "rust"}}, "vllm.frontend=rust needs a hub"),
     "another port": (IMAGE | {"vllm": {"args": ["--port=80"]}}, "vllm.args has --port=80"),
     "a sidecar of nothing": ({"vllm": {"enabled": False}, "hub": {"kind": "sidecar"}}, "needs vllm.enabled=true"),
+    "a sampler that the hub does not have": (
+        IMAGE
+        | {
+            "hub": {"kind": "sidecar", "image": IMAGE["image"]},
+            "otlp": {"endpoint": "http://collector:4317"},
+            "instrumentation": {"enabled": True, "sampler": "parentbased_traceidratio"},
+        },
+        "instrumentation.sampler has no effect with a hub",
+    ),
     "an instrumentation to nowhere": (IMAGE | {"instrumentation": {"enabled": True}}, "set otlp.endpoint"),
     "routes without a receiver": (
         IMAGE | {"monitoring": {"alertmanager": {"enabled": True}}},
@@ -243,6 +257,15 @@ def test_pods_and_the_hub_of_their_node_have_the_same_address(manifests: list[di
     assert {"port": 9465} in [port for rule in policy["spec"]["egress"] for port in rule.get("ports", [])]
 
 
+@pytest.mark.parametrize(
+    ("case", "expected"), [("other ports", {55680, 3128, 8081}), ("fleet", set()), ("nodes", {9465})]
+)
+def test_a_restricted_egress_lets_telemetry_through(manifests: list[dict[str, Any]], expected: set[int]) -> None:
+    (policy,) = kind(manifests, "NetworkPolicy")
+    open_to = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
+    assert open_to == {53, 443, 4317, 4318} | expected
+
+
 @pytest.mark.parametrize("case", ["gpu"])
 def test_probes_wait_for_the_weights_and_volumes_for_their_pod(manifests: list[dict[str, Any]]) -> None:
     vllm = of_vllm(manifests)
@@ -282,6 +305,13 @@ def test_the_collector_is_that_of_the_stack(manifests: list[dict[str, Any]]) -> 
     assert set(re.findall(r"\$\{env:(\w+)", json.dumps(config))) <= set_here
     mounted = [mount["mountPath"] for mount in found["spec"]["volumeMounts"]]
     assert any(config["extensions"]["file_storage"]["directory"].startswith(path) for path in mounted)
+
+
+@pytest.mark.parametrize("case", ["nodes"])
+def test_what_is_kept_is_a_setting_of_the_hub(manifests: list[dict[str, Any]]) -> None:
+    (daemon,) = kind(manifests, "DaemonSet")
+    (hub,) = daemon["spec"]["template"]["spec"]["containers"]
+    assert variables(hub)["COREVITAL_SAMPLE_RATE"] == "0.1"
 
 
 @pytest.mark.parametrize("case", ["everything", "nodes"])
