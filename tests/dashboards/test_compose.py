@@ -236,8 +236,10 @@ def test_an_upgrade_adds_what_is_new_and_keeps_the_rest(checkout: Path) -> None:
 
 def test_lines_as_compose_reads_them_are_kept(checkout: Path) -> None:
     old = (
-        "export GRAFANA_ADMIN_PASSWORD=mine\n  VLLM_API_KEY = \"a b\" # of clients\nLANGFUSE_PROJECT_SECRET='sk-lf-old'\n"
-        '\texport  LANGFUSE_SALT=\nLANGFUSE_ENCRYPTION_KEY="" # none\nSTACK_NAME=mine # the first\nLANGFUSE_REDIS_PASSWORD=#1\n'
+        'export GRAFANA_ADMIN_PASSWORD=mine\n  VLLM_API_KEY = "a b" # of clients\n'
+        "LANGFUSE_PROJECT_SECRET='sk-lf-old'\n"
+        '\texport  LANGFUSE_SALT=\nLANGFUSE_ENCRYPTION_KEY="" # none\nSTACK_NAME=mine # the first\n'
+        "LANGFUSE_REDIS_PASSWORD=#1\n"
     )
     (checkout / ".env").write_text(old)
     (checkout / ".env").chmod(0o640)

@@ -63,6 +63,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "instrumentation": {"enabled": True},
         "settings": {"COREVITAL_SAMPLE_RATE": 0.1, "COREVITAL_CAPTURE": "full"},
     },
+    "a shared cluster": IMAGE
+    | {"monitoring": {"rules": {"stack": False, "grafanaUrl": "https://grafana.example.com"}}},
     "other ports": IMAGE
     | {
         "otlp": {"endpoint": "http://collector.example.com:55680/otlp"},
@@ -98,6 +100,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the Rust frontend without a hub": (IMAGE | {"vllm": {"frontend": "rust"}}, "vllm.frontend=rust needs a hub"),
     "another port": (IMAGE | {"vllm": {"args": ["--port=80"]}}, "vllm.args has --port=80"),
     "a sidecar of nothing": ({"vllm": {"enabled": False}, "hub": {"kind": "sidecar"}}, "needs vllm.enabled=true"),
+    "a dead man without his alert": (
+        IMAGE
+        | {
+            "monitoring": {
+                "rules": {"stack": False},
+                "alertmanager": {"enabled": True, "slack": {"channel": "#a"}, "deadMan": {"enabled": True}},
+            }
+        },
+        "monitoring.rules.stack=false leaves out",
+    ),
     "a sampler that the hub does not have": (
         IMAGE
         | {
@@ -360,6 +372,15 @@ def test_rules_and_dashboards_are_those_of_the_stack(manifests: list[dict[str, A
         assert json.dumps(part)[1:-1] not in text, part
     largest = max(len(json.dumps(board)) for board in boards)
     assert largest < 262_144, "kubectl apply keeps a copy in an annotation, whose limit this is"
+
+
+@pytest.mark.parametrize("case", ["a shared cluster"])
+def test_a_shared_cluster_gets_no_alerts_about_its_stack(manifests: list[dict[str, Any]]) -> None:
+    (rule,) = kind(manifests, "PrometheusRule")
+    custom = yaml.safe_load(
+        (KUBERNETES / "prometheusrule.yaml").read_text().replace(CONFIG.urls.grafana, "https://grafana.example.com")
+    )
+    assert rule["spec"]["groups"] == [group for group in custom["spec"]["groups"] if group["name"] != "corevital-stack"]
 
 
 def test_queries_of_the_charts_dashboards_parse(tmp_path: Path) -> None:

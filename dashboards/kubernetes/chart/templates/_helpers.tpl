@@ -149,6 +149,9 @@ volumeMounts:
 {{- if and .Values.instrumentation.sampler (ne .Values.hub.kind "none") }}
 {{- fail "instrumentation.sampler has no effect with a hub, which sends the spans: leave it out and set settings.COREVITAL_SAMPLE_RATE" }}
 {{- end }}
+{{- if and .Values.monitoring.alertmanager.deadMan.enabled (not .Values.monitoring.rules.stack) }}
+{{- fail "monitoring.alertmanager.deadMan.enabled=true needs CorevitalWatchdog, which monitoring.rules.stack=false leaves out: turn one of them off" }}
+{{- end }}
 {{- with .Values.monitoring.alertmanager }}
 {{- if and .enabled (not (or .slack.channel .pagerDuty.enabled .email.to)) }}
 {{- fail "monitoring.alertmanager.enabled=true needs a receiver: set slack.channel, pagerDuty.enabled or email.to" }}
