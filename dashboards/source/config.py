@@ -1,5 +1,6 @@
 """The configuration that rules and dashboards are made from: ``dashboards/config.toml``."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -26,6 +27,7 @@ class Targets(_Table):
 
     server: str
     not_server: str
+    frontend: str
     collector: str
     tempo: str
     prometheus: str
@@ -85,6 +87,7 @@ class Times(_Table):
     """What may take its time."""
 
     deploy: Duration
+    start: Duration
     rollback: Duration
 
 
@@ -157,5 +160,6 @@ def _tables(file: Path) -> dict[str, dict[str, Any]]:
     return tomllib.loads(file.read_text())
 
 
-CONFIG: Final = load()
-"""What the dashboards are made from."""
+FOR: Final = "DASHBOARDS_FOR"
+CONFIG: Final = load_kubernetes() if os.environ.get(FOR) == "kubernetes" else load()
+"""What the dashboards are made from: their modules hold it as constants, so each configuration has its own process."""

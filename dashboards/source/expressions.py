@@ -46,15 +46,16 @@ class Expression:
     may_be_empty: bool
 
 
-def expressions(**variables: str) -> list[Expression]:
+def expressions(folder: Path = FOLDER, **variables: str) -> list[Expression]:
     """All queries of the committed dashboards.
 
     Args:
+        folder: the dashboards'.
         variables: values in place of :data:`DEFAULTS`.
     """
     values = DEFAULTS | variables
     found = []
-    for path in sorted(FOLDER.glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         dashboard = json.loads(path.read_text())
         for panel, language, query in _queries(dashboard):
             filled = re.sub(r"\$\{?(\w+)\}?", lambda name: values[name[1]], query)

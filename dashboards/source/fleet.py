@@ -259,7 +259,9 @@ def _servers() -> table.Panel:
     return rows(
         "Servers, the worst first",
         "One row a server. Its state is that of its alerts. A dash: no traffic, or the engine has no such metric.",
-        {"instance": "Server", CONFIG.labels.cluster: "Cluster"},
+        {"instance": "Server"}
+        | {label: label.capitalize() for label in CONFIG.labels.server if label not in ("job", "instance")}
+        | {CONFIG.labels.cluster: "Cluster"},
         {
             "State": Column(query=f"max by ({states.SERVER}) ({states.SERVER_STATE})", states=colours.STATES, width=90),
             "Since": Column(query=states.of_server(states.SERVER_SINCE), unit="dateTimeFromNow"),

@@ -48,5 +48,6 @@ ORDER: Final = (
     "CorevitalPrometheusFailing",
     "CorevitalAlertsUndelivered",
     "CorevitalGrafanaFailing",
+    "CorevitalTargetNeverUp",
 )
 """An alert's place is the panel number in its ``runbook_url``: append new ones at the end."""

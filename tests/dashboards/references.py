@@ -9,6 +9,8 @@ from typing import Any
 Manifest = dict[str, Any]
 OPERATORS = {"app.kubernetes.io/component": "opentelemetry-collector"}
 """A label of pods that the OpenTelemetry Operator makes."""
+REPLACED = {f"app.kubernetes.io/{name}" for name in ("managed-by", "instance", "part-of", "component", "version")}
+"""Those pods have the labels of their OpenTelemetryCollector, apart from these."""
 
 
 def secrets(node: Any) -> Iterator[tuple[str, str]]:
@@ -76,6 +78,10 @@ def unmatched(manifests: list[Manifest], given: frozenset[str] = frozenset()) ->
         if selector is None:
             continue
         if OPERATORS.items() <= selector.items():
+            own = [m["metadata"]["labels"] for m in manifests if m["kind"] == "OpenTelemetryCollector"]
+            kept = [{name: label for name, label in labels.items() if name not in REPLACED} for labels in own]
+            if not any(selector.items() <= (labels | OPERATORS).items() for labels in kept):
+                found.append(f"{where}: no Collector has the labels {selector}")
             continue
         if any(f"{name}={value}" in given for name, value in selector.items()):
             continue

@@ -260,6 +260,26 @@ def test_a_wrong_file_is_caught(harm: Callable[[Config], None]) -> None:
     assert faults(broken)
 
 
+def nulls(node: Any, path: str = "") -> Iterator[str]:
+    """Where a value is null."""
+    if node is None:
+        yield path
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from nulls(value, f"{path}/{name}")
+
+
+FILES = [*sorted(FOLDER.glob("*.yaml")), ROOT / "dashboards/kubernetes/chart/files/collector.yaml"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_no_component_is_null(path: Path) -> None:
+    """The OpenTelemetry Operator drops a component whose value is null, and the Collector then refuses its pipelines.
+
+    See https://github.com/open-telemetry/opentelemetry-operator/issues/3543.
+    """
+    assert list(nulls(yaml.safe_load(path.read_text()))) == []
+
+
 @each
 def test_every_exporter_of_traces_keeps_its_queue_on_disk(name: str) -> None:
     config = CONFIGS[name]

@@ -234,6 +234,29 @@ def test_an_upgrade_adds_what_is_new_and_keeps_the_rest(checkout: Path) -> None:
     assert set(named) == made.keys() - {"GRAFANA_ADMIN_PASSWORD", "KEEP_PERCENT", "LANGFUSE_PROJECT_SECRET"}
 
 
+def test_lines_as_compose_reads_them_are_kept(checkout: Path) -> None:
+    old = (
+        'export GRAFANA_ADMIN_PASSWORD=mine\n  VLLM_API_KEY = "a b" # of clients\n'
+        "LANGFUSE_PROJECT_SECRET='sk-lf-old'\n"
+        '\texport  LANGFUSE_SALT=\nLANGFUSE_ENCRYPTION_KEY="" # none\nSTACK_NAME=mine # the first\n'
+        "LANGFUSE_REDIS_PASSWORD=#1\n"
+    )
+    (checkout / ".env").write_text(old)
+    (checkout / ".env").chmod(0o640)
+    again = make_env(checkout)
+    assert again.returncode == 0, again.stderr
+    text = (checkout / ".env").read_text()
+    kept = [line for line in old.splitlines() if not re.search("SALT|ENCRYPTION", line)]
+    assert text.splitlines()[: len(kept)] == kept
+    for name in {*required(COMPOSE), "LANGFUSE_BASIC_AUTH"}:
+        assert len(re.findall(rf"^\s*(?:export\s+)?{name}\s*=", text, re.MULTILINE)) == 1, name
+    made = variables(text)
+    assert base64.b64decode(made["LANGFUSE_BASIC_AUTH"]).decode() == "pk-lf-corevital:sk-lf-old"
+    assert len(made["LANGFUSE_SALT"]) == len(made["LANGFUSE_ENCRYPTION_KEY"]) == 64
+    assert (checkout / ".env").stat().st_mode & 0o777 == 0o640
+    assert make_env(checkout).stdout == ".env has everything; nothing was changed\n"
+
+
 def test_a_complete_env_file_is_left_alone(checkout: Path) -> None:
     make_env(checkout)
     before = (checkout / ".env").read_text()

@@ -257,6 +257,19 @@ def scale_up() -> Fleet:
     return made
 
 
+def restart_to_new_names() -> Fleet:
+    """Pods are replaced one by one; each new one loads its weights for half an hour."""
+    made = Fleet()
+    for number in range(3):
+        at = 10 + 35 * number
+        left = made.minutes - at - 31
+        made.put("up", f"1x{at}", job="vllm", instance=f"old{number}")
+        made.put("corevital_telemetry_faults_total", f"0x{at}", job="vllm", instance=f"old{number}")
+        made.put("up", f"_x{at} 0x30 1x{left}", job="vllm", instance=f"new{number}")
+        made.put("corevital_telemetry_faults_total", f"_x{at + 31} 0x{left}", job="vllm", instance=f"new{number}")
+    return made
+
+
 def rollback_to_new_names() -> Fleet:
     """All servers start again without corevital, under other names, as pods do."""
     made = Fleet()
@@ -308,7 +321,7 @@ def test_an_incident_fires_in_time_and_names_its_server(
 
 @pytest.mark.parametrize(
     "calm",
-    [other_job_name, deploy, rollback, scale_up, rollback_to_new_names, quiet_night, few_losses],
+    [other_job_name, deploy, rollback, scale_up, restart_to_new_names, rollback_to_new_names, quiet_night, few_losses],
     ids=lambda made: made.__name__,
 )
 def test_what_is_not_an_incident_is_quiet(calm: Callable[[], Fleet], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import re
 import subprocess
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 import yaml
 from dashboards.source.chart import alertmanager, merged
-from dashboards.source.config import load_kubernetes
+from dashboards.source.config import load, load_kubernetes
+from dashboards.source.expressions import expressions
 from dashboards.source.go_yaml import documents
 from tests.dashboards.references import containers, permitted, ports, secrets, templates, unmatched
-from tests.dashboards.tools import ROOT, run
+from tests.dashboards.tools import ROOT, run, unparsable
 from tests.harness.chart import PYTHON, asked
 
 from corevital_otel import __version__
@@ -25,7 +27,7 @@ from corevital_otel.settings import Settings
 KUBERNETES = ROOT / "dashboards/kubernetes"
 CHART = KUBERNETES / "chart"
 PAGE = (ROOT / "docs/operate/kubernetes.md").read_text()
-CONFIG = load_kubernetes()
+CONFIG, COMPOSE = load_kubernetes(), load()
 IMAGE: dict[str, Any] = {"image": {"repository": "registry.example.com/corevital-vllm"}}
 VALUES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((KUBERNETES / "values").glob("*.yaml"))}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -61,6 +63,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "instrumentation": {"enabled": True},
         "settings": {"COREVITAL_SAMPLE_RATE": 0.1, "COREVITAL_CAPTURE": "full"},
     },
+    "a shared cluster": IMAGE
+    | {"monitoring": {"rules": {"stack": False, "grafanaUrl": "https://grafana.example.com"}}},
+    "other ports": IMAGE
+    | {
+        "otlp": {"endpoint": "http://collector.example.com:55680/otlp"},
+        "networkPolicy": {"restrictEgress": True, "egressPorts": [3128, 8081]},
+    },
+    "a key for the Rust frontend": IMAGE
+    | {
+        "vllm": {"frontend": "rust", "apiKey": {"secretName": "vllm"}},
+        "hub": {"kind": "sidecar", "image": IMAGE["image"]},
+    },
 }
 CASES = VALUES | OPTIONS
 GIVEN = frozenset(
@@ -86,6 +100,25 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the Rust frontend without a hub": (IMAGE | {"vllm": {"frontend": "rust"}}, "vllm.frontend=rust needs a hub"),
     "another port": (IMAGE | {"vllm": {"args": ["--port=80"]}}, "vllm.args has --port=80"),
     "a sidecar of nothing": ({"vllm": {"enabled": False}, "hub": {"kind": "sidecar"}}, "needs vllm.enabled=true"),
+    "a dead man without his alert": (
+        IMAGE
+        | {
+            "monitoring": {
+                "rules": {"stack": False},
+                "alertmanager": {"enabled": True, "slack": {"channel": "#a"}, "deadMan": {"enabled": True}},
+            }
+        },
+        "monitoring.rules.stack=false leaves out",
+    ),
+    "a sampler that the hub does not have": (
+        IMAGE
+        | {
+            "hub": {"kind": "sidecar", "image": IMAGE["image"]},
+            "otlp": {"endpoint": "http://collector:4317"},
+            "instrumentation": {"enabled": True, "sampler": "parentbased_traceidratio"},
+        },
+        "instrumentation.sampler has no effect with a hub",
+    ),
     "an instrumentation to nowhere": (IMAGE | {"instrumentation": {"enabled": True}}, "set otlp.endpoint"),
     "routes without a receiver": (
         IMAGE | {"monitoring": {"alertmanager": {"enabled": True}}},
@@ -144,13 +177,15 @@ def test_each_secret_is_made_by_a_command_of_the_page(manifests: list[dict[str, 
 def test_prometheus_takes_each_job_for_what_it_is(manifests: list[dict[str, Any]]) -> None:
     """The operator names a job after namespace and PodMonitor."""
     targets = CONFIG.targets
-    for monitor in kind(manifests, "PodMonitor"):
-        job = f"prod/{monitor['metadata']['name']}"
+    names = [monitor["metadata"]["name"] for monitor in kind(manifests, "PodMonitor")]
+    for namespace, name in itertools.product(("prod", "vllm", "frontend", "llm-gateway", "vllm-frontend"), names):
+        job = f"{namespace}/{name}"
         is_server = bool(re.fullmatch(targets.server, job)) and not re.fullmatch(targets.not_server, job)
         is_collector = bool(re.fullmatch(targets.collector, job))
-        name = monitor["metadata"]["name"]
-        assert is_server == ("vllm" in name and not name.endswith("frontend"))
-        assert is_collector == name.endswith("collector")
+        is_frontend = bool(re.fullmatch(targets.frontend, job))
+        assert is_server == ("vllm" in name and not name.endswith("frontend")), job
+        assert is_frontend == name.endswith("vllm-frontend"), job
+        assert is_collector == name.endswith("collector"), job
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -216,6 +251,15 @@ def test_all_gpus_are_used_and_settings_arrive(manifests: list[dict[str, Any]]) 
     assert variables(hub)["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://demo-otel-collector.prod:4317"
 
 
+@pytest.mark.parametrize("case", ["a key for the Rust frontend", "gpu"])
+def test_a_key_reaches_either_frontend(manifests: list[dict[str, Any]], case: str) -> None:
+    """vLLM's Rust frontend has its arguments as JSON and does not read ``VLLM_API_KEY``."""
+    vllm = of_vllm(manifests)
+    names = [variable["name"] for variable in vllm["env"]]
+    assert "VLLM_API_KEY" in names
+    assert ("--api-key=$(VLLM_API_KEY)" in vllm["args"]) == ("VLLM_USE_RUST_FRONTEND" in names) == (case != "gpu")
+
+
 @pytest.mark.parametrize("case", ["nodes"])
 def test_pods_and_the_hub_of_their_node_have_the_same_address(manifests: list[dict[str, Any]]) -> None:
     (daemon,) = kind(manifests, "DaemonSet")
@@ -223,6 +267,15 @@ def test_pods_and_the_hub_of_their_node_have_the_same_address(manifests: list[di
     assert variables(hub)["COREVITAL_HUB"] == variables(of_vllm(manifests))["COREVITAL_HUB"] == "tcp://$(NODE_IP):9465"
     (policy,) = kind(manifests, "NetworkPolicy")
     assert {"port": 9465} in [port for rule in policy["spec"]["egress"] for port in rule.get("ports", [])]
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"), [("other ports", {55680, 3128, 8081}), ("fleet", set()), ("nodes", {9465})]
+)
+def test_a_restricted_egress_lets_telemetry_through(manifests: list[dict[str, Any]], expected: set[int]) -> None:
+    (policy,) = kind(manifests, "NetworkPolicy")
+    open_to = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", [])}
+    assert open_to == {53, 443, 4317, 4318} | expected
 
 
 @pytest.mark.parametrize("case", ["gpu"])
@@ -266,6 +319,13 @@ def test_the_collector_is_that_of_the_stack(manifests: list[dict[str, Any]]) -> 
     assert any(config["extensions"]["file_storage"]["directory"].startswith(path) for path in mounted)
 
 
+@pytest.mark.parametrize("case", ["nodes"])
+def test_what_is_kept_is_a_setting_of_the_hub(manifests: list[dict[str, Any]]) -> None:
+    (daemon,) = kind(manifests, "DaemonSet")
+    (hub,) = daemon["spec"]["template"]["spec"]["containers"]
+    assert variables(hub)["COREVITAL_SAMPLE_RATE"] == "0.1"
+
+
 @pytest.mark.parametrize("case", ["everything", "nodes"])
 def test_the_instrumentation_has_known_fields(manifests: list[dict[str, Any]]) -> None:
     (found,) = kind(manifests, "Instrumentation")
@@ -289,6 +349,10 @@ def test_routes_are_those_of_the_stack(manifests: list[dict[str, Any]]) -> None:
     assert waits["critical"] == "10s"
 
 
+def titles(board: dict[str, Any]) -> list[str]:
+    return [board["title"], *(panel["title"] for panel in board["panels"])]
+
+
 @pytest.mark.parametrize("case", ["defaults"])
 def test_rules_and_dashboards_are_those_of_the_stack(manifests: list[dict[str, Any]]) -> None:
     (rule,) = kind(manifests, "PrometheusRule")
@@ -297,11 +361,32 @@ def test_rules_and_dashboards_are_those_of_the_stack(manifests: list[dict[str, A
     boards = kind(manifests, "ConfigMap")
     assert all(board["metadata"]["labels"]["grafana_dashboard"] == "1" for board in boards)
     found = {name: json.loads(text) for board in boards for name, text in board["data"].items()}
-    assert found == {
-        path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards/grafana").glob("corevital-*.json")
+    stack = {path.name: json.loads(path.read_text()) for path in (ROOT / "dashboards/grafana").glob("corevital-*.json")}
+    assert {name: titles(board) for name, board in found.items()} == {
+        name: titles(board) for name, board in stack.items()
     }
+    text = json.dumps(found)
+    for part in (CONFIG.targets.selector, f"by (cluster, {', '.join(CONFIG.labels.server)})", CONFIG.urls.hub):
+        assert json.dumps(part)[1:-1] in text, part
+    for part in (COMPOSE.targets.selector, f"by (cluster, {', '.join(COMPOSE.labels.server)})"):
+        assert json.dumps(part)[1:-1] not in text, part
     largest = max(len(json.dumps(board)) for board in boards)
     assert largest < 262_144, "kubectl apply keeps a copy in an annotation, whose limit this is"
+
+
+@pytest.mark.parametrize("case", ["a shared cluster"])
+def test_a_shared_cluster_gets_no_alerts_about_its_stack(manifests: list[dict[str, Any]]) -> None:
+    (rule,) = kind(manifests, "PrometheusRule")
+    custom = yaml.safe_load(
+        (KUBERNETES / "prometheusrule.yaml").read_text().replace(CONFIG.urls.grafana, "https://grafana.example.com")
+    )
+    assert rule["spec"]["groups"] == [group for group in custom["spec"]["groups"] if group["name"] != "corevital-stack"]
+
+
+def test_queries_of_the_charts_dashboards_parse(tmp_path: Path) -> None:
+    queries = [each.query for each in expressions(CHART / "files/dashboards") if each.language == "promql"]
+    assert len(queries) > 120
+    assert not unparsable(queries, tmp_path)
 
 
 def test_the_address_of_grafana_is_the_one_that_the_rules_are_made_with() -> None:
@@ -359,6 +444,7 @@ def test_kubectl_builds_each_folder(folder: Path) -> None:
 
     assert sorted(built, key=named) == sorted(written, key=named)
     assert unmatched(built) == []
+    assert not re.search(r"\bdefault\.|\.default\b", done.stdout), "a kustomization sets the namespace"
 
 
 def test_a_kustomization_of_the_page_builds(tmp_path: Path) -> None:
@@ -386,6 +472,12 @@ def test_what_runs_beside_the_other_charts_has_the_plugin() -> None:
         assert set(re.findall(r"COREVITAL_\w+", text)) <= {
             f"COREVITAL_{name.upper()}" for name in Settings.model_fields
         }
+
+
+def test_weights_of_production_stack_are_writable_for_the_image() -> None:
+    theirs = yaml.safe_load((KUBERNETES / "beside/production-stack.yaml").read_text())["servingEngineSpec"]
+    assert theirs["securityContext"] == {"fsGroup": 2000}
+    assert "USER 2000:" in (ROOT / "dashboards/docker/Dockerfile").read_text()
 
 
 def test_ports_of_llm_d_are_those_that_are_scraped() -> None:

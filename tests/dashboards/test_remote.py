@@ -49,6 +49,13 @@ def test_clickhouse_is_pinned_bounded_and_has_no_default_password() -> None:
         assert each["environment"]["CLICKHOUSE_PASSWORD"].startswith("${CLICKHOUSE_PASSWORD:?")
 
 
+def test_the_collector_waits_for_clickhouse() -> None:
+    """The exporter creates its table at the start, and ends the Collector where it cannot."""
+    found = services(CLICKHOUSE)
+    assert found["collector"]["depends_on"] == {"clickhouse": {"condition": "service_healthy"}}
+    assert "healthcheck" in found["clickhouse"]
+
+
 def test_each_variable_of_the_clickhouse_exporter_is_given() -> None:
     named = set(re.findall(r"\$\{env:(\w+)\}", (FOLDER / "to-clickhouse.yaml").read_text()))
     assert named == services(CLICKHOUSE)["collector"]["environment"].keys()

@@ -61,11 +61,14 @@ def test_commands_in_the_text_have_their_forms_on_the_page() -> None:
 
 @pytest.mark.parametrize("line", [line for line in commands(ROLLOUT) if "silence add" in line])
 def test_a_silence_of_the_rollout_matches_its_alert(line: str) -> None:
-    matchers = dict(re.findall(r" (\w+)=([\w.:]+)(?= )", line.split("silence add", 1)[1]))
+    matchers = dict(re.findall(r" '?(\w+)=~?([\w.:*]+)'?(?= )", line.split("silence add", 1)[1]))
     name = matchers.pop("alertname")
     fired = labels_when_fired(name)
     assert fired
-    assert all(labels.get(label) == value for labels in fired for label, value in matchers.items())
+    assert matchers
+    assert all(re.fullmatch(value, labels[label]) for labels in fired for label, value in matchers.items())
+    in_kubernetes = bool(re.fullmatch(matchers["job"], "llm/corevital-vllm"))
+    assert in_kubernetes == line.startswith("kubectl exec"), "a job is NAMESPACE/PODMONITOR there"
     assert re.search(r" --duration=\d+d ", line)
     assert "--comment='" in line
 

@@ -35,6 +35,8 @@ def groups(config: Config) -> list[Group]:
                 f"present_over_time(corevital_telemetry_faults_total[{config.times.rollback}]))",
             ),
         ),
+        # Behind the Rust frontend the hub above answers even where vLLM is dead.
+        Record("instance:corevital_frontend:up", f'max by ({server}) (up{{job=~"{config.targets.frontend}"}})'),
         *(
             Record(
                 f"instance:corevital_server:resets{window}",

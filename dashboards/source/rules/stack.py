@@ -7,6 +7,7 @@ from dashboards.source.config import Config
 from dashboards.source.rules.rule import Alert, Group, Scope, lines
 
 _TOO_EARLY: Final = "otelcol_processor_tail_sampling_sampling_trace_dropped_too_early"
+_OUR_RULES: Final = 'rule_group=~".*corevital.*"'  # FILE;GROUP: not the rules of others in a shared Prometheus
 _PROBLEM: Final = "{{ $labels.problem }}"
 
 
@@ -103,8 +104,8 @@ def groups(config: Config) -> list[Group]:
                             "its configuration is not loaded",
                             f"min by ({job}) (prometheus_config_last_reload_successful) == 0",
                         ),
-                        ("rules fail", more("prometheus_rule_evaluation_failures_total")),
-                        ("rules are skipped", more("prometheus_rule_group_iterations_missed_total")),
+                        ("rules fail", more("prometheus_rule_evaluation_failures_total", _OUR_RULES)),
+                        ("rules are skipped", more("prometheus_rule_group_iterations_missed_total", _OUR_RULES)),
                         ("samples cannot be written", more("prometheus_tsdb_wal_writes_failed_total")),
                     ),
                     waits="5m",

@@ -9,6 +9,7 @@ from dashboards.source.rules.rule import Alert, Group, Scope, increase, lines, o
 _I: Final = "{{ $labels.instance }}"
 _COUNT: Final = '{{ $value | printf "%.0f" }}'
 _UP: Final = "instance:corevital_server:up"
+_FRONTEND: Final = "instance:corevital_frontend:up"
 _RUNNING: Final = "instance:corevital_sequences_running:sum"
 
 
@@ -22,17 +23,32 @@ def _servers(scope: Scope, config: Config) -> list[Alert]:
     by, cluster, limits = scope.server, scope.cluster, config.thresholds
     fleet = f"by ({scope.job})"
     seen = f"last_over_time({_UP}[1d])"
-    known = f"({_UP} and max_over_time({_UP}[1d]) > 0)"  # not those that load their first weights
+    known = _known(_UP)
     return [
         Alert(
             name="CorevitalTargetDown",
-            expr=f"{_UP} == 0",
+            expr=lines(f"{known} == 0", f"or {_known(_FRONTEND)} == 0"),
             waits=config.times.deploy,
             severity="critical",
             summary=f"vLLM on {_I} does not answer",
             description=f"/metrics could not be read for {config.times.deploy}, longer than a deploy takes. The "
             f"server is "
             "down, hangs, or cannot be reached.",
+            dashboard=pages.FLEET,
+            shows=("instance",),
+        ),
+        # New pods of a rolling restart load their weights for longer than a server may be away.
+        Alert(
+            name="CorevitalTargetNeverUp",
+            expr=lines(
+                f"({_UP} == 0 unless max_over_time({_UP}[1d]) > 0)",
+                f"or ({_FRONTEND} == 0 unless max_over_time({_FRONTEND}[1d]) > 0)",
+            ),
+            waits=config.times.start,
+            severity="warning",
+            summary=f"vLLM on {_I} has not answered yet",
+            description=f"It has been a target for {config.times.start}, and /metrics could not be read once within a "
+            "day. The server does not finish its start, or cannot be reached.",
             dashboard=pages.FLEET,
             shows=("instance",),
         ),
@@ -114,6 +130,11 @@ def _servers(scope: Scope, config: Config) -> list[Alert]:
             shows=("instance",),
         ),
     ]
+
+
+def _known(up: str) -> str:
+    """Servers that have answered within a day: not those that load their first weights."""
+    return f"({up} and max_over_time({up}[1d]) > 0)"
 
 
 def _stalled(by: str) -> str:

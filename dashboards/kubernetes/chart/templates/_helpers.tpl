@@ -29,6 +29,14 @@ http://{{ include "corevital.name" . }}-otel-collector.{{ .Release.Namespace }}:
 {{- end -}}
 {{- end }}
 
+{{- /* Port of otlp.endpoint, if a restricted egress does not leave it open in any case. */}}
+{{- define "corevital.endpointPort" -}}
+{{- $address := include "corevital.endpoint" . }}
+{{- $port := regexFind ":[0-9]+(/|$)" (regexReplaceAll "^https?://" $address "") | trimAll ":/" }}
+{{- if not $port }}{{ $port = ternary "443" "80" (hasPrefix "https:" $address) }}{{ end }}
+{{- if and $address (not (has $port (list "443" "4317" "4318"))) }}{{ $port }}{{ end }}
+{{- end }}
+
 {{- define "corevital.serviceAccount" -}}
 {{ .Values.vllm.serviceAccountName | default (include "corevital.name" .) }}
 {{- end }}
@@ -137,6 +145,12 @@ volumeMounts:
 {{- end }}
 {{- if and .Values.instrumentation.enabled (not (include "corevital.endpoint" .)) }}
 {{- fail "instrumentation.enabled=true needs an address: set otlp.endpoint, or collector.enabled=true" }}
+{{- end }}
+{{- if and .Values.instrumentation.sampler (ne .Values.hub.kind "none") }}
+{{- fail "instrumentation.sampler has no effect with a hub, which sends the spans: leave it out and set settings.COREVITAL_SAMPLE_RATE" }}
+{{- end }}
+{{- if and .Values.monitoring.alertmanager.deadMan.enabled (not .Values.monitoring.rules.stack) }}
+{{- fail "monitoring.alertmanager.deadMan.enabled=true needs CorevitalWatchdog, which monitoring.rules.stack=false leaves out: turn one of them off" }}
 {{- end }}
 {{- with .Values.monitoring.alertmanager }}
 {{- if and .enabled (not (or .slack.channel .pagerDuty.enabled .email.to)) }}
