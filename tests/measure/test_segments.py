@@ -12,9 +12,10 @@ from tests.measure.conftest import VOCAB, Output
 
 from corevital.frames import events
 from corevital.frames.lifecycle import MAX_SEGMENTS, Admitted, Finished, Segment
-from corevital_otel.measure.features import Watch
+from corevital_otel.measure.features import PEAKS, Watch, of_series
 from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.report import Features, RequestReport
+from corevital_otel.risk.alarm import running_maximum
 
 KINDS = {"r": "reasoning", "t": "tool_call", "|": "mark"}
 
@@ -46,13 +47,52 @@ def test_forced_tokens_are_observed_and_are_in_no_mean_or_extreme(kit, forced):
     report = kit.Scene().play(output)
     assert not report.incomplete
     chosen = set(range(100)) - set(forced)
-    kit.check(report.features, replace(output.features(chosen), tokens=100, forced=len(forced)))
+    kit.check(report.features, replace(output.features(chosen, forced), tokens=100, forced=len(forced)))
     series = report.series
     assert not series.entropy[list(forced)].any()
     assert not series.surprisal[list(forced)].any()
     assert (series.margin[list(forced)] == 1).all()
     assert np.isfinite(series.entropy).all()
     assert series.entropy.sum() == pytest.approx(report.features.entropy_sum, rel=1e-4)
+
+
+GROUP_ALARM = Thresholds(alarm=("entropy_group_max", Watch(PEAKS.index("entropy_group_max"), 3.0)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "free"),
+    [(200, range(15, 200, 16)), (200, (3, 190)), (70, (60, 65)), (15, (14,)), (3, (1,)), (64, range(20, 40))],
+)
+def test_a_group_of_forced_tokens_is_not_as_unsure_as_its_one_free_token(kit, tokens, free):
+    output = Masked(tokens, extra=1, forced=tuple(sorted(set(range(tokens + 1)) - set(free))))
+    output.logp[list(free)] = -np.log(VOCAB)  # 5.3 bits
+    report = kit.Scene(thresholds=GROUP_ALARM).play(output)
+    zeroed = [np.log2(VOCAB) if i in free else 0.0 for i in range(tokens)]
+    size = min(16, tokens)
+    highest = max(np.mean(zeroed[i : i + size]) for i in range(tokens - size + 1))
+    stored = of_series(report.series)
+    running = running_maximum(report.series, "entropy_group_max")
+    assert report.features.entropy_group_max == pytest.approx(highest, rel=1e-5)
+    assert stored.entropy_group_max == pytest.approx(highest, rel=1e-5)
+    assert running[-1] == pytest.approx(highest, rel=1e-5)
+    assert stored.entropy_rebound == (pytest.approx(report.features.entropy_rebound, rel=1e-5) if size == 16 else None)
+    assert report.health.alarm_raised == (len(free) == 20), "only twenty free tokens in a row are unsure"
+    assert report.health.alarm_onset == (int(np.argmax(running > 3.0)) if len(free) == 20 else None)
+
+
+def test_the_confidence_of_a_group_of_forced_tokens_is_not_that_of_its_one_free_token(kit):
+    alarm = ("confidence_min", Watch(PEAKS.index("confidence_min"), -9.0))
+    for tokens in (200, 15):
+        output = Masked(tokens, extra=1, forced=tuple(i for i in range(tokens + 1) if i % 14))
+        output.logp[:] = -np.log(VOCAB)
+        report = kit.Scene(thresholds=Thresholds(alarm=alarm)).play(output)
+        assert report.features.confidence_mean == pytest.approx(np.log(VOCAB), rel=1e-5)
+        assert report.features.confidence_min is None
+        assert not report.health.alarm_raised
+        output.forced = ()
+        report = kit.Scene(thresholds=Thresholds(alarm=alarm)).play(output)
+        assert report.features.confidence_min == pytest.approx(np.log(VOCAB), rel=1e-5)
+        assert report.health.alarm_raised
 
 
 def test_an_output_that_is_all_forced_has_no_score(kit):

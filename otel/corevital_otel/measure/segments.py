@@ -86,6 +86,6 @@ def _part(
     (found,) = features.summaries(state)
     found = replace(found, tokens=len(at), repetition_share=loops.share(loops.repeated_at(tokens[at])))
     alarmed = int(state["alarmed_at"][0])
-    if alarmed < 0 and watch is not None and features.short_peak(found, watch.peak) > watch.threshold:
+    if alarmed < 0 and watch is not None and features.final_peak(found, watch.peak) > watch.threshold:
         alarmed = len(known) - 1
     return Assessed(segment="answer", features=found, alarm_onset=int(at[alarmed]) if alarmed >= 0 else None)
