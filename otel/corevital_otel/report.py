@@ -122,7 +122,7 @@ class Assessed:
 
     Attributes:
         segment: ``answer`` or ``tool_call``.
-        features: of its tokens; unlike those of a whole output, ``tokens`` are all it has, and not those observed.
+        features: of its tokens; ``tokens`` are those whose values were kept.
         alarm_onset: output index at which the watched maximum crossed its threshold within the part.
     """
 
@@ -132,17 +132,32 @@ class Assessed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of an output.
+
+    Attributes:
+        tokens: all that it has.
+        entropy_mean, surprisal_mean: bits, over those whose values were kept and that were not forced; None where there
+            are none.
+    """
+
+    tokens: int = 0
+    entropy_mean: float | None = None
+    surprisal_mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
     """The parts of an output whose engine knows them (:mod:`corevital_otel.measure.segments`).
 
     Attributes:
-        reasoning, answer, tool_call: their features; None where the output has no such part.
+        reasoning, answer, tool_call: None where the output has no such part.
         assessed: the part that the risk is of; None: the whole output.
     """
 
-    reasoning: Features | None = None
-    answer: Features | None = None
-    tool_call: Features | None = None
+    reasoning: Part | None = None
+    answer: Part | None = None
+    tool_call: Part | None = None
     assessed: Assessed | None = None
 
 
