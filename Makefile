@@ -106,6 +106,7 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.store
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000
+	$(BIN)/python -m integration.bench.assembler --parts
 	if command -v nvidia-smi; then $(MAKE) gpu; else echo "no GPU here: make gpu was not run"; fi
 
 # The export of a million requests in each format: time and memory. Needs 8 GB of disk; minutes on two idle cores.

@@ -2,13 +2,16 @@
 
     python -m integration.bench.assembler [--running 1 8 64 256] [--tokens 100 400] [--frames 800] [--repeats 3]
     python -m integration.bench.assembler --memory 100000
+    python -m integration.bench.assembler --parts
 
 Sequences end and are replaced as they do in a server, so admission, completion, risk and reports are in the figure; the
 sender's side and the outputs are not. A figure is the process's CPU time over a hundred frames; what is compared takes
 turns, so that a busy machine slows all alike. The columns are capture modes, with each token's log-probability sent
 along; in the last one it has to be looked up in the row's table.
 
-With ``--memory`` it prints the resident memory of the process over so many sequences.
+With ``--memory`` it prints the resident memory of the process over so many sequences. With ``--parts`` it prints what
+the end of a sequence costs, where ``--running`` ones end together: without parts, and with a reasoning and an answer of
+half the tokens each.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +29,7 @@ import numpy as np
 from integration.bench.machine import processor, spread, versions
 
 from corevital.frames.layout import ROW, SAMPLED, Frame, decode, encode
-from corevital.frames.lifecycle import Admitted, Finished
+from corevital.frames.lifecycle import Admitted, Finished, Segment
 from corevital_otel.losses import Loss
 from corevital_otel.measure.assembler import Assembler
 from corevital_otel.report import RequestReport
@@ -80,6 +84,10 @@ class Server:
         self.length[i] = self.rng.integers(self.tokens // 2, self.tokens * 3 // 2)
         self.text[i] = self.rng.integers(0, 30_000, self.text.shape[1])
         return key
+
+    def said(self, tokens: int) -> list[tuple[int, ...]]:
+        """The first tokens of each sequence."""
+        return [tuple(text) for text in self.text[:, :tokens].tolist()]
 
     def step(self) -> bytes:
         """The step's frame: one row per sequence, and what was sampled from it."""
@@ -142,6 +150,40 @@ def measure(running: int, tokens: int, frames: int, capture: Any, exact: float) 
     return costs[1:]
 
 
+def end_together(sequences: int, tokens: int, parts: bool) -> float:
+    """Microseconds a sequence of the end of so many, of ``tokens`` tokens each, in one turn."""
+    reports: list[RequestReport] = []
+    assembler = Assembler(reports.append, NoCounters(), risk=PriorRisk(0.7))
+    server = Server(sequences, tokens, 1.0, itertools.count(1).__next__)
+    for i in range(sequences):
+        assembler.admit(server.start(i), replace(ADMITTED, segmented=parts))
+    for _ in range(tokens):
+        assembler.frame(decode(server.step()))
+    half = tokens // 2
+    segments = (Segment("reasoning", 0, half), Segment("mark", half, half + 1)) if parts else ()
+    ends = [Finished(reason="stop", token_ids=text, end_ns=0, segments=segments) for text in server.said(tokens)]
+    begun = time.process_time()
+    for key, end in zip(server.keys.tolist(), ends, strict=True):
+        assembler.finish(key, end)
+    assembler.tick(time.monotonic())
+    spent = time.process_time() - begun
+    if len(reports) != sequences or any(report.incomplete or (report.segments is None) == parts for report in reports):
+        raise SystemExit("a sequence was not reported as it should be")
+    return spent / sequences * 1e6
+
+
+def show_parts(options: argparse.Namespace) -> None:
+    print("microseconds of CPU a sequence that ends, p20 / p50 / p80")
+    print("| ending together x tokens | without parts | reasoning and answer |\n| --- | --- | --- |")
+    for running in options.running:
+        for tokens in options.tokens:
+            costs: dict[bool, list[float]] = {False: [], True: []}
+            for _ in range(5 * options.repeats):
+                for parts, figures in costs.items():
+                    figures.append(end_together(running, tokens, parts))
+            print(f"| {running} x {tokens} | {' | '.join(map(spread, costs.values()))} |", flush=True)
+
+
 def resident_mib() -> float:
     """Resident memory of this process (Linux only)."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -176,6 +218,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[100, 400], help="mean output lengths")
     parser.add_argument("--frames", type=int, default=800, help="for each measurement, from 300 on")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", action="store_true", help="show what the end of sequences with parts costs instead")
     parser.add_argument(
         "--memory", type=int, metavar="SEQUENCES", help="show the memory over so many sequences instead"
     )
@@ -183,6 +226,8 @@ def main() -> None:
     print(f"{processor()}; {versions('numpy')}; ", end="")
     if options.memory:
         show_memory(options)
+    elif options.parts:
+        show_parts(options)
     else:
         show_costs(options)
 

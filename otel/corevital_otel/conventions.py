@@ -136,7 +136,8 @@ TOKENS_OBSERVED: Final = "corevital.tokens.observed"
 """Tokens whose logits we saw; :data:`USAGE_OUTPUT_TOKENS`, unless :data:`INCOMPLETE`."""
 TOKENS_FORCED: Final = "corevital.tokens.forced"
 """Of those, tokens that were the only ones allowed, by a grammar as a rule; absent where there is none, or where the
-grammar comes after the logits that we see (``pre_grammar``). No mean or extreme is of them."""
+grammar comes after the logits that we see (``pre_grammar``). No mean or extreme is of them, except that they
+count as 0 in means of 16 successive entropies."""
 SEGMENTS: Final = {
     "reasoning": "corevital.reasoning.", "answer": "corevital.answer.", "tool_call": "corevital.tool_call.",
 }  # fmt: skip

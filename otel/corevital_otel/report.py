@@ -52,7 +52,8 @@ class Features:
             least-squares one, bits a token.
         entropy_early, entropy_change: mean over the first :data:`corevital_otel.measure.features.GROUP` tokens, and by
             how much the mean over the last ones is above it.
-        entropy_group_max: highest mean over a sliding group of so many tokens.
+        entropy_group_max: highest mean over a sliding group of so many tokens, at least twelve of them known; a forced
+            token counts as 0. That of an output with fewer known tokens than a group is their mean.
         entropy_rebound: how far the mean over a group rose above the lowest such mean before it.
         entropy_bursts: tokens whose entropy is 2 bits or more above that of the token before.
         surprisal_mean, surprisal_max, surprisal_std, surprisal_sum, surprisal_early: of the tokens really sampled.
@@ -61,7 +62,8 @@ class Features:
         margin_close_share: share of tokens where that is below 0.1.
         topk_mass_mean: probability of the 10 likeliest tokens.
         confidence_mean, confidence_min: minus the mean log-probability (nats) of the 20 likeliest tokens: its mean,
-            and its lowest mean over a sliding group of tokens (DeepConf's group confidence).
+            and its lowest mean over a sliding group of tokens (DeepConf's group confidence), at least twelve of them
+            known and not forced.
         confidence_early, confidence_tail, confidence_change: its mean over the first and the last group, and the latter
             minus the former.
         high_entropy_steps: tokens whose entropy was above the threshold.
@@ -74,7 +76,8 @@ class Features:
         surprisal_estimated: tokens whose surprisal is an estimate (out of the top-k table of a row that could not be
             read exactly).
         forced: tokens that were the only ones allowed, by a grammar as a rule. They are among ``tokens`` and count
-            nowhere else: no entropy, surprisal, margin, mass or confidence is of them.
+            nowhere else, but as 0 in the groups of ``entropy_group_max`` and ``entropy_rebound``: no other entropy,
+            surprisal, margin, mass or confidence is of them.
     """
 
     tokens: int = 0
@@ -119,7 +122,7 @@ class Assessed:
 
     Attributes:
         segment: ``answer`` or ``tool_call``.
-        features: of its tokens; unlike those of a whole output, ``tokens`` are all it has, and not those observed.
+        features: of its tokens; ``tokens`` are those whose values were kept.
         alarm_onset: output index at which the watched maximum crossed its threshold within the part.
     """
 
@@ -129,17 +132,32 @@ class Assessed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of an output.
+
+    Attributes:
+        tokens: all that it has.
+        entropy_mean, surprisal_mean: bits, over those whose values were kept and that were not forced; None where there
+            are none.
+    """
+
+    tokens: int = 0
+    entropy_mean: float | None = None
+    surprisal_mean: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Segments:
     """The parts of an output whose engine knows them (:mod:`corevital_otel.measure.segments`).
 
     Attributes:
-        reasoning, answer, tool_call: their features; None where the output has no such part.
+        reasoning, answer, tool_call: None where the output has no such part.
         assessed: the part that the risk is of; None: the whole output.
     """
 
-    reasoning: Features | None = None
-    answer: Features | None = None
-    tool_call: Features | None = None
+    reasoning: Part | None = None
+    answer: Part | None = None
+    tool_call: Part | None = None
     assessed: Assessed | None = None
 
 

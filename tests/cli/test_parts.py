@@ -11,7 +11,7 @@ import pytest
 
 from corevital_otel.cli.tables import read
 from corevital_otel.counters import Counters
-from corevital_otel.report import Assessed, Features, Segments
+from corevital_otel.report import Assessed, Features, Part, Segments
 from corevital_otel.risk.table import Runs
 from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store.writer import StoreWriter
@@ -23,7 +23,8 @@ ANSWER = Features(tokens=2, entropy_mean=0.125, entropy_max=0.25, entropy_sum=0.
 def store(tmp_path: Path, report: Callable[..., Any]) -> Path:
     plain = report(request_id="plain")
     features = dataclasses.replace(plain.features, forced=1)
-    parts = Segments(reasoning=Features(tokens=7), answer=ANSWER, assessed=Assessed(segment="answer", features=ANSWER))
+    answer = Part(tokens=2, entropy_mean=ANSWER.entropy_mean, surprisal_mean=ANSWER.surprisal_mean)
+    parts = Segments(reasoning=Part(tokens=7), answer=answer, assessed=Assessed(segment="answer", features=ANSWER))
     writer = StoreWriter(tmp_path / "runs/corevital.db", 36500, 100, Counters())
     writer.put(record_of(plain, SpanIds("1" * 32, "1" * 16)))
     parted = dataclasses.replace(report(request_id="parted"), features=features, segments=parts)

@@ -69,9 +69,10 @@ class Output:
     def finished(self, reason: str = "stop") -> Finished:
         return Finished(reason=reason, token_ids=self.tokens[: self.n].tolist(), end_ns=1)
 
-    def features(self, observed: Iterable[int] | None = None) -> Features:
-        """What the definitions say, written without regard to the implementation."""
+    def features(self, observed: Iterable[int] | None = None, forced: Iterable[int] = ()) -> Features:
+        """What the definitions say, written without regard to the implementation; `forced` ones are not `observed`."""
         at = list(range(self.n)) if observed is None else sorted(observed)
+        zero = dict.fromkeys(forced, 0.0)
         if not at:
             return Features()
         logp = self.logp[at]
@@ -80,17 +81,21 @@ class Output:
         top = -np.sort(-logp, axis=1)
         p = np.exp(top)
         confidence = {i: -row[:20].mean() for i, row in zip(at, top, strict=True)}
-        groups = [[confidence[j] for j in range(i - 15, i + 1) if j in confidence] for i in range(15, at[-1] + 1)]
+        ends = range(15, max([at[-1], *zero]) + 1)
+        groups = [[confidence[j] for j in range(i - 15, i + 1) if j in confidence] for i in ends]
         mean = float(np.mean(list(confidence.values())))
         margin = p[:, 0] - p[:, 1]
         tokens = {i: (entropy[k], surprisal[k], margin[k], confidence[i]) for k, i in enumerate(at)}
         early = np.mean([tokens[i] for i in at if i < 16], axis=0).tolist() if at[0] < 16 else [None] * 4
-        late = np.mean([tokens[i] for i in at if i > at[-1] - 16], axis=0).tolist()
-        windows = [[tokens[j][0] for j in range(i - 15, i + 1) if j in tokens] for i in range(15, at[-1] + 1)]
-        levels = [float(np.mean(window)) for window in windows if window]
+        last = ends.stop - 1
+        late = np.mean([tokens[i] for i in at if i > last - 16], axis=0).tolist()
+        bits = {**zero, **{i: value[0] for i, value in tokens.items()}}
+        windows = [[bits[j] for j in range(i - 15, i + 1) if j in bits] for i in ends]
+        levels = [float(np.mean(window)) for window in windows if len(window) >= 12]
+        one_group = sum(bits.values()) / len(bits) if len(bits) < 16 else None
         run, longest = 0, 0
-        for bits in entropy:
-            run = run + 1 if bits > 4.0 else max(run - 2, 0)
+        for value in entropy:
+            run = run + 1 if value > 4.0 else max(run - 2, 0)
             longest = max(longest, run)
         likeliest = {i: int(row.argmax()) for i, row in zip(at, logp, strict=True)}
         still, stillest = 0, 0
@@ -117,7 +122,7 @@ class Output:
             entropy_sum=entropy.sum(),
             entropy_early=early[0],
             entropy_change=None if early[0] is None else late[0] - early[0],
-            entropy_group_max=max(levels, default=entropy.mean()),
+            entropy_group_max=max(levels, default=one_group),
             entropy_rebound=max((level - min(levels[: i + 1]) for i, level in enumerate(levels)), default=None),
             entropy_bursts=sum(i - 1 in tokens and tokens[i][0] - tokens[i - 1][0] >= 2.0 for i in at),
             surprisal_mean=surprisal.mean(),
@@ -132,7 +137,10 @@ class Output:
             margin_close_share=(margin < 0.1).mean(),
             topk_mass_mean=p[:, :10].sum(axis=1).mean(),
             confidence_mean=mean,
-            confidence_min=min((float(np.mean(group)) for group in groups if group), default=mean),
+            confidence_min=min(
+                (float(np.mean(group)) for group in groups if len(group) >= 12),
+                default=mean if len(bits) < 16 and 4 * len(at) >= 3 * len(bits) else None,
+            ),
             confidence_early=early[3],
             confidence_tail=late[3],
             confidence_change=None if early[3] is None else late[3] - early[3],

@@ -81,14 +81,13 @@ def test_whole_is_what_the_definitions_say(values):
         assert found.margin_min == np.nanmin(margin)
     if np.isfinite(mass).any():
         assert found.topk_mass_mean == pytest.approx(np.nanmean(mass))
-    if means := group_means(confidence):
-        assert found.confidence_min == pytest.approx(min(means), abs=1e-7)
-    elif not np.isfinite(confidence).any():
-        assert found.confidence_min is None
-    if means := group_means(entropy):
-        assert found.entropy_group_max == pytest.approx(max(means), abs=1e-7)
-        assert np.nanmax(features.group_means(entropy)) == pytest.approx(max(means), abs=1e-7)
-    if means and len(n) >= features.GROUP:
+    lowest, highest = min(group_means(confidence), default=None), max(group_means(entropy), default=None)
+    assert found.confidence_min == (lowest if lowest is None else pytest.approx(lowest, abs=1e-7))
+    assert found.entropy_group_max == (highest if highest is None else pytest.approx(highest, abs=1e-7))
+    assert np.fmax.reduce(features.group_means(entropy), initial=-np.inf) == pytest.approx(
+        -np.inf if highest is None else highest, abs=1e-7
+    )
+    if means := groups_in(entropy):
         rises = [mean - min(means[: i + 1]) for i, mean in enumerate(means)]
         assert found.entropy_rebound == pytest.approx(max(rises), abs=1e-7)
     else:
@@ -114,9 +113,15 @@ def mean(values: np.ndarray):
     return pytest.approx(np.nanmean(values), abs=1e-7) if np.isfinite(values).any() else None
 
 
+def groups_in(values: np.ndarray) -> list[float]:
+    """Means of whole groups of which twelve are known."""
+    groups = [values[i : i + features.GROUP] for i in range(len(values) - features.GROUP + 1)]
+    return [np.nanmean(group) for group in groups if np.isfinite(group).sum() >= 12]
+
+
 def group_means(values: np.ndarray) -> list[float]:
-    groups = [values[i : i + features.GROUP] for i in range(len(values) - features.GROUP + 1)] or [values]
-    return [np.nanmean(group) for group in groups if np.isfinite(group).any()]
+    known = np.isfinite(values)
+    return groups_in(values) or ([np.nanmean(values)] if 0 < known.sum() < features.GROUP else [])
 
 
 def runs(entropy: list[float], top: list[int]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,9 @@ def same(report: RequestReport, other: RequestReport) -> None:
     if report.series is not None:
         for name in ("entropy", "surprisal", "margin", "topk_mass"):
             np.testing.assert_allclose(getattr(report.series, name), getattr(other.series, name), rtol=1e-5, atol=1e-6)
-    rest = {"features": None, "risk": None, "series": None}
+    for each in (report, other):  # how many were counted while it ran depends on when they were folded
+        assert 0 <= each.counted <= each.features.tokens
+    rest: dict[str, Any] = {"features": None, "risk": None, "series": None, "counted": 0}
     if not report.outcome.token_ids:  # a record may or may not have come before the report and named the runner
         rest["runner"] = rest["stage"] = None
     assert dataclasses.replace(report, **rest) == dataclasses.replace(other, **rest)

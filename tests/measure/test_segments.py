@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from tests.measure.conftest import VOCAB, Output
 
 from corevital.frames import events
 from corevital.frames.lifecycle import MAX_SEGMENTS, Admitted, Finished, Segment
-from corevital_otel.measure.features import Watch
+from corevital_otel.measure import features
+from corevital_otel.measure import segments as segments_module
+from corevital_otel.measure.features import PEAKS, Watch, of_series
 from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.report import Features, RequestReport
+from corevital_otel.risk.alarm import running_maximum
 
 KINDS = {"r": "reasoning", "t": "tool_call", "|": "mark"}
 
@@ -46,13 +51,52 @@ def test_forced_tokens_are_observed_and_are_in_no_mean_or_extreme(kit, forced):
     report = kit.Scene().play(output)
     assert not report.incomplete
     chosen = set(range(100)) - set(forced)
-    kit.check(report.features, replace(output.features(chosen), tokens=100, forced=len(forced)))
+    kit.check(report.features, replace(output.features(chosen, forced), tokens=100, forced=len(forced)))
     series = report.series
     assert not series.entropy[list(forced)].any()
     assert not series.surprisal[list(forced)].any()
     assert (series.margin[list(forced)] == 1).all()
     assert np.isfinite(series.entropy).all()
     assert series.entropy.sum() == pytest.approx(report.features.entropy_sum, rel=1e-4)
+
+
+GROUP_ALARM = Thresholds(alarm=("entropy_group_max", Watch(PEAKS.index("entropy_group_max"), 3.0)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "free"),
+    [(200, range(15, 200, 16)), (200, (3, 190)), (70, (60, 65)), (15, (14,)), (3, (1,)), (64, range(20, 40))],
+)
+def test_a_group_of_forced_tokens_is_not_as_unsure_as_its_one_free_token(kit, tokens, free):
+    output = Masked(tokens, extra=1, forced=tuple(sorted(set(range(tokens + 1)) - set(free))))
+    output.logp[list(free)] = -np.log(VOCAB)  # 5.3 bits
+    report = kit.Scene(thresholds=GROUP_ALARM).play(output)
+    zeroed = [np.log2(VOCAB) if i in free else 0.0 for i in range(tokens)]
+    size = min(16, tokens)
+    highest = max(np.mean(zeroed[i : i + size]) for i in range(tokens - size + 1))
+    stored = of_series(report.series)
+    running = running_maximum(report.series, "entropy_group_max")
+    assert report.features.entropy_group_max == pytest.approx(highest, rel=1e-5)
+    assert stored.entropy_group_max == pytest.approx(highest, rel=1e-5)
+    assert running[-1] == pytest.approx(highest, rel=1e-5)
+    assert stored.entropy_rebound == (pytest.approx(report.features.entropy_rebound, rel=1e-5) if size == 16 else None)
+    assert report.health.alarm_raised == (len(free) == 20), "only twenty free tokens in a row are unsure"
+    assert report.health.alarm_onset == (int(np.argmax(running > 3.0)) if len(free) == 20 else None)
+
+
+def test_the_confidence_of_a_group_of_forced_tokens_is_not_that_of_its_one_free_token(kit):
+    alarm = ("confidence_min", Watch(PEAKS.index("confidence_min"), -9.0))
+    for tokens in (200, 15):
+        output = Masked(tokens, extra=1, forced=tuple(i for i in range(tokens + 1) if i % 14))
+        output.logp[:] = -np.log(VOCAB)
+        report = kit.Scene(thresholds=Thresholds(alarm=alarm)).play(output)
+        assert report.features.confidence_mean == pytest.approx(np.log(VOCAB), rel=1e-5)
+        assert report.features.confidence_min is None
+        assert not report.health.alarm_raised
+        output.forced = ()
+        report = kit.Scene(thresholds=Thresholds(alarm=alarm)).play(output)
+        assert report.features.confidence_min == pytest.approx(np.log(VOCAB), rel=1e-5)
+        assert report.health.alarm_raised
 
 
 def test_an_output_that_is_all_forced_has_no_score(kit):
@@ -96,6 +140,21 @@ def played(kit, output: Output, segments: tuple[Segment, ...], segmented: bool =
     return scene.reports[0]
 
 
+def ended_together(kit, cases: list[tuple[Output, tuple[Segment, ...]]], **options) -> dict[int, RequestReport]:
+    """The reports of outputs that all end in one turn, by their keys."""
+    scene = kit.Scene(**options)
+    for output, segments in cases:
+        admitted = Admitted(request_id="r", engine_id=str(output.key), sequence=0, operation="chat", model="m",
+                            arrival_ns=0, prompt_tokens=3, segmented=bool(segments))  # fmt: skip
+        scene.assembler.admit(output.key, admitted)
+        for step in output.steps():
+            scene.assembler.frame(step)
+    for output, segments in cases:
+        scene.assembler.finish(output.key, replace(output.finished(), segments=segments))
+    scene.run_out()
+    return {int(report.admitted.engine_id): report for report in scene.reports}
+
+
 def part_of(output: Output, at: list[int]) -> Features:
     """What the definitions say of these tokens as if they were a whole output."""
     part = Output(len(at), key=output.key)
@@ -114,21 +173,79 @@ def part_of(output: Output, at: list[int]) -> Features:
         ("|" + "r" * 10 + "|" + "a" * 10 + "|" + "r" * 10 + "|" + "a" * 40, "answer"),
     ],
 )
-def test_each_part_is_measured_like_a_whole_output(kit, layout, assessed, capture):
+def test_the_assessed_part_is_measured_like_a_whole_output(kit, layout, assessed, capture):
     output = Output(len(layout), seed=3, extra=1)
     report = played(kit, output, spans(layout), capture=capture)
     found = report.segments
     assert found is not None
     for letter, name in (("r", "reasoning"), ("a", "answer"), ("t", "tool_call")):
         at = [i for i, kind in enumerate(layout) if kind == letter]
-        if at:
-            kit.check(getattr(found, name), part_of(output, at))
-        else:
-            assert getattr(found, name) is None
-    assert found.assessed is not None
+        part, wanted = getattr(found, name), part_of(output, at)
+        if not at:
+            assert part is None
+            continue
+        assert part.tokens == len(at)
+        assert part.entropy_mean == pytest.approx(wanted.entropy_mean, rel=1e-4)
+        assert part.surprisal_mean == pytest.approx(wanted.surprisal_mean, rel=1e-4)
+        if name == assessed:
+            kit.check(found.assessed.features, wanted)
     assert found.assessed.segment == assessed
-    assert found.assessed.features == getattr(found, assessed)
     kit.check(report.features, replace(output.features(), frozen_run=report.features.frozen_run))
+
+
+@pytest.mark.parametrize("together", [8192, 200])
+def test_outputs_that_end_together_have_the_parts_that_each_has_alone(kit, monkeypatch, together):
+    monkeypatch.setattr(segments_module, "_TOGETHER", together)
+    layouts = [
+        "|" + "r" * 70 + "|" + "a" * 90,
+        "a" * 60 + "|" + "t" * 130,
+        "r" * 20,
+        "a" * 33,
+        "r" * 20 + "|" + "a" * 5,
+        "r" * 4 + "a" * 250,
+    ]
+    cases = [(Output(len(one), seed=i, extra=1, key=i + 1), spans(one)) for i, one in enumerate(layouts)]
+    forced = Masked(120, seed=9, extra=1, key=9, forced=tuple(range(30, 80)))
+    cases.append((forced, spans("r" * 20 + "a" * 100)))
+    limits = Thresholds(alarm=("entropy_group_max", Watch(PEAKS.index("entropy_group_max"), 3.5)))
+    reports = ended_together(kit, cases, thresholds=limits)
+    assert len(reports) == len(cases)
+    for case in cases:
+        report, alone = reports[case[0].key], ended_together(kit, [case], thresholds=limits)[case[0].key]
+        found, wanted = report.segments, alone.segments
+        assert (found is None) == (wanted is None) == (not case[1])
+        assert report.health == alone.health
+        assert report.risk.score == pytest.approx(alone.risk.score, rel=1e-9)
+        if wanted is not None:
+            assert (found.reasoning, found.answer, found.tool_call) == (
+                wanted.reasoning,
+                wanted.answer,
+                wanted.tool_call,
+            )
+            assert (found.assessed is None) == (wanted.assessed is None)
+        if wanted is not None and wanted.assessed is not None:
+            assert (found.assessed.segment, found.assessed.alarm_onset) == (
+                wanted.assessed.segment,
+                wanted.assessed.alarm_onset,
+            )
+            for name, value in dataclasses.asdict(wanted.assessed.features).items():
+                expected = pytest.approx(value, rel=1e-9, abs=1e-9) if isinstance(value, float) else value
+                assert getattr(found.assessed.features, name) == expected, name
+
+
+def test_the_parts_of_many_outputs_cost_few_folds(kit, monkeypatch):
+    folds = []
+
+    def fold(state, *args):
+        folds.append(len(state))
+        return features.fold(state, *args)
+
+    monkeypatch.setattr(segments_module, "features", SimpleNamespace(**{**vars(features), "fold": fold}))
+    layout = "r" * 30 + "|" + "a" * 60
+    cases = [(Output(len(layout), seed=i, extra=1, key=i + 1), spans(layout)) for i in range(40)]
+    reports = ended_together(kit, cases, capture="summary")
+    assert {report.segments.assessed.segment for report in reports.values()} == {"answer"}
+    assert folds == [40], "reasoning is folded, or each answer by itself"
 
 
 def test_the_risk_is_that_of_the_answer(kit):
@@ -153,10 +270,13 @@ def test_an_output_that_is_all_reasoning_is_assessed_whole(kit):
 def test_forced_tokens_of_a_part_count_as_its_tokens_alone(kit):
     layout = "|" + "r" * 20 + "|" + "a" * 40
     output = Masked(len(layout), extra=1, forced=tuple(range(30, 50)))
-    found = played(kit, output, spans(layout)).segments.answer
-    assert (found.tokens, found.forced) == (40, 20)
+    found = played(kit, output, spans(layout)).segments
+    assert (found.answer.tokens, found.assessed.features.tokens, found.assessed.features.forced) == (40, 40, 20)
     chosen = [*range(22, 30), *range(50, 62)]
-    assert found.entropy_mean == pytest.approx(part_of(output, chosen).entropy_mean, rel=1e-4)
+    wanted = part_of(output, chosen)
+    assert found.answer.entropy_mean == pytest.approx(wanted.entropy_mean, rel=1e-4)
+    assert found.answer.surprisal_mean == pytest.approx(wanted.surprisal_mean, rel=1e-4)
+    assert found.assessed.features.entropy_mean == pytest.approx(wanted.entropy_mean, rel=1e-4)
 
 
 def test_the_alarm_is_that_of_the_answer(kit):
@@ -198,11 +318,26 @@ def test_parts_need_values_and_so_an_admission_that_announces_them(kit):
 
 def test_a_long_output_has_the_values_of_its_first_tokens(kit):
     report = played(kit, Output(160), spans("r" * 40 + "a" * 120), max_series_tokens=96)
+    wanted = part_of(Output(160), [*range(40, 96)])
     assert report.segments.answer.tokens == 120
-    assert report.segments.answer.entropy_mean == pytest.approx(
-        part_of(Output(160), [*range(40, 96)]).entropy_mean, rel=1e-4
-    )
+    assert report.segments.answer.entropy_mean == pytest.approx(wanted.entropy_mean, rel=1e-4)
+    assert report.segments.assessed.features.tokens == 56, "totals of 56 tokens are not those of 120"
+    assert report.segments.assessed.features.entropy_sum == pytest.approx(wanted.entropy_sum, rel=1e-4)
     assert len(report.series) == 96
+
+
+@pytest.mark.parametrize(
+    ("layout", "forced"), [("r" * 100 + "a" * 60, ()), ("r" * 20 + "a" * 40, range(20, 61)), ("t" * 40, range(40))]
+)
+def test_an_output_whose_answer_has_no_values_is_assessed_whole(kit, layout, forced):
+    output = Masked(len(layout), extra=1, forced=tuple(forced))
+    report = played(kit, output, spans(layout), max_series_tokens=96)
+    part = report.segments.tool_call or report.segments.answer
+    assert (part.tokens, part.entropy_mean, part.surprisal_mean) == (layout.count(layout[-1]), None, None)
+    assert report.segments.assessed is None
+    whole = kit.Scene().play(output)
+    assert report.risk == whole.risk
+    assert (report.risk.score is None) == (layout[0] == "t"), "of the reasoning, where there is one"
 
 
 def test_parts_are_bounded_in_number():

@@ -15,7 +15,7 @@ from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.metrics.instruments import INSTRUMENTS
-from corevital_otel.report import Assessed, Features, Health, RequestReport, Risk, Segments
+from corevital_otel.report import Assessed, Features, Health, Part, RequestReport, Risk, Segments
 from corevital_otel.settings import BACKENDS
 from corevital_otel.spans.attributes import span_attributes
 from corevital_otel.spans.emitter import SpanEmitter
@@ -60,7 +60,8 @@ def fullest(report: Make) -> RequestReport:
     unset = (field.name for field in dataclasses.fields(made.features) if getattr(made.features, field.name) is None)
     known: dict[str, Any] = dict.fromkeys(unset, 0.5)
     features = dataclasses.replace(made.features, surprisal_estimated=1, forced=3, **known)
-    parts = Segments(reasoning=features, answer=features, tool_call=features,
+    part = Part(tokens=3, entropy_mean=0.5, surprisal_mean=0.5)
+    parts = Segments(reasoning=part, answer=part, tool_call=part,
                      assessed=Assessed(segment="answer", features=features))  # fmt: skip
     return dataclasses.replace(
         made,

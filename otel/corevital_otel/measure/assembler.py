@@ -333,11 +333,15 @@ class Assembler:
         reports it twice.
         """
         tails = self._windows.tails(sequences)
+        due = []
         for i, sequence in enumerate(sequences):
             if not tails.exact[i] and now < sequence.finished_at + self._surprisal_wait_s:
                 self._put_deadline(sequence, self._surprisal_wait_s)
-                continue
-            report = self._make(sequence, tails, i)
+            else:
+                due.append((i, sequence))
+        parts = self._segments(tails, due)
+        for i, sequence in due:
+            report = self._make(sequence, tails, i, parts.get(i))
             self._forget(sequence, not report.incomplete)
             try:
                 self._on_report(report)
@@ -345,7 +349,7 @@ class Assembler:
                 self._count_loss(Loss.REPORT_FAULT)
                 swallow("a report's receiver")
 
-    def _make(self, sequence: LiveSequence, tails: Tails, i: int) -> RequestReport:
+    def _make(self, sequence: LiveSequence, tails: Tails, i: int, parts: Segments | None) -> RequestReport:
         """The report of a sequence, the ``i``-th of the tails."""
         outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
         if sequence.facts is not None:
@@ -362,7 +366,6 @@ class Assembler:
         found = loops.find(tokens, self._thresholds.loop_tokens, cut_off=outcome.reason == "length", lags=lags)
         if found is not None:
             found = found._replace(onset=found.onset + before)
-        parts = self._segments(sequence, tails, i, outcome) if outcome.segments else None
         assessed = None if parts is None else parts.assessed
         health = flags.judge(sequence.admitted, outcome, tails, i, found, self._thresholds, assessed)
         risk = self._assess(assessed.features if assessed else summary, health, sequence.admitted)
@@ -389,14 +392,21 @@ class Assembler:
             segments=parts,
         )
 
-    def _segments(self, sequence: LiveSequence, tails: Tails, i: int, outcome: Finished) -> Segments | None:
-        """The parts of a sequence that its end names; None where its values were not kept."""
-        if sequence.columns != COLUMNS or sequence.tokens is None:
-            return None
-        limits, tokens = self._thresholds, sequence.tokens
-        values = self._windows.values(sequence, tails, i, len(tokens), COLUMNS)
-        watch = limits.alarm and limits.alarm[1]
-        return segments.measure(outcome.segments, values, tokens, limits.high_entropy_bits, watch)
+    def _segments(self, tails: Tails, sequences: list[tuple[int, LiveSequence]]) -> dict[int, Segments]:
+        """The parts of the sequences whose end names them and whose values were kept, by their places in the tails."""
+        outputs = {
+            i: segments.Output(outcome.segments, self._windows.values(sequence, tails, i, len(tokens), COLUMNS), tokens)
+            for i, sequence in sequences
+            if (outcome := sequence.outcome) is not None
+            and outcome.segments
+            and (tokens := sequence.tokens) is not None
+            and sequence.columns == COLUMNS
+        }
+        if not outputs:
+            return {}
+        limits = self._thresholds
+        found = segments.measure([*outputs.values()], limits.high_entropy_bits, limits.alarm and limits.alarm[1])
+        return dict(zip(outputs, found, strict=True))
 
     def _forget(self, sequence: LiveSequence, complete: bool) -> None:
         del self._live[sequence.key]

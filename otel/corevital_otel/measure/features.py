@@ -22,6 +22,9 @@ GROUP: Final = 16
 """Tokens in a group of the group confidence. DeepConf slides over 1024 or 2048 tokens of a long chain of thought; most
 served outputs are shorter than that. Sixteen tokens are about a clause: long enough that one rare word does not make
 the minimum, short enough to see one bad stretch in an answer of a few lines. A shorter output is one group."""
+_GROUP_KNOWN: Final = 12
+"""Tokens of those that are known at least. A forced token's entropy counts as the mask left it, 0: the mean over the
+few free tokens of a JSON object would be that of single tokens. It has no confidence that could count."""
 
 HIGH_ENTROPY_BITS: Final = 4.0
 """Default threshold of ``high_entropy_steps``: the uncertainty of sixteen equally likely tokens."""
@@ -81,7 +84,9 @@ STATE: Final = np.dtype(
         ("nan", "?"),
         ("inf", "?"),
         ("first", "<f8", (2,)),  # the first known entropy and surprisal
-        ("group", "<f8", (4, GROUP)),  # the last entropies, 0 where there is none, and 1 where; the same of -confidence
+        # of the last tokens: entropy, 0 where there is none, and 1 where there is one or the token was forced;
+        # -confidence, and 1 where there is one; 1 where there is an entropy
+        ("group", "<f8", (5, GROUP)),
         ("group_floor", "<f8"),  # lowest mean entropy of a group
         ("top", "<i8"),  # the last token's likeliest
         ("runs", "<f8", (2,)),  # of tokens of high entropy, of tokens with the distribution of the one before
@@ -91,7 +96,7 @@ STATE: Final = np.dtype(
         ("alarmed_at", "<i8"),  # output index at which the watched maximum crossed its threshold, negative: not yet
     ]
 )
-"""What is kept of a sequence: 1.4 KiB."""
+"""What is kept of a sequence: 1.5 KiB."""
 
 
 class Watch(NamedTuple):
@@ -143,7 +148,7 @@ def fold(
     parts[_ESTIMATED] = chunk.estimated
     parts[_HIGH] = values[ENTROPY] > high_entropy_bits
     parts[_CLOSE] = values[MARGIN] < CLOSE_MARGIN
-    recent = _recent(state, parts)
+    recent = _recent(state, parts, chunk.forced)
     _compare(state, parts, recent, chunk.top)
     _square(state, first, parts)
     sums = np.add.reduce(parts, axis=2)  # [_SUMS, S]
@@ -167,20 +172,23 @@ def fold(
         _alarm(state, first, values, groups, watch)
 
 
-def _recent(state: Array, parts: Array) -> Array:
-    """The chunk behind the :data:`GROUP` tokens before it, ``[4, S, GROUP + T]``, as in ``state["group"]``."""
-    recent = np.empty((4, len(state), GROUP + parts.shape[2]))
+def _recent(state: Array, parts: Array, forced: Array | None) -> Array:
+    """The chunk behind the :data:`GROUP` tokens before it, ``[5, S, GROUP + T]``, as in ``state["group"]``."""
+    recent = np.empty((5, len(state), GROUP + parts.shape[2]))
     recent[:, :, :GROUP] = state["group"].swapaxes(0, 1)
     recent[0, :, GROUP:] = parts[ENTROPY]
     np.negative(parts[CONFIDENCE], out=recent[2, :, GROUP:])
     recent[1::2, :, GROUP:] = parts[_COUNTS + ENTROPY : _TOKENS : CONFIDENCE]
+    recent[4, :, GROUP:] = parts[_COUNTS + ENTROPY]
+    if forced is not None:
+        recent[1, :, GROUP:] += forced
     return recent
 
 
 def _compare(state: Array, parts: Array, recent: Array, top: Array) -> None:
     """Compare each token with the one before it, into ``parts``: bursts, and equal distributions."""
     rise = recent[0, :, GROUP:] - recent[0, :, GROUP - 1 : -1]
-    both = recent[1, :, GROUP:] * recent[1, :, GROUP - 1 : -1]
+    both = recent[4, :, GROUP:] * recent[4, :, GROUP - 1 : -1]
     np.multiply(rise >= BURST_BITS, both, out=parts[_BURSTS])
     alike = np.empty(top.shape, bool)
     np.equal(top[:, 1:], top[:, :-1], out=alike[:, 1:])
@@ -242,7 +250,7 @@ def _slide_groups(state: Array, first: Array, recent: Array, lengths: Array | No
 
     Returns:
         ``[3, S, T]``, of the group that ends at each token: minus its mean confidence, its mean entropy, and how far
-        that is above the lowest one so far. -inf where there is no whole group.
+        that is above the lowest one so far. -inf where there is no whole group, or too little of it is known.
     """
     tokens = recent.shape[2] - GROUP
     if lengths is None:
@@ -250,13 +258,13 @@ def _slide_groups(state: Array, first: Array, recent: Array, lengths: Array | No
     else:
         last = lengths[:, None] + np.arange(GROUP)
         state["group"] = recent[:, np.arange(len(state))[:, None], last].swapaxes(0, 1)
-    sums = recent[:, :, 1:]
+    sums = recent[:4, :, 1:]
     span = 1
     while span < GROUP:  # sums over 2, 4, 8, 16 tokens
         sums = sums[:, :, span:] + sums[:, :, :-span]
         span *= 2
     totals, counts = sums[::2], sums[1::2]  # [2, S, T], of the groups that end at each token
-    whole = counts > 0.0
+    whole = counts >= _GROUP_KNOWN
     if first.min() < GROUP - 1:
         whole &= first[:, None] + np.arange(tokens) >= GROUP - 1
     if lengths is not None:
@@ -324,8 +332,9 @@ def _summary(
     surprisal = sums[SURPRISAL] / surprisals if surprisals else None
     confidence = sums[CONFIDENCE] / confidences if confidences else None
     begun = [early[i] / early[_COUNTS + i] if early[_COUNTS + i] else None for i in range(COLUMNS)]
-    entropy_tail = group[0] / group[1] if group[1] else None
+    entropy_tail = group[0] / group[4] if group[4] else None
     confidence_tail = -group[2] / group[3] if group[3] else None
+    least = _peak(peaks[_CONFIDENCE_LOW], -sums[CONFIDENCE], confidences, forced)
     return Features(
         tokens=int(sums[_TOKENS]),
         entropy_mean=entropy,
@@ -335,7 +344,7 @@ def _summary(
         entropy_sum=sums[ENTROPY] if entropies else None,
         entropy_early=begun[ENTROPY],
         entropy_change=_difference(entropy_tail, begun[ENTROPY]),
-        entropy_group_max=peaks[_GROUP_HIGH] if math.isfinite(peaks[_GROUP_HIGH]) else entropy,
+        entropy_group_max=_peak(peaks[_GROUP_HIGH], sums[ENTROPY], entropies and entropies + forced),
         entropy_rebound=peaks[_REBOUND] if math.isfinite(peaks[_REBOUND]) else None,
         entropy_bursts=int(sums[_BURSTS]),
         surprisal_mean=surprisal,
@@ -350,7 +359,7 @@ def _summary(
         margin_close_share=sums[_CLOSE] / margins if margins else None,
         topk_mass_mean=sums[TOPK_MASS] / masses if masses else None,
         confidence_mean=confidence,
-        confidence_min=-peaks[_CONFIDENCE_LOW] if math.isfinite(peaks[_CONFIDENCE_LOW]) else confidence,
+        confidence_min=None if least is None else -least,
         confidence_early=begun[CONFIDENCE],
         confidence_tail=confidence_tail,
         confidence_change=_difference(confidence_tail, begun[CONFIDENCE]),
@@ -375,9 +384,29 @@ def _slope(sums: list[float], first: float) -> float | None:
     return (sums[_XY] - sums[_X] * (sums[ENTROPY] / count - first)) / spread if spread > 0.0 else None
 
 
-def short_peak(found: Features, peak: int) -> float:
-    """The watched maximum of an output that is shorter than a group, known at its end alone; -inf for any other."""
-    if found.tokens >= GROUP or peak < _CONFIDENCE_LOW:
+def _peak(peak: float, total: float, known: float, forced: int = 0) -> float | None:
+    """A running maximum of group means; that of an output shorter than a group is its mean.
+
+    Args:
+        peak: the maximum, -inf where there was no group.
+        total: sum over the whole output.
+        known: its tokens that this is of.
+        forced: those left out of it; with more than one in four there is no mean.
+    """
+    if not known:
+        return None
+    if math.isfinite(peak):
+        return peak
+    short = known + forced < GROUP and 3 * forced <= known
+    return total / known if short else None
+
+
+def final_peak(found: Features, peak: int) -> float:
+    """The watched maximum at an output's end: of one that is shorter than a group, it is known there alone.
+
+    -inf for a maximum that is not of groups, or is not known.
+    """
+    if peak < _CONFIDENCE_LOW:
         return -math.inf
     value = found.entropy_group_max if peak == _GROUP_HIGH else found.confidence_min
     return -math.inf if value is None else value if peak == _GROUP_HIGH else -value
@@ -407,15 +436,17 @@ def of_series(series: Series, high_entropy_bits: float = HIGH_ENTROPY_BITS) -> F
 
 
 def group_means(values: Array) -> Array:
-    """Mean over the group of :data:`GROUP` tokens that ends at each token, ``[T]``; NaN before there is a whole group.
+    """Mean over the group of :data:`GROUP` tokens that ends at each token, ``[T]``.
 
-    A series shorter than a group is one group.
+    NaN before there is a whole group, and where less than twelve of its tokens are known. An output with fewer known
+    tokens than a group is one group, which ends at its last token.
     """
     known = np.isfinite(values)
     total = np.concatenate(([0.0], np.where(known, values, 0.0).cumsum(dtype=np.float64)))
     count = np.concatenate(([0], known.cumsum()))
-    size = min(GROUP, len(values))
     means = np.full(len(values), np.nan)
-    with np.errstate(invalid="ignore"):
-        means[size - 1 :] = (total[size:] - total[:-size]) / (count[size:] - count[:-size])
+    sizes = count[GROUP:] - count[:-GROUP]
+    np.divide(total[GROUP:] - total[:-GROUP], sizes, out=means[GROUP - 1 :], where=sizes >= _GROUP_KNOWN)
+    if 0 < count[-1] < GROUP and not np.isfinite(means).any():
+        means[-1] = total[-1] / count[-1]
     return means

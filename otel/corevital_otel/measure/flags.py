@@ -49,7 +49,7 @@ def judge(
             alarm_onset = assessed.alarm_onset
         elif tails.alarmed_at[i] >= 0:
             alarm_onset = tails.alarmed_at[i]
-        elif features.short_peak(found, watch.peak) > watch.threshold:
+        elif features.final_peak(found, watch.peak) > watch.threshold:
             alarm_onset = max(tails.last[i] - 1, 0)
     return Health(
         nan_detected=tails.nan[i],
