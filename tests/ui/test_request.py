@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.harness import served
 
-from corevital_otel.report import Assessed, Features, Health, RequestReport, Risk, Segments, Series
+from corevital_otel.report import Assessed, Features, Part, Health, RequestReport, Risk, Segments, Series
 from corevital_otel.store import decode
 from corevital_otel.ui.request import TOKENS, TraceLink
 
@@ -44,8 +44,9 @@ def test_it_explains_score_factors_and_flags(one: One, browse: Browse) -> None:
 def test_it_names_the_parts_of_the_output_and_which_the_risk_is_of(
     tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
 ) -> None:
-    answer = Features(tokens=2, entropy_mean=0.125, surprisal_mean=0.0625)
-    parts = Segments(reasoning=Features(tokens=7), answer=answer, assessed=Assessed(segment="answer", features=answer))
+    numbers = {"tokens": 2, "entropy_mean": 0.125, "surprisal_mean": 0.0625}
+    assessed = Assessed(segment="answer", features=Features(**numbers))  # type: ignore[arg-type]
+    parts = Segments(reasoning=Part(tokens=7), answer=Part(**numbers), assessed=assessed)  # type: ignore[arg-type]
     db = served.fill(tmp_path / "parts.db", [dataclasses.replace(report(), segments=parts)])
     shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
     assert "reasoning 7 tokens answer 2 tokens, entropy 0.125 bits, surprisal 0.0625 bits; the risk is of this" in shown
