@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.harness import served
 
-from corevital_otel.report import Assessed, Features, Part, Health, RequestReport, Risk, Segments, Series
+from corevital_otel.report import Assessed, Features, Health, Part, RequestReport, Risk, Segments, Series
 from corevital_otel.store import decode
 from corevital_otel.ui.request import TOKENS, TraceLink
 
