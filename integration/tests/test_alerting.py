@@ -29,8 +29,9 @@ MUST_FIRE = {
     "CorevitalFaultBudgetBurn": "critical",
     "CorevitalStuckInLoops": "critical",
 }
-MAY_FIRE = {"CorevitalTrafficShifted", "CorevitalWarningShareRising"}
-"""May fire: bad requests change the traffic too, and loops collapse distributions, perhaps for long enough."""
+MAY_FIRE = {"CorevitalTrafficShifted", "CorevitalWarningShareRising", "CorevitalHighRiskShareRising"}
+"""May fire: bad requests change the traffic too, loops collapse distributions, perhaps for long enough, and the demo
+model's loops of more than a few words are at medium to high risk: it guesses where they go on."""
 WATCHDOG = "CorevitalWatchdog"
 """Always fires, for a dead man's receiver."""
 LASTING = {"CorevitalFaultBudgetBurn"}
