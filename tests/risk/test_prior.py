@@ -108,6 +108,7 @@ def test_extremes_are_bounded():
     sure = features(0.0, 0.0, 0.0, 1)
     assert 0.0 < assess(sure).score < 0.01
     assert 0.99 < assess(features(1e30, 1e30, 1e30)).score <= 1.0
+    assert 0.0 < assess(features(-1e30, -1e30, -1e30)).score < 0.01
 
 
 def test_levels_meet_at_their_thresholds():

@@ -45,6 +45,7 @@ def _per_length(mean: float | None, total: float | None) -> float | None:
     """The total divided by the measured tokens to the power of :data:`LENGTH`; those are the total by the mean."""
     if mean is None or total is None:
         return None
+    mean, total = max(mean, 0.0), max(total, 0.0)  # a broken worker's may be anything
     return float(mean**LENGTH * min(total, LONG * mean) ** (1.0 - LENGTH))
 
 
