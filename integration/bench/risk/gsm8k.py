@@ -13,7 +13,7 @@ from integration.bench.risk.table import Table, read
 
 from corevital_otel.calibration.evaluation import Measures, evaluate
 from corevital_otel.calibration.fitting import fit
-from corevital_otel.risk.baseline import Reference, Served
+from corevital_otel.risk.baseline import Reference
 from corevital_otel.risk.levels import Scorer
 from corevital_otel.risk.prior import PriorRisk
 from corevital_otel.risk.table import scores
@@ -34,7 +34,8 @@ def answers() -> tuple[Table, int]:
 def measures(table: Table) -> dict[str, Measures]:
     """Of each score, within the model; the `baseline` and the profile know only the four fifths they do not score.
 
-    The profile's row has the AUROC within fifths: each fifth has its own profile, on another scale.
+    The profile's row has the AUROC within fifths: each fifth has its own profile, on another scale. The baseline's is of
+    places, which are on one scale; a served score is not where each fifth has its own traffic.
     """
     runs = table.runs
     found = {
@@ -42,7 +43,7 @@ def measures(table: Table) -> dict[str, Measures]:
         "peer's `failure_risk`": table.columns["failure_risk"].astype(float),
         **{name: runs.columns[feature] for name, feature in SIGNALS.items()},
         "`prior`": scores(PriorRisk(0.7), runs),
-        "`baseline`, no labels": _folded(table, lambda known: Served(Reference.of(known.runs))),
+        "`baseline`, no labels": _folded(table, lambda known: Reference.of(known.runs)),
         _PROFILE: _folded(table, lambda known: fit(known.runs, known.wrong)),
     }
     measured = {name: evaluate(values, table.wrong).overall for name, values in found.items()}
