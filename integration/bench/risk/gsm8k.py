@@ -34,8 +34,8 @@ def answers() -> tuple[Table, int]:
 def measures(table: Table) -> dict[str, Measures]:
     """Of each score, within the model; the `baseline` and the profile know only the four fifths they do not score.
 
-    The profile's row has the AUROC within fifths: each fifth has its own profile, on another scale. The baseline's is of
-    places, which are on one scale; a served score is not where each fifth has its own traffic.
+    The profile's row has the AUROC within fifths: each fifth has its own profile, on another scale. The baseline's is
+    of places, which are on one scale: a served score is not.
     """
     runs = table.runs
     found = {
