@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from integration.bench.machine import processor, versions
+from integration.bench.markdown import head, row
 from integration.bench.real import methods
 from integration.bench.real.rows import Rows
 from integration.bench.real.tasks import SEED
@@ -18,16 +19,6 @@ from corevital_otel.risk.prior import PriorRisk
 from corevital_otel.risk.table import scores
 
 FORMS: Final = ("fewshot", "chat")
-
-
-def _row(*cells: object) -> None:
-    print(f"| {' | '.join(map(str, cells))} |")
-
-
-def _head(*cells: str) -> None:
-    print()
-    _row(*cells)
-    _row(*("---" for _ in cells))
 
 
 def _interval(of: Measures) -> str:
@@ -62,7 +53,7 @@ def everything(rows: Rows, dtype: str) -> None:
 
 def long(rows: Rows) -> None:
     """Levels of the prior on long answers, by temperature."""
-    _head("long answers", "count", "word salad flagged", "prior: high", "series kept with `on_risk`", "lowest margin 0")
+    head("long answers", "count", "word salad flagged", "prior: high", "series kept with `on_risk`", "lowest margin 0")
     for temperature in np.unique(rows["temperature"]):
         part = rows.take(rows["temperature"] == temperature)
         high = scores(PriorRisk(methods.THRESHOLD), part.runs) >= methods.THRESHOLD
@@ -71,22 +62,22 @@ def long(rows: Rows) -> None:
         loud = np.array([bool(names - set(QUIET)) for names in flags])
         tied = part.runs.columns["margin_min"] == 0
         shares = (f"{of.mean():.0%}" for of in (salad, high, high | loud, tied))
-        _row(f"temperature {temperature:g}", len(part), *shares)
+        row(f"temperature {temperature:g}", len(part), *shares)
 
 
 def ranking(tasks: dict[str, Rows]) -> None:
     """AUROC within tasks of what needs no labels, and of single signals."""
-    _head("AUROC within tasks, 95 % interval", *(f"{form}" for form in tasks), *(f"ECE, {form}" for form in tasks))
+    head("AUROC within tasks, 95 % interval", *(f"{form}" for form in tasks), *(f"ECE, {form}" for form in tasks))
     for name, score in {"`prior`": methods.prior, "`baseline`": methods.baseline}.items():
         of = [methods.measure(score(part), part) for part in tasks.values()]
-        _row(name, *map(_interval, of), *(f"{one.ece:.2f}" for one in of))
+        row(name, *map(_interval, of), *(f"{one.ece:.2f}" for one in of))
     for name in ("surprisal_sum", "surprisal_mean", "entropy_max", "entropy_sum"):
         of = [methods.measure(methods.signals(part)[name], part) for part in tasks.values()]
-        _row(f"`{name}` alone", *map(_interval, of), *("-" for _ in of))
+        row(f"`{name}` alone", *map(_interval, of), *("-" for _ in of))
     best = [methods.best_signal(part) for part in tasks.values()]
     names = " and ".join(f"`{name}`" for name, _ in best)
     of = [methods.measure(values, part) for (_, values), part in zip(best, tasks.values(), strict=True)]
-    _row(f"the best of all signals, by these labels: {names}", *map(_interval, of), *("-" for _ in of))
+    row(f"the best of all signals, by these labels: {names}", *map(_interval, of), *("-" for _ in of))
 
 
 def profiles(labelled: dict[str, dict[int, methods.Calibrated]]) -> None:
@@ -94,35 +85,35 @@ def profiles(labelled: dict[str, dict[int, methods.Calibrated]]) -> None:
     print(
         f"\n`calibrated`: {methods.DRAWS} random sets of labels, each measured on the other answers; mean, 95 % of them"
     )
-    _head("labels", "AUROC within tasks", "minus the best single signal", "ECE", "weights against a direction")
+    head("labels", "AUROC within tasks", "minus the best single signal", "ECE", "weights against a direction")
     for form, by in labelled.items():
         for labels, of in by.items():
-            _row(f"{form}, {labels}", _spread(of.auroc), _spread(of.gain, "+.3f"), _spread(of.ece), of.wrong_way)
+            row(f"{form}, {labels}", _spread(of.auroc), _spread(of.gain, "+.3f"), _spread(of.ece), of.wrong_way)
 
 
 def alarms(labelled: dict[str, dict[int, methods.Calibrated]]) -> None:
     """False alarms and bad answers found at a rate of 5 %."""
-    _head(f"alarm at {methods.ALARM_RATE:g}: labels", "good alarmed on", "bad alarmed on", "never raised", "no alarm")
+    head(f"alarm at {methods.ALARM_RATE:g}: labels", "good alarmed on", "bad alarmed on", "never raised", "no alarm")
     for form, by in labelled.items():
         for labels, of in by.items():
-            _row(f"{form}, {labels}", _spread(of.false), _spread(of.found), of.dead, of.none)
+            row(f"{form}, {labels}", _spread(of.false), _spread(of.found), of.dead, of.none)
 
 
 def transfer(tasks: dict[str, Rows]) -> None:
     """Profiles on half of the tasks."""
-    _head("profile on half of the tasks, measured on the other half", "AUROC, by half", "prior there")
+    head("profile on half of the tasks, measured on the other half", "AUROC, by half", "prior there")
     for form, part in tasks.items():
         try:
             found = methods.transfer(part)
         except FitError as error:
-            _row(form, str(error), "-")
+            row(form, str(error), "-")
             continue
-        _row(form, *(", ".join(f"{one[at]:.3f}" for one in found) for at in (0, 1)))
+        row(form, *(", ".join(f"{one[at]:.3f}" for one in found) for at in (0, 1)))
 
 
 def traffic(tasks: dict[str, Rows]) -> None:
     """What a server makes of the answers from a cold start, in a mixed order and in blocks of tasks."""
-    _head(
+    head(
         "from a cold start, five orders", "prior's AUROC", "served", "of the last ones alone: prior", "served",
         "high", "shifted, mixed", "shifted, in blocks",
     )  # fmt: skip
@@ -140,4 +131,4 @@ def traffic(tasks: dict[str, Rows]) -> None:
                 methods.auroc(score[later], rest) if have else np.nan,
                 float((score >= methods.THRESHOLD).mean()), float(shifted.mean()), float(blocks.mean()),
             ))  # fmt: skip
-        _row(form, *(f"{value:.3f}" for value in np.mean(cells, axis=0)))
+        row(form, *(f"{value:.3f}" for value in np.mean(cells, axis=0)))

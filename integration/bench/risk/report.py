@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 
+from integration.bench.markdown import head, row
 from integration.bench.risk import gsm8k as answers
 from integration.bench.risk.faults import Loops
 from integration.bench.risk.methods import COMPARED, LABELS, RATES, SIGNALS, alarms_of, half, measures
@@ -12,16 +13,6 @@ from integration.bench.risk.table import Table
 from integration.bench.risk.tasks import KINDS
 
 from corevital_otel.calibration.evaluation import Measures
-
-
-def _row(*cells: object) -> None:
-    print(f"| {' | '.join(map(str, cells))} |")
-
-
-def _head(*cells: str) -> None:
-    print()
-    _row(*cells)
-    _row(*("---" for _ in cells))
 
 
 def _spread(values: Iterable[float]) -> str:
@@ -43,11 +34,11 @@ def scores(tables: dict[int, Table]) -> None:
         print(f"- seed {seed}: {sizes}; wrong of these: {', '.join(wrong)}, all {sets[1].wrong.mean():.0%}")
     first = f"`calibrated`, {LABELS} labels, first half of the tokens"
     found = [{**measures(table), first: half(table)} for table in tables.values()]
-    _head("score", "AUROC within tasks", "ECE", "Brier skill")
+    head("score", "AUROC within tasks", "ECE", "Brier skill")
     for name in found[0]:
         of = [seed[name] for seed in found]
         bare = name in SIGNALS
-        _row(
+        row(
             name,
             _spread(one.auroc or 0.0 for one in of),
             "-" if bare else _spread(one.ece for one in of),
@@ -59,28 +50,28 @@ def planted(tables: dict[int, Table]) -> None:
     """How much depends on the share of planted errors: those that single signals cannot see."""
     shares = {every: [table.thinned(every) for table in tables.values()] for every in (1, 2, 0)}
     shown = (f"share {statistics.mean(t.planted.mean() for t in some):.0%}" for some in shares.values())
-    _head("AUROC by share of planted errors", *shown)
+    head("AUROC by share of planted errors", *shown)
     found = [[measures(table, COMPARED) for table in some] for some in shares.values()]
     for name in found[0][0]:
-        _row(name, *(f"{statistics.mean(seed[name].auroc or 0.0 for seed in some):.3f}" for some in found))
+        row(name, *(f"{statistics.mean(seed[name].auroc or 0.0 for seed in some):.3f}" for some in found))
 
 
 def alarms(tables: dict[int, Table]) -> None:
     """False alarms while running, against the rate asked for."""
     found = [alarms_of(table) for table in tables.values()]
-    _head("alarm while running: rate asked for", "right answers alarmed on", "wrong answers alarmed on", "signal")
+    head("alarm while running: rate asked for", "right answers alarmed on", "wrong answers alarmed on", "signal")
     for rate in RATES:
         false, true = ([seed[1][rate][i] for seed in found] for i in (0, 1))
-        _row(rate, _spread(false), _spread(true), ", ".join(sorted({signal for signal, _ in found})))
+        row(rate, _spread(false), _spread(true), ", ".join(sorted({signal for signal, _ in found})))
 
 
 def loops(found: list[dict[str, Loops]], served: dict[str, tuple[int, int]]) -> None:
     """Loops found, and clean texts taken for one."""
-    _head("text", "texts a seed", "found while running", "found by its end", "right period", "median delay", "in vLLM")
+    head("text", "texts a seed", "found while running", "found by its end", "right period", "median delay", "in vLLM")
     for kind in found[0]:
         of = [seed[kind] for seed in found]
         looping = kind != "clean"
-        _row(
+        row(
             kind,
             of[0].n,
             _spread(one.running for one in of),
@@ -93,9 +84,9 @@ def loops(found: list[dict[str, Loops]], served: dict[str, tuple[int, int]]) -> 
 
 def nan(found: dict[str, tuple[int, int]]) -> None:
     """NaN found, and requests falsely flagged."""
-    _head("NaN in the logits of one step", "flagged")
+    head("NaN in the logits of one step", "flagged")
     for name, counts in found.items():
-        _row(name, _fraction(counts))
+        row(name, _fraction(counts))
 
 
 def gsm8k(table: Table, truncated: int) -> None:
@@ -104,10 +95,10 @@ def gsm8k(table: Table, truncated: int) -> None:
         f"\nGSM8K, an 8B model: {len(table.wrong)} answers, {table.wrong.sum()} wrong;"
         f" {truncated} truncated ones left out"
     )
-    _head("score", "AUROC, 95 % interval", "ECE", "Brier skill")
+    head("score", "AUROC, 95 % interval", "ECE", "Brier skill")
     for name, of in answers.measures(table).items():
         bare = name in SIGNALS
-        _row(name, f"{of.auroc:.3f} ({of.auroc_low:.3f} … {of.auroc_high:.3f})", *(["-"] * 2 if bare else _quality(of)))
+        row(name, f"{of.auroc:.3f} ({of.auroc_low:.3f} … {of.auroc_high:.3f})", *(["-"] * 2 if bare else _quality(of)))
 
 
 def _quality(of: Measures) -> list[str]:
