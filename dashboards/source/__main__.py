@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dashboards.source import boards, chart, rules
 from dashboards.source.config import CONFIG, load_kubernetes
+from dashboards.source.written import write_or_check
 
 FOLDER = Path(__file__).parents[1]
 
@@ -18,17 +19,8 @@ def main(arguments: list[str]) -> int:
     of_chart = FOLDER / "kubernetes/chart/files"
     for_chart = chart.files(FOLDER, boards.files_for_kubernetes(), kubernetes)
     paths |= {of_chart / name: text for name, text in for_chart.items()}
-    if arguments == ["--check"]:
-        stale = [path for path, text in paths.items() if not path.exists() or path.read_text() != text]
-        present = {*FOLDER.glob("grafana/*.json"), *FOLDER.glob("prometheus/*.rules.yml"), *of_chart.glob("**/*.*")}
-        stale += sorted(present - set(paths))
-        for path in stale:
-            sys.stderr.write(f"{path.name} is not what dashboards/source makes: run python -m dashboards.source\n")
-        return len(stale)
-    for path, text in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return 0
+    present = {*FOLDER.glob("grafana/*.json"), *FOLDER.glob("prometheus/*.rules.yml"), *of_chart.glob("**/*.*")}
+    return write_or_check(paths, present, arguments, "dashboards/source makes: run python -m dashboards.source")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Final
 import helm_python
 import yaml
 from dashboards.source.go_yaml import documents
+from dashboards.source.written import write_or_check
 
 FOLDER: Final = Path(__file__).parents[1] / "kubernetes"
 NAME, NAMESPACE = "corevital", "default"
@@ -99,16 +100,8 @@ def files() -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     """Write or check; the number of files that differ is the exit status."""
     made = {FOLDER / "kustomize" / name: text for name, text in files().items()}
-    if arguments == ["--check"]:
-        stale = [path for path, text in made.items() if not path.exists() or path.read_text() != text]
-        stale += sorted({*(FOLDER / "kustomize").glob("*/*.yaml")} - set(made))
-        for path in stale:
-            sys.stderr.write(f"{path.relative_to(FOLDER)} is not what the chart makes: run make kustomize\n")
-        return len(stale)
-    for path, text in made.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return 0
+    present = (FOLDER / "kustomize").glob("*/*.yaml")
+    return write_or_check(made, present, arguments, "the chart makes: run make kustomize")
 
 
 if __name__ == "__main__":
