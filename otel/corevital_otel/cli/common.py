@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,6 +15,7 @@ from corevital_otel import durations
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.terminal import console, print_error, print_text
 from corevital_otel.risk.meaning import short_flag
+from corevital_otel.risk.summary import is_number
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoreReader
 
@@ -51,12 +51,7 @@ def argument(text: str) -> str:
 
 def number_of(value: object) -> float | None:
     """A finite number; None for any other value of a row."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if is_number(value) else None
 
 
 def store_path(db: Path | None) -> Path:

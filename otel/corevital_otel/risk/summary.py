@@ -18,7 +18,7 @@ def parameters(summary: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:g}"
         for name, value in known
-        if _is_number(value)
+        if is_number(value)
     )
 
 
@@ -34,21 +34,21 @@ def parts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for kind, prefix in names.SEGMENTS.items():
         tokens = summary.get(prefix + "tokens")
-        if _is_number(tokens):
+        if is_number(tokens):
             means = [(what, summary.get(f"{prefix}{what}.mean")) for what in ("entropy", "surprisal")]
             words = [
                 f"{int(tokens)} tokens",
-                *(f"{what} {value:.3g} bits" for what, value in means if _is_number(value)),
+                *(f"{what} {value:.3g} bits" for what, value in means if is_number(value)),
             ]
             of = "; the risk is of this part" if summary.get(names.RISK_SEGMENT) == kind else ""
             rows.append((_SEGMENTS[kind], ", ".join(words) + of))
     forced = summary.get(names.TOKENS_FORCED)
-    if _is_number(forced) and int(forced):
+    if is_number(forced) and int(forced):
         rows.append(("forced", f"{int(forced)} tokens were the only ones allowed: they count in no statistic"))
     return rows
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value of a row is a finite number that can be printed."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
