@@ -8,9 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -23,6 +21,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from tests.harness.faulty import certificate, http_receiver, raw_server, read_request
+from tests.harness.otlp_server import OtlpServer
 
 from corevital_otel.counters import Counters
 from corevital_otel.errors import SettingsError
@@ -45,46 +44,23 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Receiver:
-    """An OTLP/HTTP receiver whose answers a test sets."""
+class Receiver(OtlpServer):
+    """Keeps the last value of each metric."""
 
     def __init__(self) -> None:
-        self.status, self.delay_s = 200, 0.0
+        super().__init__()
         self.metrics: dict[str, Metric] = {}
-        self.asked: list[str] = []
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.asked.append(self.path)
-                time.sleep(receiver.delay_s)
-                if receiver.status == 200:
-                    for group in ExportMetricsServiceRequest.FromString(body).resource_metrics:
-                        receiver.metrics |= {
-                            metric.name: metric for scope in group.scope_metrics for metric in scope.metrics
-                        }
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def take(self, body: bytes) -> None:
+        """See :class:`OtlpServer`."""
+        for group in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+            self.metrics |= {metric.name: metric for scope in group.scope_metrics for metric in scope.metrics}
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    running = Receiver()
-    thread = threading.Thread(target=running.server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{running.server.server_port}")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    yield running
-    running.server.shutdown()
-    running.server.server_close()
-    thread.join()
+    with Receiver().as_endpoint(monkeypatch) as running:
+        yield running
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from opentelemetry.trace import SpanContext, TraceFlags
 from tests.conftest import emit
+from tests.harness.otlp_server import OtlpServer
 
 from corevital_otel.counters import Counters
 from corevital_otel.report import Admission, RequestReport, Series
@@ -40,45 +39,23 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-class Receiver:
-    """An OTLP/HTTP receiver whose answers a test sets."""
+class Receiver(OtlpServer):
+    """Keeps spans."""
 
     def __init__(self) -> None:
-        self.status = 200
-        self.delay_s = 0.0
+        super().__init__()
         self.spans: list[Span] = []
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                time.sleep(receiver.delay_s)
-                if receiver.status == 200:
-                    request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
-                    receiver.spans += [
-                        span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans
-                    ]
-                self.send_response(receiver.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    def take(self, body: bytes) -> None:
+        """See :class:`OtlpServer`."""
+        request = trace_service_pb2.ExportTraceServiceRequest.FromString(body)
+        self.spans += [span for group in request.resource_spans for scope in group.scope_spans for span in scope.spans]
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    running = Receiver()
-    thread = threading.Thread(target=running.server.serve_forever)
-    thread.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{running.server.server_port}")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    yield running
-    running.server.shutdown()
-    running.server.server_close()
-    thread.join()
+    with Receiver().as_endpoint(monkeypatch) as running:
+        yield running
 
 
 @pytest.fixture
