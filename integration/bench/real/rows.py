@@ -29,18 +29,24 @@ def client_id(row_id: str) -> str:
     return row_id[:-2] if row_id.startswith("cmpl-") and row_id.endswith("-0") else row_id
 
 
-def _summaries(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
-    """Attributes and flags of each request in the store, by the client's id."""
-    if not (folder / "corevital.db").exists():
-        return {}
-    with closing(sqlite3.connect(f"file:{folder / 'corevital.db'}?mode=ro", uri=True)) as db:
-        rows = db.execute("SELECT request_id, summary, flags FROM reports")
-        return {client_id(name): (json.loads(summary), json.loads(flags)) for name, summary, flags in rows}
+def _select(folder: Path, columns: str) -> list[tuple[Any, ...]]:
+    """Columns of the requests in the store; none where there is no store yet."""
+    path = folder / "corevital.db"
+    if not path.exists():
+        return []
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return db.execute(f"SELECT {columns} FROM reports").fetchall()
 
 
 def stored(folder: Path) -> set[str]:
     """Ids in the store, as clients see them."""
-    return set(_summaries(folder))
+    return {client_id(name) for (name,) in _select(folder, "request_id")}
+
+
+def _summaries(folder: Path) -> dict[str, tuple[dict[str, Any], list[str]]]:
+    """Attributes and flags of each request in the store, by the client's id."""
+    rows = _select(folder, "request_id, summary, flags")
+    return {client_id(name): (json.loads(summary), json.loads(flags)) for name, summary, flags in rows}
 
 
 @dataclass(frozen=True, slots=True)
