@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from typing import Any, Self
 import pytest
 
 
-class OtlpServer:
+class OtlpServer(ABC):
     """Answers each request with a status, after a delay.
 
     Attributes:
@@ -42,9 +43,9 @@ class OtlpServer:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
 
+    @abstractmethod
     def take(self, body: bytes) -> None:
         """Keep what a request that is answered with 200 has."""
-        raise NotImplementedError
 
     @contextmanager
     def as_endpoint(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Self]:
