@@ -69,12 +69,24 @@ class Output:
     def finished(self, reason: str = "stop") -> Finished:
         return Finished(reason=reason, token_ids=self.tokens[: self.n].tolist(), end_ns=1)
 
+    def repetition_share(self) -> float:
+        said = self.tokens[: self.n].tolist()
+        seen: dict[tuple[int, ...], int] = {}
+        repeated = []
+        for i in range(self.n):
+            gram = tuple(said[i - 3 : i + 1])
+            repeated.append(i >= 3 and i - seen.get(gram, -1000) <= 512)
+            if i >= 3:
+                seen[gram] = i
+        width = min(self.n, 128)
+        return max(float(np.mean(repeated[i : i + width])) for i in range(self.n - width + 1))
+
     def features(self, observed: Iterable[int] | None = None, forced: Iterable[int] = ()) -> Features:
         """What the definitions say, written without regard to the implementation; `forced` ones are not `observed`."""
         at = list(range(self.n)) if observed is None else sorted(observed)
         zero = dict.fromkeys(forced, 0.0)
         if not at:
-            return Features()
+            return Features(repetition_share=self.repetition_share() if self.n else None)  # the tokens are known
         logp = self.logp[at]
         entropy = -(np.exp(logp) * logp).sum(axis=1) / np.log(2)
         surprisal = -logp[range(len(at)), self.tokens[at]] / np.log(2)
@@ -104,15 +116,6 @@ class Output:
             still = still + 1 if same else 0
             stillest = max(stillest, still)
         spans = [[tokens[j][0] for j in range(i - 63, i + 1) if j in tokens] for i in range(63, at[-1] + 1)]
-        said = self.tokens[: self.n].tolist()
-        seen: dict[tuple[int, ...], int] = {}
-        repeated = []
-        for i in range(self.n):
-            gram = tuple(said[i - 3 : i + 1])
-            repeated.append(i >= 3 and i - seen.get(gram, -1000) <= 512)
-            if i >= 3:
-                seen[gram] = i
-        width = min(self.n, 128)
         return Features(
             tokens=len(at),
             entropy_mean=entropy.mean(),
@@ -146,7 +149,7 @@ class Output:
             confidence_change=None if early[3] is None else late[3] - early[3],
             high_entropy_run=longest,
             high_entropy_mean=max((float(np.mean(span)) for span in spans if len(span) >= 48), default=None),
-            repetition_share=max(float(np.mean(repeated[i : i + width])) for i in range(self.n - width + 1)),
+            repetition_share=self.repetition_share(),
             frozen_run=stillest,
             high_entropy_steps=int((entropy > 4.0).sum()),
         )
@@ -169,7 +172,8 @@ class Scene:
         self.now = 0.0
         self.reports: list[RequestReport] = []
         self.counters = Counters()
-        options = {"risk": PriorRisk(0.7), "capture": "full", **options}
+        waits = {"wait_s": 2.0, "surprisal_wait_s": 0.25, "facts_wait_s": 0.25}
+        options = {"risk": PriorRisk(0.7), "capture": "full", **waits, **options}
         self.assembler = Assembler(self.reports.append, self.counters, clock=lambda: self.now, **options)
 
     def admit(self, key: int = KEY, capture: str | None = None, role: str | None = None) -> None:

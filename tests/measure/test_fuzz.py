@@ -2,11 +2,12 @@
 
 import dataclasses
 import itertools
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from corevital_otel.report import RequestReport
@@ -24,6 +25,7 @@ from corevital_otel.report import RequestReport
     ends=st.integers(1, 2),
     random=st.randoms(use_true_random=False),
 )
+@example(lengths=[1], extra=0, drop={0}, twice=set(), shift=0, end_at=[0.0] * 4, ends=1, random=Random(0))  # no record
 def test_fuzz(kit, lengths, extra, drop, twice, shift, end_at, ends, random):
     scene = kit.Scene()
     outputs = [kit.Output(n, seed=i, extra=extra + 1, key=100 + i) for i, n in enumerate(lengths)]
