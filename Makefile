@@ -74,7 +74,7 @@ demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
-test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) frontends
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
 	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest --part engine $(TIMED)

@@ -45,6 +45,20 @@ def test_once_a_core_has_sent_facts_those_of_the_next_sequences_are_waited_for(k
     assert scene.lost() == 0
 
 
+def test_facts_that_are_expected_are_waited_for_until_too_many_sequences_had_none(kit):
+    scene = kit.Scene(facts_expected=2)
+    for key in (7, 8, 9):
+        scene.admit(key)
+    for key in (7, 8):
+        scene.finish(key, ended())
+    assert not scene.reports
+    scene.now = 0.25
+    scene.turn()
+    assert len(scene.reports) == 2
+    scene.finish(9, ended())
+    assert len(scene.reports) == 3, "this engine sends none"
+
+
 def test_facts_do_not_shorten_the_wait_for_records(kit):
     output = kit.Output(5, extra=1)
     scene = kit.Scene()

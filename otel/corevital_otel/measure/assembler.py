@@ -57,7 +57,8 @@ class Assembler:
         wait_s: longest wait for records after a sequence's end.
         surprisal_wait_s: longest wait, of that, where only a token's log-probability is still to come.
         facts_wait_s: longest wait where only the facts of the engine's core are still to come. There is none until the
-            core has sent facts of some sequence.
+            core has sent facts of some sequence, but for the first ``facts_expected`` ones.
+        facts_expected: sequences whose facts are waited for even if none have come so far.
         thresholds: of the flags.
         max_live: sequences that may be live at once; beyond it the oldest is reported as incomplete.
         max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
@@ -78,6 +79,7 @@ class Assembler:
         wait_s: float = 5.0,
         surprisal_wait_s: float = 0.25,
         facts_wait_s: float = 1.0,
+        facts_expected: int = 0,
         thresholds: Thresholds | None = None,
         max_live: int = 100_000,
         max_windows: int = 16_384,
@@ -92,7 +94,7 @@ class Assembler:
         self._wait_s = wait_s
         self._surprisal_wait_s = min(surprisal_wait_s, wait_s)
         self._facts_wait_s = min(facts_wait_s, wait_s)
-        self._has_facts = False
+        self._facts_expected: float = facts_expected
         self._max_live = max_live
         self._max_windows = max_windows
         self._max_series_tokens = max_series_tokens
@@ -209,7 +211,7 @@ class Assembler:
 
         Those of an unknown or reported sequence are ignored, and not counted as lost: its report has the frontend's.
         """
-        self._has_facts = True
+        self._facts_expected = math.inf
         if (sequence := self._live.get(key)) is not None:
             facts = facts.bounded()
             sequence.facts = facts if sequence.facts is None else facts.over(sequence.facts)
@@ -310,9 +312,10 @@ class Assembler:
             arrived = []
             for sequence, has_arrived in zip(batch, self._windows.arrived(batch), strict=True):
                 wait_s = 0.0 if has_arrived else self._wait_s
-                if self._has_facts and sequence.facts is None:
+                if self._facts_expected > 0 and sequence.facts is None:
                     wait_s = max(wait_s, self._facts_wait_s)
                 if not wait_s or now >= sequence.finished_at + wait_s:
+                    self._facts_expected -= sequence.facts is None
                     arrived.append(sequence)
                 else:
                     self._put_deadline(sequence, wait_s)

@@ -76,6 +76,9 @@ _LATELY: Final = 256
 _GRACE_S: Final = 3.0
 """A new hub process gives up no sequence for this long: workers try to connect once a second."""
 
+_FACTS_EXPECTED: Final = 64
+"""With COREVITAL_HUB engine cores send facts of each sequence. If they have of none of so many, none are waited for."""
+
 _REFRESH_S: Final = 0.5
 """Between two refreshes of the gauges; an idle hub wakes up for nothing else."""
 
@@ -148,6 +151,7 @@ class Hub:
             risk=self._risk,
             capture=settings.capture,
             clock=lambda: self._patience.now,
+            facts_expected=_FACTS_EXPECTED if settings.hub is not None and identity is None else 0,
             thresholds=Thresholds(
                 high_entropy_bits=settings.high_entropy_bits,
                 high_entropy_tokens=settings.high_entropy_tokens,
