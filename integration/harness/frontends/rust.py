@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 
+from packaging.version import Version
 from tests.harness.processes import ROOT
 
-BINARY = ROOT / f".venv-rust/vllm-rs-{importlib.metadata.version('vllm').partition('+')[0]}"
+_VLLM = importlib.metadata.version("vllm").partition("+")[0]
+BINARY = ROOT / f".venv-rust/vllm-rs-{_VLLM}"
+HAS_GRPC = Version(_VLLM) >= Version("0.32")
+"""Whether it also serves gRPC, at ``--grpc-port``."""
 
 
 def rust_environment() -> dict[str, str]:

@@ -19,7 +19,7 @@ from integration.harness.frontends.grpc_client import send as send_by_grpc
 from integration.harness.frontends.http_client import send
 from integration.harness.frontends.leftovers import Trail
 from integration.harness.frontends.mixed import Request, mixed
-from integration.harness.frontends.rust import BINARY, rust_environment
+from integration.harness.frontends.rust import BINARY, HAS_GRPC, rust_environment
 from integration.harness.runners import RUNNERS, runner_environment
 from integration.harness.vllm_server import MODEL_NAME, Vllm
 from tests.harness.collector import collector
@@ -47,7 +47,7 @@ class Served:
 
 def by_grpc(request: Request) -> bool:
     """Whether a request goes to the gRPC port: completions without what that service has no place for."""
-    return not (request.chat or request.stream or request.hangs_up or request.arguments)
+    return HAS_GRPC and not (request.chat or request.stream or request.hangs_up or request.arguments)
 
 
 def fetch(url: str) -> str:
@@ -85,7 +85,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
             **rust_environment(),
             **trail.env,
         }
-        server = Vllm(folder, "--dtype", "float32", "--grpc-port", str(grpc_port), env=env)
+        grpc_arguments = ["--grpc-port", str(grpc_port)] if HAS_GRPC else []
+        server = Vllm(folder, "--dtype", "float32", *grpc_arguments, env=env)
         trail.follow(server)
         try:
             server.wait_ready(300)
