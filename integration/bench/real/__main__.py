@@ -16,9 +16,10 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from integration.bench.real.ask import answers, ask, bar, jobs
+from integration.bench.real.ask import Job, answers, ask, bar, jobs
 from integration.bench.real.model import NAME, model
 from integration.bench.real.rows import read, recorded, stored
 from integration.harness.vllm_server import vllm
@@ -27,12 +28,22 @@ FOLDER = Path("runs/bench-real")
 _STORED_S = 20.0
 
 
-def collect(folder: Path, dtype: str, seconds: float = math.inf) -> int:
-    """Ask what has no answer yet, for so long at most. Returns how many questions are left."""
+def collect(
+    folder: Path, dtype: str, seconds: float = math.inf, *, asked: Sequence[Job], threads: int | None = None
+) -> int:
+    """Ask what has no answer yet, for so long at most. Returns how many questions are left.
+
+    Args:
+        folder: of the answers and the store.
+        dtype: of the served model.
+        seconds: no more is asked after so long.
+        asked: the questions.
+        threads: of the engine; None: one for each core.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "answers.jsonl"
     done = _done(folder)
-    wanted = [job for job in jobs() if job.key not in done]
+    wanted = [job for job in asked if job.key not in done]
     if wanted:
         env = {
             "COREVITAL_DB": str((folder / "corevital.db").resolve()),
@@ -41,7 +52,7 @@ def collect(folder: Path, dtype: str, seconds: float = math.inf) -> int:
             "COREVITAL_RISK_BASIS": "prior",
             "VLLM_CPU_KVCACHE_SPACE": "2",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound to its cores, it would stand behind whatever else runs there
-            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+            "OMP_NUM_THREADS": str(threads or len(os.sched_getaffinity(0))),
         }
         served = (NAME, model())
         print("starting vLLM", file=sys.stderr, flush=True)
@@ -81,7 +92,10 @@ def main() -> None:
     )
     parser.add_argument("--table", type=Path, help="only the report, of a recorded table: no model, no vLLM")
     options = parser.parse_args()
-    left = 0 if options.only_report or options.table else collect(options.folder, options.dtype, options.seconds)
+    if options.only_report or options.table:
+        left = 0
+    else:
+        left = collect(options.folder, options.dtype, options.seconds, asked=jobs())
     print(f"{left} questions left", file=sys.stderr)
     if left or options.only_ask:
         return
