@@ -119,4 +119,10 @@ class Telemetry(Generic[Running]):
         kernel = likely_kernel(str(facts.resource.get("device.type", "")))
         keeper = service.HubKeeper(facts.model, facts.resource, kernel)
         hub = RemoteHub(*facts.tokenizer, wanted=keeper.start)
-        return CoreHost(hub, settings.capture_content, settings.prompt_hash_key)
+        return CoreHost(
+            hub,
+            settings.capture_content,
+            settings.prompt_hash_key,
+            settings.stops,
+            lambda: service.LoopCheck(settings.loop_tokens),
+        )
