@@ -186,7 +186,7 @@ def test_what_is_wrapped_does_not_keep_the_scheduler():
     ("server", "own", "on"),
     [((), None, None), (("loop",), None, ("loop",)), (("loop",), "none", None), ((), "alarm, nan", ("nan", "alarm"))],
 )
-def test_a_requests_own_wish_replaces_the_servers(
+def test_a_requests_own_argument_replaces_the_servers_setting(
     hub: Hub,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     server: tuple[str, ...],

@@ -25,7 +25,7 @@ def are_on() -> bool:
 
 
 def asks(params: Any) -> bool:
-    """Whether a request ends on a NaN by its own wish. A client's value was checked at its admission."""
+    """Whether a request asks to end on a NaN. A client's value was checked at its admission."""
     return "nan" in str((params.extra_args or {}).get(STOP_ON, ""))
 
 

@@ -34,7 +34,7 @@ class _Request:
     stamp: Stamp
     output: list[int]  # the engine's own list of output tokens, by reference: it grows as tokens are sampled
     scale: float  # what the sampler divides by; NaN where penalties change the logits after we saw them
-    ends_on_nan: bool = False  # by its own wish
+    ends_on_nan: bool = False  # by its own argument
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,13 @@ class Stops:
             return
         self._asked[engine_id] = _Asked("nan" in on, self._new_loop_check() if "loop" in on else None)
 
-    def drop(self, engine_id: str) -> None:
-        """A request has ended."""
-        if self._asked.pop(engine_id, None) is not None and not self._asked:
+    def drop(self, engine_id: str) -> bool:
+        """A request has ended. Returns whether it had been asked for."""
+        if self._asked.pop(engine_id, None) is None:
+            return False
+        if not self._asked:
             self._unwrap()
+        return True
 
     def order(self, engine_id: str, because: str) -> None:
         """End a request with its next token. From any thread; one that has ended is left alone."""

@@ -146,6 +146,8 @@ class Watch:
                 "COREVITAL_STOP_ON=nan",
             )
         self._stops.ask(request.request_id, on)
+        if "alarm" in on:
+            self._hub.watch(stamp, functools.partial(self._stops.order, request.request_id, "alarm"))
 
     def _note(self, request: Any, stamp: Stamp, params: Any) -> None:
         """A request that one of our frontends has stamped, or left out."""
@@ -224,8 +226,8 @@ class Watch:
         self._silent.discard(request.request_id)
         if live is None:
             return
-        if self._stops is not None:
-            self._stops.drop(request.request_id)
+        if self._stops is not None and self._stops.drop(request.request_id):
+            self._hub.unwatch(live.stamp.key)
         facts = self._facts(live, request)
         if not live.is_ours:
             self._hub.facts(live.stamp, facts)
