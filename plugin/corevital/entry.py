@@ -15,8 +15,8 @@ from corevital.engines.vllm import engine as vllm
 from corevital.frames.lifecycle import Observer
 from corevital.frames.remote_hub import RemoteHub
 from corevital.guard import guarded
-from corevital.log import configure
-from corevital.supported import likely_kernel
+from corevital.log import configure, warn_once
+from corevital.supported import STOPPING, likely_kernel
 
 if TYPE_CHECKING:
     from corevital_otel.report import RequestReport
@@ -91,6 +91,8 @@ class Telemetry(Generic[Running]):
         from corevital_otel import service
 
         def follow(observer: Observer, settings: service.Settings) -> bool:
+            if settings.stops and facts.resource.get("engine.name") not in STOPPING:
+                warn_once("stop_on", "COREVITAL_STOP_ON has no effect: only vLLM can end a sequence early")
             content, key = settings.capture_content, settings.prompt_hash_key
             return self._engine.follow(running, observer, content=content, hash_key=key)
 

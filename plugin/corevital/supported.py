@@ -33,6 +33,8 @@ STOP_ON: Final = ("nan", "loop", "alarm")
 """What may end a sequence early."""
 STOP_ON_VARIABLE: Final = "COREVITAL_STOP_ON"
 """Its setting, in the environment of an engine's processes even if it was set in a file."""
+STOPPING: Final = ("vllm",)
+"""Engines that can be made to end a sequence."""
 NO_STOP: Final = "none"
 """In place of these names: nothing does."""
 STOPPED: Final = "corevital:"

@@ -1,4 +1,4 @@
-"""Sequences that the scheduler ends early. ``Request`` is vLLM's own; the scheduler is a stand-in."""
+"""Sequences that the scheduler ends early: vLLM's own schedulers, and for the details a stand-in with their methods."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from integration.harness.vllm_server import MODEL
 from integration.tests.engine.test_core import Hub, hub, request  # noqa: F401
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler as SyncScheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import FinishReason, Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
 
 from corevital.engines.protocol import CoreHost
 from corevital.engines.vllm import nan_counts
@@ -225,3 +233,75 @@ def test_the_worker_counts_nans_only_while_a_request_asks(monkeypatch: pytest.Mo
     assert not envs.VLLM_COMPUTE_NANS_IN_LOGITS
     monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
     assert nan_counts.are_on()
+
+
+def scheduler_of(kind: type[Any]) -> Any:
+    """One of vLLM's, for the demo model; no engine runs."""
+    args = EngineArgs(
+        str(MODEL), max_model_len=512, max_num_seqs=8, enforce_eager=True, enable_prefix_caching=False, dtype="float32"
+    )
+    config = args.create_engine_config()
+    config.cache_config.num_gpu_blocks = 200
+    spec = FullAttentionSpec(block_size=16, num_kv_heads=1, head_size=16, dtype=torch.float32)
+    return kind(
+        vllm_config=config,
+        kv_cache_config=KVCacheConfig(200, [], [KVCacheGroupSpec(["layer"], spec)]),
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=16,
+        hash_block_size=16,
+        log_stats=True,
+    )
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("kind", [SyncScheduler, AsyncScheduler])
+def test_vllms_own_schedulers_end_them_as_at_a_stop_token(kind: type[Any]):
+    scheduler = scheduler_of(kind)
+    ahead = 2 if kind is AsyncScheduler else 1  # steps in flight
+    stops = Stops(scheduler, LoopCheck)
+    tokens = {"loop": LOOP, "looping": LOOP, "nan": OTHER, "alarm": OTHER, "well": OTHER}
+    for name in tokens:
+        scheduler.add_request(request(name, max_tokens=150, ignore_eos=True))
+        if name in ("loop", "nan", "alarm"):
+            stops.ask(name, [name])
+    made, got = dict.fromkeys(tokens, 0), {name: list[int]() for name in tokens}
+    ends: dict[str, tuple[Any, Any]] = {}
+    flying: list[Any] = []
+    for step in range(400):
+        if step == 20:
+            stops.order("alarm", "alarm")
+        planned = scheduler.schedule()
+        if planned.total_num_scheduled_tokens:
+            flying.append(planned)
+            if len(flying) < ahead:
+                continue
+        if not flying:
+            break
+        done = flying.pop(0)
+        names = list(done.num_scheduled_tokens)
+        sampled = [[tokens[name][made[name]]] for name in names]
+        nans = {name: int(name == "nan" and made[name] == 10) for name in names}
+        for name in names:
+            made[name] += 1
+        output = ModelRunnerOutput(names, {name: i for i, name in enumerate(names)}, sampled, num_nans_in_logits=nans)
+        for each in scheduler.update_from_output(done, output).values():
+            for one in each.outputs:
+                assert one.request_id not in ends, "nothing after its end"
+                got[one.request_id] += one.new_token_ids
+                if one.finish_reason is not None:
+                    ends[one.request_id] = one.finish_reason, one.stop_reason
+                    stops.drop(one.request_id)
+    assert ends == {
+        "loop": (FinishReason.STOP, "corevital:loop"),
+        "looping": (FinishReason.LENGTH, None),
+        "nan": (FinishReason.STOP, "corevital:nan"),
+        "alarm": (FinishReason.STOP, "corevital:alarm"),
+        "well": (FinishReason.LENGTH, None),
+    }
+    assert {name: len(found) for name, found in got.items() if name != "alarm"} == {
+        "loop": 64, "looping": 150, "nan": 11, "well": 150,
+    }  # fmt: skip
+    assert all(found == list(tokens[name])[: len(found)] for name, found in got.items())
+    assert scheduler.get_num_unfinished_requests() == 0
+    assert scheduler.kv_cache_manager.block_pool.get_num_free_blocks() == 199, "all but vLLM's own"
+    assert not {"update_from_output", "_update_request_with_output"} & set(vars(scheduler))
