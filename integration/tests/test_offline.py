@@ -227,7 +227,7 @@ STOPS: list[list[Any]] = [
 
 
 @pytest.fixture(scope="module")
-def faulty(run: Run, runner: str) -> tuple[list[Any], Path, str]:
+def faulty(run: Run) -> tuple[list[Any], Path, str]:
     greedy = {"temperature": 0.0, "max_tokens": 12}
     poisoned = {"poison": "nan", "corevital_stop_on": "none"}
     requests = [[PROMPTS[0], greedy], [PROMPTS[1], {**greedy, "extra_args": poisoned}]]
@@ -235,8 +235,7 @@ def faulty(run: Run, runner: str) -> tuple[list[Any], Path, str]:
     # the reference run has the bad logits too: watching must not change what the engine does with them
     poison = "integration.harness.faults:PoisonedLogits"
     chats = ["What is 1 + 1?", "What is 2 + 2?"]
-    server = {} if runner == "v1" else {"COREVITAL_STOP_ON": "nan"}  # V2 counts NaN only by this
-    return run([poison, "corevital"], [requests, STOPS], server, beams=PROMPTS[:2], chats=chats)
+    return run([poison, "corevital"], [requests, STOPS], beams=PROMPTS[:2], chats=chats)
 
 
 def test_faults_in_the_logits_raise_their_flags(faulty: tuple[list[Any], Path, str]) -> None:
@@ -250,20 +249,22 @@ def test_faults_in_the_logits_raise_their_flags(faulty: tuple[list[Any], Path, s
 
 
 def test_what_goes_wrong_is_ended_early_and_its_tokens_are_those_of_a_run_without(
-    faulty: tuple[list[Any], Path, str],
+    faulty: tuple[list[Any], Path, str], runner: str
 ) -> None:
-    tokens, database, _ = faulty
+    tokens, database, log = faulty
+    counts = runner == "v1"  # V2's counts are of the logits before any processor, and its kernel needs a GPU
     stored = {row.request_id: row for row in rows(database)}
     (looped,), (ended,), (poisoned,), (spared,) = tokens[1]
     assert (len(looped), len(poisoned)) == (300, 40)
     assert ended == looped[: len(ended)]
-    assert spared == poisoned[: AT + 1], "the token of the step with the NaN is the last"
+    assert spared == poisoned[: AT + 1 if counts else None], "the token of the step with the NaN is the last"
+    assert log.count("corevital_stop_on=nan has no effect with Model Runner V2") == (not counts)
     assert len(ended) < 150
     for number, flag, reason in (
         (4, "repetition_loop_detected", None),
         (5, "repetition_loop_detected", "corevital:loop"),
         (6, "nan_detected", None),
-        (7, "nan_detected", "corevital:nan"),
+        (7, "nan_detected", "corevital:nan" if counts else None),
     ):
         row = stored[str(number)]
         assert flag in row.flags
