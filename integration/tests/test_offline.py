@@ -223,7 +223,7 @@ STOPS: list[list[Any]] = [
     for prompt, tokens, extra in ((LOOP, 300, {}), (PROMPTS[1], 40, {"poison": "nan"}))
     for stop in ({"corevital_stop_on": "none"}, {"corevital_stop_on": "loop,nan"})
 ]
-"""Each once as it is, and once to be ended early."""
+"""Each once unchanged, and once to be ended early."""
 
 
 @pytest.fixture(scope="module")

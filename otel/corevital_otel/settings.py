@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         None,
         f"some of {', '.join(STOP_ON)}, comma-separated, or {NO_STOP}",
         "what ends a sequence early, comma-separated: `nan` (a NaN among its logits), `loop` (a repetition loop), "
-        "`alarm` (the profile's); a request's `corevital_stop_on` overrides it; vLLM only",
+        "`alarm` (the profile's); a request's `corevital_stop_on` overrides it; logged where the engine cannot",
     )
     log_format: Literal["text", "json"] = _setting(
         "text", "one of text, json", "`json`: structured lines with request and trace id"

@@ -1,4 +1,4 @@
-"""A sequence whose alarm is raised: the hub orders its engine core to end it, whoever reports it."""
+"""A sequence whose alarm is raised: the hub orders its engine core to end it, its own or a frontend's."""
 
 from __future__ import annotations
 
