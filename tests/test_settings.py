@@ -41,6 +41,7 @@ def test_defaults_are_those_of_the_contract() -> None:
         ("DB_RETENTION_DAYS", "99999", "a number above 0, up to 36500"),
         ("DB_MAX_MB", "0", "a number from 1 up"),
         ("LOG_FORMAT", "xml", "one of text, json"),
+        ("STOP_ON", "loop,everything", "some of nan, loop, alarm, comma-separated, or none"),
         ("CAPTURE_CONTENT", "2", "0 or 1"),
     ],
 )
@@ -49,6 +50,13 @@ def test_a_wrong_value_is_one_line(monkeypatch: pytest.MonkeyPatch, name: str, v
     with pytest.raises(SettingsError) as error:
         load()
     assert str(error.value) == f"COREVITAL_{name}={value!r} is not allowed: use {allowed}"
+
+
+def test_what_ends_a_sequence_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().stops == ()
+    for value, found in (("loop, nan", ("nan", "loop")), ("none", ()), ("", ())):
+        monkeypatch.setenv("COREVITAL_STOP_ON", value)
+        assert load().stops == found
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,7 @@ class Thresholds(_Table):
     """Where alerts begin."""
 
     loop_share: Share
+    stopped_share: Share
     high_risk_share: Share
     truncated_share: Share
     warning_share: Share

@@ -49,5 +49,6 @@ ORDER: Final = (
     "CorevitalAlertsUndelivered",
     "CorevitalGrafanaFailing",
     "CorevitalTargetNeverUp",
+    "CorevitalStopsOften",
 )
 """An alert's place is the panel number in its ``runbook_url``: append new ones at the end."""

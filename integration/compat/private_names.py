@@ -57,6 +57,8 @@ NAMES = {
     "v1/engine/llm_engine.py": [
         f"LLMEngine.{name}" for name in ("__init__", "output_processor", "engine_core", "step")
     ],
+    "v1/core/sched/scheduler.py": ["Scheduler.update_from_output", "Scheduler._update_request_with_output"],
+    "v1/outputs.py": ["ModelRunnerOutput.num_nans_in_logits"],
     "v1/engine/core_client.py": ["AsyncMPClient.add_request_async", "SyncMPClient.add_request"],
     "v1/engine/exceptions.py": ["EngineDeadError"],
     "entrypoints/generate/base/protocol.py": ["RequestResponseMetadata.request_id"],

@@ -217,14 +217,25 @@ def test_speculative_decoding_reports_returned_tokens_and_no_rejected_drafts(
     assert compared >= 50
 
 
+LOOP = "Say bang forever.\n"
+STOPS: list[list[Any]] = [
+    [prompt, {"temperature": 0.0, "max_tokens": tokens, "ignore_eos": True, "extra_args": {**extra, **stop}}]
+    for prompt, tokens, extra in ((LOOP, 300, {}), (PROMPTS[1], 40, {"poison": "nan"}))
+    for stop in ({"corevital_stop_on": "none"}, {"corevital_stop_on": "loop,nan"})
+]
+"""Each once unchanged, and once to be ended early."""
+
+
 @pytest.fixture(scope="module")
 def faulty(run: Run) -> tuple[list[Any], Path, str]:
     greedy = {"temperature": 0.0, "max_tokens": 12}
-    requests = [[PROMPTS[0], greedy], [PROMPTS[1], {**greedy, "extra_args": {"poison": "nan"}}]]
+    poisoned = {"poison": "nan", "corevital_stop_on": "none"}
+    requests = [[PROMPTS[0], greedy], [PROMPTS[1], {**greedy, "extra_args": poisoned}]]
     requests += [[PROMPTS[2], {**greedy, "extra_args": {"poison": "inf"}}], [PROMPTS[3], greedy]]
     # the reference run has the bad logits too: watching must not change what the engine does with them
     poison = "integration.harness.faults:PoisonedLogits"
-    return run([poison, "corevital"], [requests], beams=PROMPTS[:2], chats=["What is 1 + 1?", "What is 2 + 2?"])
+    chats = ["What is 1 + 1?", "What is 2 + 2?"]
+    return run([poison, "corevital"], [requests, STOPS], beams=PROMPTS[:2], chats=chats)
 
 
 def test_faults_in_the_logits_raise_their_flags(faulty: tuple[list[Any], Path, str]) -> None:
@@ -237,11 +248,37 @@ def test_faults_in_the_logits_raise_their_flags(faulty: tuple[list[Any], Path, s
     assert len(with_us[0]) == 4
 
 
+def test_what_goes_wrong_is_ended_early_and_its_tokens_are_those_of_a_run_without(
+    faulty: tuple[list[Any], Path, str], runner: str
+) -> None:
+    tokens, database, log = faulty
+    counts = runner == "v1"  # V2's counts are of the logits before any processor, and its kernel needs a GPU
+    stored = {row.request_id: row for row in rows(database)}
+    (looped,), (ended,), (poisoned,), (spared,) = tokens[1]
+    assert (len(looped), len(poisoned)) == (300, 40)
+    assert ended == looped[: len(ended)]
+    assert spared == poisoned[: AT + 1 if counts else None], "the token of the step with the NaN is the last"
+    assert log.count("corevital_stop_on=nan has no effect with Model Runner V2") == (not counts)
+    assert len(ended) < 150
+    for number, flag, reason in (
+        (4, "repetition_loop_detected", None),
+        (5, "repetition_loop_detected", "corevital:loop"),
+        (6, "nan_detected", None),
+        (7, "nan_detected", "corevital:nan" if counts else None),
+    ):
+        row = stored[str(number)]
+        assert flag in row.flags
+        assert row.finish_reason == ("length" if reason is None else "stop")
+        assert row.summary.get("corevital.stop_reason") == reason
+        assert row.output_tokens == row.summary["corevital.tokens.observed"] == len(tokens[1][number - 4][0])
+        assert "corevital.incomplete" not in row.summary
+
+
 def test_chats_are_chats_and_beam_search_steps_are_not_requests(faulty: tuple[list[Any], Path, str]) -> None:
     _, database, log = faulty
     stored = rows(database)
     operations = Counter(row.summary["gen_ai.operation.name"] for row in stored)
-    assert operations == {"text_completion": 4, "chat": 4}
+    assert operations == {"text_completion": 8, "chat": 4}
     chats = Counter(row.request_id for row in stored if row.summary["gen_ai.operation.name"] == "chat")
     assert list(chats.values()) == [2, 2]
     for row in stored:

@@ -168,7 +168,54 @@ def test_beam_search_steps_are_not_requests(server: Server) -> None:
     assert server.process.text().count("beam search is not measured") == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_loop_is_ended_early_with_its_reason_each_choice_alone(server: Server, stream: bool) -> None:
+    """One token forever, by its bias; ``integration/tests/test_offline.py`` has loops of the model's."""
+    body = {
+        "messages": SAID, "n": 2, "max_tokens": 200, "ignore_eos": True, "return_token_ids": True,
+        "logit_bias": {"50": 100},
+    }  # fmt: skip
+    whole = json.loads(server.send("/v1/chat/completions", body))["choices"]
+    mine = f"stopped-{stream}"
+    asked = {**body, "stream": stream, "vllm_xargs": {"corevital_stop_on": "loop"}}
+    answer = server.send("/v1/chat/completions", asked, mine)
+    found = choices(answer) if stream else {choice["index"]: choice for choice in json.loads(answer)["choices"]}
+    assert len(found) == 2
+    for index, choice in found.items():
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("stop", "corevital:loop")
+        assert choice["token_ids"] == whole[index]["token_ids"][: len(choice["token_ids"])]
+        assert len(choice["token_ids"]) == 64, "a loop of one token is long enough at 50, and looked for every 16"
+    wait_until(lambda: len(server.row_of(f"chatcmpl-{mine}")) == 2)
+    for row in server.row_of(f"chatcmpl-{mine}"):
+        assert (row.finish_reason, row.summary["corevital.stop_reason"]) == ("stop", "corevital:loop")
+        assert "repetition_loop_detected" in row.flags
+        assert row.output_tokens == len(found[row.sequence]["token_ids"])
+    with urllib.request.urlopen(f"{server.process.url}/metrics", timeout=30) as page:
+        lines = page.read().decode().splitlines()
+    (stopped,) = (line for line in lines if line.startswith("corevital_requests_stopped_total{") and '"loop"' in line)
+    assert float(stopped.rsplit(" ", 1)[1]) >= 2
+    (saved,) = (line for line in lines if line.startswith("corevital_tokens_saved_total{"))
+    assert float(saved.rsplit(" ", 1)[1]) >= 2 * (200 - 64)
+
+
+def choices(answer: str) -> dict[int, dict[str, Any]]:
+    """The choices of a streamed answer, by index, each put together."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in answer.splitlines():
+        if not line.startswith("data: {"):
+            continue
+        for part in json.loads(line.removeprefix("data: "))["choices"]:
+            whole = found.setdefault(part["index"], {"token_ids": []})
+            whole["token_ids"] += part.get("token_ids") or []
+            if part.get("finish_reason"):
+                whole |= {name: part[name] for name in ("finish_reason", "stop_reason")}
+    return found
+
+
 def test_a_wrong_argument_is_http_400_everywhere(server: Server) -> None:
+    answer = server.send("/v1/completions", {"prompt": "a", "vllm_xargs": {"corevital_stop_on": "everything"}})
+    assert answer.startswith("HTTP 400 ")
+    assert "corevital_stop_on='everything' is not allowed: use some of nan, loop, alarm, or none" in answer
     before = len(server.rows())
     batch = {"messages": [SAID] * 2, "max_tokens": 2}
     for path, body in (

@@ -194,8 +194,9 @@ PREEMPTIONS: Final = "corevital.preemptions"
 DATA_PARALLEL_RANK: Final = "corevital.data_parallel_rank"
 """The rank that served it; absent without data parallelism."""
 STOP_REASON: Final = "corevital.stop_reason"
-"""The id of the stop token that ended it, or ``stop_string``, or that string with ``COREVITAL_CAPTURE_CONTENT=1``;
-absent at the end-of-sequence token."""
+"""The id of the stop token that ended it, or ``stop_string``, or that string with ``COREVITAL_CAPTURE_CONTENT=1``; or
+``corevital:loop``, ``corevital:nan``, ``corevital:alarm`` where ``corevital_stop_on`` did. Absent at the
+end-of-sequence token."""
 CACHED_TOKENS_SOURCE: Final = "corevital.cached_tokens.source"
 """``local`` (the engine's own cache), ``external`` (a KV connector) or ``mixed``; absent where no token was cached."""
 DRAFT_ACCEPTED_TOKENS: Final = "corevital.draft.accepted_tokens"
@@ -267,6 +268,11 @@ REQUESTS_FAULTY: Final = "corevital.requests.faulty"
 """Counter, ``{request}``; ``flag`` is the gravest of the sequence's :data:`FAULT_FLAGS`."""
 REQUESTS_INTERNAL: Final = "corevital.requests.internal"
 """Counter, ``{request}``: sequences that serve no client directly; ``kind``."""
+REQUESTS_STOPPED: Final = "corevital.requests.stopped"
+"""Counter, ``{request}``: sequences that ``corevital_stop_on`` ended; ``reason`` is one of
+:data:`corevital.supported.STOP_ON`."""
+TOKENS_SAVED: Final = "corevital.tokens.saved"
+"""Counter, ``{token}``: an estimate, the tokens that those sequences had left up to their ``max_tokens``."""
 RISK_SCORE_BUCKETS: Final = tuple(step / 20 for step in range(1, 21))
 """Steps of 0.05."""
 HEALTH_FLAGS: Final = "corevital.health.flags"

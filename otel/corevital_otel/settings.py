@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from corevital.attach import ENGINES
-from corevital.supported import CAPTURE_MODES, CaptureMode
+from corevital.supported import CAPTURE_MODES, NO_STOP, STOP_ON, CaptureMode, stops_named
 from corevital.text import printable
 from corevital_otel import addresses, settings_file
 from corevital_otel.addresses import Address
@@ -159,6 +159,12 @@ class Settings(BaseSettings):
         ge=0,
         le=0.5,
     )
+    stop_on: str | None = _setting(
+        None,
+        f"some of {', '.join(STOP_ON)}, comma-separated, or {NO_STOP}",
+        "what ends a sequence early, comma-separated: `nan` (a NaN among its logits), `loop` (a repetition loop), "
+        "`alarm` (the profile's); a request's `corevital_stop_on` overrides it; logged where the engine cannot",
+    )
     log_format: Literal["text", "json"] = _setting(
         "text", "one of text, json", "`json`: structured lines with request and trace id"
     )
@@ -228,6 +234,17 @@ class Settings(BaseSettings):
     @classmethod
     def _is_address(cls, value: str | None) -> str | None:
         return value if value in (None, NONE) else str(addresses.parse(value))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """What ``stop_on`` names."""
+        return stops_named(self.stop_on or NO_STOP)
+
+    @field_validator("stop_on")
+    @classmethod
+    def _names_stops(cls, value: str | None) -> str | None:
+        stops_named(value or NO_STOP)
+        return value
 
     @field_validator("otel_profile")
     @classmethod

@@ -15,8 +15,8 @@ from corevital.engines.vllm import engine as vllm
 from corevital.frames.lifecycle import Observer
 from corevital.frames.remote_hub import RemoteHub
 from corevital.guard import guarded
-from corevital.log import configure
-from corevital.supported import likely_kernel
+from corevital.log import configure, warn_once
+from corevital.supported import STOPPING, likely_kernel
 
 if TYPE_CHECKING:
     from corevital_otel.report import RequestReport
@@ -91,6 +91,8 @@ class Telemetry(Generic[Running]):
         from corevital_otel import service
 
         def follow(observer: Observer, settings: service.Settings) -> bool:
+            if settings.stops and facts.resource.get("engine.name") not in STOPPING:
+                warn_once("stop_on", "COREVITAL_STOP_ON has no effect: only vLLM can end a sequence early")
             content, key = settings.capture_content, settings.prompt_hash_key
             return self._engine.follow(running, observer, content=content, hash_key=key)
 
@@ -119,4 +121,10 @@ class Telemetry(Generic[Running]):
         kernel = likely_kernel(str(facts.resource.get("device.type", "")))
         keeper = service.HubKeeper(facts.model, facts.resource, kernel)
         hub = RemoteHub(*facts.tokenizer, wanted=keeper.start)
-        return CoreHost(hub, settings.capture_content, settings.prompt_hash_key)
+        return CoreHost(
+            hub,
+            settings.capture_content,
+            settings.prompt_hash_key,
+            settings.stops,
+            lambda: service.LoopCheck(settings.loop_tokens),
+        )

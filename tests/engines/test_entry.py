@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,27 @@ class OneCore:
 
     def facts(self, running: Running) -> Facts:
         return Facts(model="tiny", source=Source("vllm", "v1", "raw"), resource={"engine.name": "vllm"})
+
+
+@pytest.mark.parametrize(("name", "lines"), [("vllm", 0), ("sglang", 1), ("tgi", 1), ("transformers", 1)])
+def test_a_setting_that_the_engine_cannot_obey_is_logged_once(
+    name: str, lines: int, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    monkeypatch.setenv("COREVITAL_STOP_ON", "loop")
+    monkeypatch.setenv("COREVITAL_DB", "")
+
+    class Engine(OneCore):
+        def facts(self, running: Running) -> Facts:
+            return Facts(model="tiny", source=Source(name, "v1", "raw"), resource={"engine.name": name})
+
+        def follow(self, running: Running, observer: Any, *, content: bool, hash_key: str | None) -> bool:
+            observer.close()
+            return False
+
+    for _ in range(2):
+        assert Telemetry(Engine()).start(Running(None, None), os.environ) is None  # type: ignore[arg-type]
+    said = [record.getMessage() for record in logged() if "COREVITAL_STOP_ON" in record.getMessage()]
+    assert said == ["COREVITAL_STOP_ON has no effect: only vLLM can end a sequence early"] * lines
 
 
 def test_lines_of_a_core_look_like_those_of_other_processes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,8 @@ def test_a_requests_arguments_are_read() -> None:
     )
     assert found == RequestArgs("full", False, ("a", "b"), PARENT)
     assert request_args.read({"corevital_sample": "1"}).sample is True
+    assert request_args.read({"corevital_stop_on": "loop, nan,"}).stop_on == ("nan", "loop")
+    assert request_args.read({"corevital_stop_on": "none"}).stop_on == ()
 
 
 def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
@@ -40,6 +42,10 @@ def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
         ("corevital_sample", 0.5, "use 0 or 1"),
         ("corevital_tags", ["a"], "one comma-separated string"),
         ("corevital_tags", ",".join("abcdefghijklmnopq"), "at most 16 tags"),
+        ("corevital_stop_on", "loops", "some of nan, loop, alarm, or none"),
+        ("corevital_stop_on", "", "some of nan, loop, alarm"),
+        ("corevital_stop_on", "none,loop", "some of nan, loop, alarm"),
+        ("corevital_stop_on", ["loop"], "some of nan, loop, alarm"),
         ("corevital_traceparent", "", "a W3C traceparent"),
         ("corevital_traceparent", 1, "a W3C traceparent"),
     ],
@@ -71,6 +77,8 @@ HALF = "\ud800"
         ("corevital_tags", "," * 10_000_000),
         ("corevital_tags", "a" * 129),
         ("corevital_tags", 1),
+        ("corevital_stop_on", "loop," * 1_000_000),
+        ("corevital_stop_on", True),
         ("corevital_traceparent", "00-" * 100_000),
         ("corevital_traceparent", f"{PARENT}\n"),
         ("corevital_traceparent", [PARENT]),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from corevital import attach, log
-from corevital.engines.sglang import frontend, names, register, start
+from corevital.engines.sglang import frontend, names, register, request_args, start
 from corevital.engines.sglang.facts import Running
 from corevital.engines.sglang.watch import Watch, carried
 from corevital.frames.engine_key import VARIABLE
@@ -374,3 +374,11 @@ def test_a_wrong_argument_is_refused() -> None:
 def test_sglang_s_own_spans_keep_all_but_token_counts() -> None:
     own = {"gen_ai.usage.completion_tokens": 5, "gen_ai.request.id": "r"}
     assert frontend.without_usage(own) == {"gen_ai.request.id": "r"}
+
+
+def test_what_sglang_cannot_do_is_logged_once(logged: Logged) -> None:
+    for _ in range(2):
+        assert request_args.read_valid({"corevital_stop_on": "loop"}).stop_on == ("loop",)
+    request_args.read_valid({"corevital_stop_on": "none"})
+    (said,) = logged()
+    assert said.getMessage() == ("custom_params: corevital_stop_on has no effect: only vLLM can end a sequence early")

@@ -103,6 +103,29 @@ def test_a_faulty_sequence_is_counted_once(
     assert found == ([(1, counted_as)] if counted_as else [])
 
 
+@pytest.mark.parametrize(
+    ("reason", "stop_reason", "counted_as", "saved"),
+    [
+        ("stop", "corevital:loop", "loop", 92),
+        ("stop", "corevital:nan", "nan", 92),
+        ("stop", "corevital:alarm", "alarm", 92),
+        ("stop", "corevital:other", None, 0),
+        ("stop", "loop", None, 0),
+        ("stop", None, None, 0),
+        ("length", "corevital:loop", None, 0),
+    ],
+)
+def test_a_sequence_that_was_ended_early_is_counted_with_what_it_saved(
+    reason: str, stop_reason: str | None, counted_as: str | None, saved: int, kept: Kept, report: Make
+) -> None:
+    ended = with_facts(report(tokens=8, reason=reason), stop_reason=stop_reason)
+    ended = replace(ended, admitted=replace(ended.admitted, max_tokens=100))
+    Recorder([kept], Counters()).report(*measured(ended))
+    found = [(value, labels["reason"]) for value, labels in kept.of("corevital.requests.stopped") if value]
+    assert found == ([(1, counted_as)] if counted_as else [])
+    assert kept.total("corevital.tokens.saved") == saved
+
+
 def test_unobserved_sequences_are_zero_from_the_start_and_then_what_was_counted(kept: Kept) -> None:
     counters = Counters()
     recorder = Recorder([kept], counters)
@@ -211,6 +234,7 @@ def test_a_served_models_series_are_there_before_its_first_request(kept: Kept) -
         "nan_detected", "inf_detected", "repetition_loop_detected",
         "sustained_high_entropy", "distribution_collapsed", "alarm_raised",
     }  # fmt: skip
+    assert [labels["reason"] for _, labels in kept.of("corevital.requests.stopped")] == ["nan", "loop", "alarm"]
     assert kept.of("corevital.sequences.running") == [(0, {"gen_ai.request.model": "tiny"})]
     assert kept.of("corevital.telemetry.exported") == [
         (0, {"signal": signal}) for signal in ("traces", "metrics", "logs")

@@ -61,7 +61,7 @@ class Recorder:
     def answer(self, client: bytes, body: bytes) -> None:
         found = events.read_answer(body)
         assert found is not None
-        self.answers.append((client, *found))
+        self.answers.append((client, found.run, found.reported))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         def call(*about: Any) -> None:

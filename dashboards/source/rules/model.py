@@ -18,7 +18,9 @@ def groups(config: Config) -> list[Group]:
     """The alerts of models, and those of servers among their peers."""
     scope = Scope(config)
     return [
-        Group("corevital-model", [*_at_once(scope, config), *_shares(config), *_own_week(config), _traffic(scope)]),
+        Group(
+            "corevital-model", [*_at_once(scope, config), *_shares(scope, config), *_own_week(config), _traffic(scope)]
+        ),
         Group("corevital-outliers", _outliers(scope, config)),
     ]
 
@@ -62,7 +64,7 @@ def _at_once(scope: Scope, config: Config) -> list[Alert]:
     ]
 
 
-def _shares(config: Config) -> list[Alert]:
+def _shares(scope: Scope, config: Config) -> list[Alert]:
     return [
         Alert(
             name="CorevitalLoopShareHigh",
@@ -74,6 +76,19 @@ def _shares(config: Config) -> list[Alert]:
             severity="warning",
             summary=f"{_M} loops more often than it should",
             description=f"{_SHARE} of its sequences in 30 minutes fell into a repetition loop.",
+        ),
+        Alert(
+            name="CorevitalStopsOften",
+            expr=lines(
+                increase("corevital_requests_stopped_total", "30m", scope.model)
+                + f" / model:corevital_requests:increase30m > {config.thresholds.stopped_share:g}",
+                "and model:corevital_requests:increase30m >= 50",
+            ),
+            waits="5m",
+            severity="warning",
+            summary=f"Many answers of {_M} are ended early",
+            description=f"{_SHARE} of its sequences in 30 minutes were ended by `corevital_stop_on`. "
+            "Their callers got a part of an answer.",
         ),
     ]
 

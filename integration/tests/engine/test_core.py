@@ -31,6 +31,7 @@ class Hub:
         self.finished: list[tuple[int, Finished]] = []
         self.sent_facts: list[tuple[Stamp, CoreFacts]] = []
         self.kinds: list[str] = []
+        self.watched: list[tuple[Stamp, Callable[[], object]]] = []
         self.unmeasured = self.wants = self.drains = self.closes = 0
 
     def admit(self, request: Admitted) -> Stamp | None:
@@ -42,6 +43,12 @@ class Hub:
 
     def facts(self, stamp: Stamp, facts: CoreFacts) -> None:
         self.sent_facts.append((stamp, facts))
+
+    def watch(self, stamp: Stamp, end: Callable[[], object]) -> None:
+        self.watched.append((stamp, end))
+
+    def unwatch(self, key: int) -> None:
+        self.watched = [(stamp, end) for stamp, end in self.watched if stamp.key != key]
 
     def internal(self, kind: str) -> None:
         self.kinds.append(kind)

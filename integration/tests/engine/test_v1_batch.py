@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from integration.tests.engine.sink import SERVER, Sink
-from vllm import SamplingParams
+from vllm import SamplingParams, envs
 from vllm.v1.sample.logits_processor import LogitsProcessors
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
@@ -286,3 +286,25 @@ def test_an_error_in_our_code_leaves_logits_and_batch_alone(monkeypatch: pytest.
     for _ in range(3):
         step(batch, adapter, {request.req_id: request})  # asserts that the logits are untouched
     assert len(request.output_token_ids) == 3
+
+
+def test_nans_are_counted_while_the_batch_has_a_request_that_ends_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_COMPUTE_NANS_IN_LOGITS", "VLLM_RAISE_ON_LOGIT_NANS"):
+        monkeypatch.delenv(name, raising=False)
+    adapter = V1Adapter(Sink().post)
+    batch, requests, seen = make_batch(adapter), {}, []
+    for key, on in ((1, None), (2, "loop"), (3, "nan,loop")):
+        request = make_request(key)
+        if on is not None:
+            request.sampling_params.extra_args["corevital_stop_on"] = on
+        requests[request.req_id] = request
+        batch.add_request(request)
+        step(batch, adapter, requests)
+        seen.append(envs.VLLM_COMPUTE_NANS_IN_LOGITS)
+    for req_id in list(requests)[::-1]:
+        batch.remove_request(req_id)
+        del requests[req_id]
+        batch.condense()
+        batch.refresh_metadata()
+        seen.append(envs.VLLM_COMPUTE_NANS_IN_LOGITS)
+    assert seen == [False, False, True, False, False, False]

@@ -143,6 +143,10 @@ class Assembler:
         """Of those, the ones whose alarm is raised."""
         return self._windows.alarmed_by_model()
 
+    def alarmed(self) -> list[int]:
+        """Keys of the running sequences whose alarm is raised, up to 72 tokens ago."""
+        return self._windows.alarmed()
+
     def fresh_tokens(self) -> dict[str, int]:
         """Tokens observed of running sequences since the last call, by model; a report counts the rest."""
         fresh = dict(self._windows.fresh)

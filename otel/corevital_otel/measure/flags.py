@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from corevital.frames.lifecycle import Admitted, Finished
+from corevital.supported import stopped_by
 from corevital_otel.measure import features
 from corevital_otel.measure.loops import Repetition
 from corevital_otel.measure.thresholds import Thresholds
@@ -39,7 +40,7 @@ def judge(
     found = tails.features[i]
     loop = template = None
     if repetition is not None:
-        ended_itself = outcome.reason == "stop" and not str(outcome.core.stop_reason or "").startswith("corevital:")
+        ended_itself = outcome.reason == "stop" and stopped_by(outcome.core.stop_reason) is None
         asked_for = ended_itself and repetition.end - repetition.onset <= _ASKED_FOR
         loop, template = (repetition, None) if repetition.loop and not asked_for else (None, repetition)
     alarm_signal, alarm_onset = None, None

@@ -161,6 +161,11 @@ class Windows:
         """Windows whose sequence runs and has its alarm raised, by the sequence's model."""
         return self._by_model(self._features["alarmed_at"] >= 0)
 
+    def alarmed(self) -> list[int]:
+        """Keys of the sequences whose alarm is raised."""
+        owners = (self._owner[slot] for slot in np.flatnonzero(self._features["alarmed_at"] >= 0).tolist())
+        return [owner.key for owner in owners if owner is not None and owner.outcome is None]
+
     def _by_model(self, which: Array) -> dict[str, int]:
         owners = (self._owner[slot] for slot in np.flatnonzero(which).tolist())
         return Counter(owner.admitted.model for owner in owners if owner is not None and owner.outcome is None)

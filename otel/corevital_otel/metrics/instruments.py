@@ -93,6 +93,20 @@ INSTRUMENTS: Final = {
             labels=("kind",),
         ),
         Instrument(
+            name=names.REQUESTS_STOPPED,
+            kind="counter",
+            unit="{request}",
+            text="Sequences that corevital_stop_on ended early.",
+            labels=(_MODEL, "reason"),
+        ),
+        Instrument(
+            name=names.TOKENS_SAVED,
+            kind="counter",
+            unit="{token}",
+            text="An estimate: tokens that sequences ended by corevital_stop_on had left up to their max_tokens.",
+            labels=(_MODEL,),
+        ),
+        Instrument(
             name=names.RISK_SCORE,
             kind="histogram",
             unit="{score}",

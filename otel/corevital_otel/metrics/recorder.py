@@ -14,6 +14,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from corevital.frames.lifecycle import INTERNAL_KINDS
 from corevital.guard import faults, guarded, swallow
+from corevital.supported import STOP_ON, stopped_by
 from corevital_otel import __version__
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
@@ -75,6 +76,12 @@ class Recorder:
                 self._put(names.HEALTH_WARNINGS, 1, {**model, "warning": flag}, context)
         if report.health.fault_flags and reason != "error":
             self._put(names.REQUESTS_FAULTY, 1, {**model, "flag": report.health.fault_flags[0]}, context)
+        stopped = stopped_by(outcome.core.stop_reason) if reason == "stop" else None
+        if stopped is not None:
+            self._put(names.REQUESTS_STOPPED, 1, {**model, "reason": stopped}, context)
+            saved = (admitted.max_tokens or 0) - len(outcome.token_ids)
+            if saved > 0:
+                self._put(names.TOKENS_SAVED, saved, model, context)
         if risk.score is not None:
             self._put(names.RISK_SCORE, risk.score, {**model, "basis": risk.basis}, context)
         if features.entropy_mean is not None:
@@ -207,6 +214,9 @@ class Recorder:
         """What a served model has besides as zero: for a later one the first value would be as late."""
         for flag in names.FAULT_FLAGS:
             self._put(names.REQUESTS_FAULTY, 0, {names.REQUEST_MODEL: label, "flag": flag}, _NO_SPAN)
+        for why in STOP_ON:
+            self._put(names.REQUESTS_STOPPED, 0, {names.REQUEST_MODEL: label, "reason": why}, _NO_SPAN)
+        self._put(names.TOKENS_SAVED, 0, {names.REQUEST_MODEL: label}, _NO_SPAN)
         for reason, level in product((*FINISH_REASONS, OTHER), (*_LEVELS, "unknown")):
             self._put(names.REQUESTS, 0, _ended(label, reason, level), _NO_SPAN)
 

@@ -11,7 +11,7 @@ import secrets
 import time
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -107,6 +107,8 @@ class Cores:
         self._run = secrets.token_hex(8)  # of this hub
         self._client_of: dict[int, bytes] = {}  # of sequences not reported yet: the last to send one of their events
         self._ended: set[int] = set()  # of those
+        self._watched: OrderedDict[int, bytes] = OrderedDict()  # sequences whose alarm ends them, and their cores
+        self._ends: dict[bytes, list[int]] = {}  # of those, the ones whose end is to be ordered
         self._reported: OrderedDict[int, None] = OrderedDict()
         self._answers: dict[bytes, list[int]] = {}
         self._rows = rows
@@ -172,8 +174,8 @@ class Cores:
                 self._listener.admits(key, request)
             case "span":
                 self._listener.span(_SPAN.validate_python(_finite(about)))
-            case "facts":
-                self._listener.facts(key, _FACTS.validate_python(_finite(about)))
+            case "watch" | "facts":
+                self._watch(key, client, None if kind == "watch" else about)
             case "internal":
                 self._listener.internal(str(about))
             case "unobserved":
@@ -184,6 +186,16 @@ class Cores:
                 self._counters.count_loss(Loss.SPAN_HUB_GONE, _count(about))
             case _:
                 raise ValueError(kind)
+
+    def _watch(self, key: int, client: bytes, facts: Any) -> None:
+        """Watch a sequence for its core; or, with facts, do so no longer: it has ended."""
+        if facts is not None:
+            self._watched.pop(key, None)
+            self._listener.facts(key, _FACTS.validate_python(_finite(facts)))
+            return
+        self._watched[key] = client
+        if len(self._watched) > _REMEMBERED:
+            self._watched.popitem(last=False)
 
     def _finish(
         self, key: int, about: Mapping[str, Any], tokens: array[int], client: bytes, core: CoreInfo, answers: list[int]
@@ -198,7 +210,20 @@ class Cores:
                 self._listener.is_gone(key)
                 raise
             self._ended.add(key)
+            self._watched.pop(key, None)
             self._listener.finishes(key, replace(outcome, token_ids=tokens), core)
+
+    def end_alarmed(self, alarmed: Callable[[], Iterable[int]]) -> None:
+        """Order the end of those watched sequences whose alarm is raised.
+
+        Args:
+            alarmed: their keys, among any others'; not called where none is watched.
+        """
+        for key in alarmed() if self._watched else ():
+            client = self._watched.pop(key, None)
+            if client is not None:
+                self._ends.setdefault(client, []).append(key)
+                self._answers.setdefault(client, [])
 
     @property
     def unanswered(self) -> bool:
@@ -243,7 +268,7 @@ class Cores:
             if now >= self._metrics_at.get(client, math.inf):
                 self._metrics_at[client] = now + _METRICS_S
                 metrics = self._metrics()
-            answer = events.answer(self._run + client.hex(), keys)
+            answer = events.answer(self._run + client.hex(), keys, self._ends.pop(client, ()))
             self._receiver.answer(client, answer, *([] if metrics is None else [metrics]))
         self._check_gone()
 

@@ -23,6 +23,7 @@ from corevital.frames.lifecycle import INTERNAL_KINDS, Admitted, Finished
 from corevital.frames.receiver import Letter, Receiver, Transit
 from corevital.frames.stamp import Stamp
 from corevital.guard import guarded, swallow
+from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.http.health import Health
@@ -172,6 +173,11 @@ class Hub:
             self._events.append,
             self._outputs.take_http_span,
         )
+        if "alarm" in settings.stops and watch_of(settings, profile) is None:
+            warn_once(
+                "stop on alarm",
+                "COREVITAL_STOP_ON names alarm, and there is none: set COREVITAL_PROFILE to a profile with an alarm",
+            )
         store = self._outputs.store
         self._cores = Cores(
             self._receiver,
@@ -323,6 +329,7 @@ class Hub:
                 swallow("a frame's intake")
         self._count_foreign()
         wait_s = self._tick(now)
+        self._cores.end_alarmed(self._assembler.alarmed)
         self._cores.answer()
         if drains:
             self._release_drains(drains)

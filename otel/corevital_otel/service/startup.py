@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from corevital import log
 from corevital.frames.lifecycle import Observer
+from corevital.supported import STOP_ON_VARIABLE
 from corevital_otel import __version__
 from corevital_otel.otlp import sampler
 from corevital_otel.otlp.destination import Destination, destination
@@ -37,6 +38,8 @@ def prepare(engine_endpoint: str | None = None) -> Settings:
     settings = environment.require(engine_endpoint=engine_endpoint)
     if settings.log_format == "json":
         os.environ[log.FORMAT_VARIABLE] = "json"  # even if set in a file: workers read no settings
+    if settings.stop_on is not None:  # likewise
+        os.environ[STOP_ON_VARIABLE] = settings.stop_on
     if settings.hub is not None:  # likewise
         os.environ |= {"COREVITAL_HUB": settings.hub, "COREVITAL_HUB_KEY": settings.hub_key or ""}
     if settings.enabled:

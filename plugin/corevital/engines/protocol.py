@@ -19,7 +19,7 @@ thing                  what it does                                    called in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -66,6 +66,17 @@ def reported(found: Mapping[str, Any]) -> dict[str, str | int]:
     return {name: value for name, value in found.items() if isinstance(value, str | int) and value != ""}
 
 
+class LoopCheck(Protocol):
+    """Looks for a repetition loop in one sequence, as it grows."""
+
+    @property
+    def due(self) -> int:
+        """Tokens from which on :meth:`looping` may find something."""
+
+    def looping(self, tokens: Sequence[int]) -> bool:
+        """Whether the sequence with all these tokens is in a loop. Those of the last call come first."""
+
+
 @dataclass(frozen=True, slots=True)
 class CoreHost:
     """What an engine's core needs of the telemetry half.
@@ -74,11 +85,16 @@ class CoreHost:
         hub: the deployment's hub process; it is started when it is first needed.
         content: whether prompt and output text may leave the process.
         hash_key: key for a hash of the prompt's tokens; None: no hash.
+        stop_on: what ends a sequence early unless its request says otherwise, some of
+            :data:`corevital.supported.STOP_ON`.
+        loop_check: makes what looks for a loop in one sequence; None: nothing does.
     """
 
     hub: RemoteHub
     content: bool
     hash_key: str | None
+    stop_on: tuple[str, ...] = ()
+    loop_check: Callable[[], LoopCheck] | None = None
 
 
 class Host(Protocol[Running_contra]):

@@ -1,4 +1,5 @@
-"""The arguments a request may carry: ``corevital_capture``, ``_sample``, ``_tags`` and ``_traceparent``.
+"""The arguments a request may carry: ``corevital_capture``, ``_sample``, ``_tags``, ``_stop_on`` and
+``_traceparent``.
 
 Each engine has its own field for them, which messages name.
 """
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from corevital.log import warn_once
-from corevital.supported import CAPTURE_MODES
+from corevital.supported import CAPTURE_MODES, NO_STOP, STOP_ON, stops_named
 from corevital.text import cut, printable
 
 _PREFIX: Final = "corevital_"
@@ -35,13 +36,15 @@ _SHOWN: Final = 64
 class RequestArgs:
     """What a request asked for; None or empty where it asked for nothing. Each tag is at most 256 bytes of UTF-8.
 
-    ``traceparent`` is the caller's span, for where the frontend passes on no trace headers.
+    ``traceparent`` is the caller's span, for where the frontend passes on no trace headers. ``stop_on`` is what ends
+    its sequences early, in place of the server's; None: the server's.
     """
 
     capture: str | None = None
     sample: bool | None = None
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
+    stop_on: tuple[str, ...] | None = None
 
 
 def read(args: Mapping[str, Any] | None, field: str) -> RequestArgs:
@@ -125,11 +128,19 @@ def _traceparent(value: object, field: str) -> str:
     return parent
 
 
+def _stop_on(value: object, field: str) -> tuple[str, ...]:
+    try:
+        return stops_named(value if isinstance(value, str) and len(value) <= _MAX_TEXT else "")
+    except ValueError:
+        raise _refusal(field, "stop_on", value, f"some of {', '.join(STOP_ON)}, or {NO_STOP}") from None
+
+
 _READERS: Final[dict[str, Callable[[object, str], Any]]] = {
     "capture": _capture,
     "sample": _sample,
     "tags": _tags_of,
     "traceparent": _traceparent,
+    "stop_on": _stop_on,
 }
 _NAMES: Final = tuple(_READERS)
 

@@ -2,7 +2,8 @@
 
 A core's message is ``CVE1`` and a JSON object (:func:`encode`), then all its token ids, 4 bytes each. The hub validates
 it when it reads it. An answer (:func:`answer`) has the id of the hub's run, so that a core notices a new hub and sends
-it what the old one had not reported; and the keys of sequences that are reported, which the core may forget.
+it what the old one had not reported; the keys of sequences that are reported, which the core may forget; and orders to
+end sequences that the core has asked it to watch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 MAGIC: Final = b"CVE1"
 VERSION: Final = 1
 
-Kind = Literal["admit", "finish", "facts", "internal", "unobserved", "lost", "span", "lost spans"]
+Kind = Literal["admit", "finish", "facts", "internal", "unobserved", "lost", "span", "lost spans", "watch"]
 
 
 class Event(NamedTuple):
@@ -25,7 +26,8 @@ class Event(NamedTuple):
     Attributes:
         kind: ``admit`` (with an ``Admitted``), ``finish`` (a ``Finished``), ``facts`` (a ``CoreFacts``); ``internal``
             (the kind's name), ``unobserved`` and ``lost`` (sequences, a number), ``span`` (an API server's span of a
-            request over HTTP, a dataclass of the telemetry half) and ``lost spans`` (a number), which have no key.
+            request over HTTP, a dataclass of the telemetry half) and ``lost spans`` (a number), which have no key. Or
+            ``watch`` (with None): order the sequence's end once its alarm is raised.
         key: the sequence's; 0 where the event has none.
         about: what the kind needs; see there.
     """
@@ -79,20 +81,35 @@ def _plain(value: Any) -> dict[str, Any]:
     return found
 
 
-def answer(run: str, reported: Sequence[int]) -> bytes:
-    """A hub's answer: the id of its run, and the keys of sequences that need not be sent again."""
-    return MAGIC + json.dumps({"v": VERSION, "run": run, "reported": list(reported)}).encode()
+class Answer(NamedTuple):
+    """A hub's answer.
+
+    Attributes:
+        run: the id of its run.
+        reported: keys of sequences that need not be sent again.
+        ends: keys of sequences that are to end: their alarm is raised.
+    """
+
+    run: str
+    reported: list[int]
+    ends: list[int]
 
 
-def read_answer(body: bytes) -> tuple[str, list[int]] | None:
-    """The id of the hub's run and the reported keys; None if this is not an answer of this version."""
+def answer(run: str, reported: Sequence[int], ends: Sequence[int] = ()) -> bytes:
+    """See :class:`Answer`."""
+    body = {"v": VERSION, "run": run, "reported": list(reported)} | ({"ends": list(ends)} if ends else {})
+    return MAGIC + json.dumps(body).encode()
+
+
+def read_answer(body: bytes) -> Answer | None:
+    """What a hub answers; None if this is not an answer of this version."""
     found = read_object(body)
     if found is None or found.get("v") != VERSION:
         return None
-    run, keys = found.get("run"), found.get("reported")
-    if not isinstance(run, str) or not isinstance(keys, list) or not all(type(key) is int for key in keys):
+    run, keys, ends = found.get("run"), found.get("reported"), found.get("ends", [])
+    if not isinstance(run, str) or not isinstance(keys, list) or not isinstance(ends, list):
         return None
-    return run, keys
+    return Answer(run, keys, ends) if all(type(key) is int for key in (*keys, *ends)) else None
 
 
 def read_object(body: bytes) -> Mapping[str, Any] | None:

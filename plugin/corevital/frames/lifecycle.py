@@ -186,7 +186,7 @@ class CoreFacts:
         preemptions: how often it was preempted and recomputed.
         data_parallel_rank: the rank that served it; None without data parallelism.
         stop_reason: the stop token's id as text, or the stop string, that ended it; :data:`STOP_STRING` in place of a
-            string where content may not leave the process.
+            string where content may not leave the process. Or one that :func:`corevital.supported.stopped_by` knows.
         cached_tokens: prompt tokens that were not computed.
         cached_source: their origin: ``local`` (the engine's own cache), ``external`` (a KV connector) or
             ``mixed``.

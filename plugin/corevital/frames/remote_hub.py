@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.util import Finalize
 from typing import Final
@@ -33,6 +33,9 @@ _GATHER_S: Final = 0.02
 
 _BEAT_S: Final = 1.0
 """Between two messages of an idle core. The hub answers each, which is how a new hub is noticed."""
+
+_WATCH_S: Final = 0.05
+"""Between two looks for orders, while a sequence may be ended by one."""
 
 _FIRST_S: Final = 60.0
 """How long the first answer may take: the hub's host may start later."""
@@ -92,6 +95,7 @@ class RemoteHub:
         self._is_wanted = False
         self._events: deque[tuple[str, Event]] = deque()  # each with its server
         self._held: dict[int, _Held] = {}
+        self._watched: dict[int, tuple[str, Callable[[], object]]] = {}  # by key: its server, and what ends it
         self._refused = 0  # sequences that were not admitted; only the engine's thread changes it
         # only the sending thread changes what follows
         self._tokens = 0  # of the ended ones
@@ -144,6 +148,20 @@ class RemoteHub:
         """Send what the core knows of an ended sequence that a frontend has stamped. Never waits."""
         self._post(stamp.server, Event("facts", stamp.key, facts), wants=False)  # its frontend keeps that hub running
 
+    def watch(self, stamp: Stamp, end: Callable[[], object]) -> None:
+        """Have the hub of a stamp order the end of its sequence, once its alarm is raised. Never waits.
+
+        Args:
+            stamp: the sequence's, ours or a frontend's.
+            end: called then, in the sending thread.
+        """
+        self._watched[stamp.key] = stamp.server, end
+        self._post(stamp.server, Event("watch", stamp.key, None), wants=False)
+
+    def unwatch(self, key: int) -> None:
+        """The sequence has ended."""
+        self._watched.pop(key, None)
+
     def internal(self, kind: str) -> None:
         """See :meth:`corevital.frames.lifecycle.Observer.internal`."""
         self._post(self._hub.server, Event("internal", 0, kind))
@@ -184,7 +202,7 @@ class RemoteHub:
     def _go(self) -> None:
         self._routes = Routes()
         while not self._stopping:
-            self._woken.wait(_BEAT_S if self._is_wanted else None)
+            self._woken.wait(_WATCH_S if self._watched else _BEAT_S if self._is_wanted else None)
             self._woken.clear()
             time.sleep(_GATHER_S)
             self._turn(self._routes)
@@ -208,6 +226,8 @@ class RemoteHub:
                 self._send(routes, server, its_events)
         if self._is_wanted:
             self._send_new(routes, per_server.get(self._hub.server, []))
+        if self._watched:
+            self._read_orders(routes)
         with self._idle:
             self._idle.notify_all()
 
@@ -301,10 +321,36 @@ class RemoteHub:
                 _MOST_HELD,
             )
 
+    @guarded("the hubs' orders")
+    def _read_orders(self, routes: Routes) -> None:
+        """Read what hubs answer that are not the one whose answers are read anyway."""
+        servers = {server for server, _ in self._watched.copy().values()}
+        for server in servers - ({self._hub.server} if self._is_wanted else set()):
+            route, _ = routes.to(server)
+            if route is not None and route.prefix:
+                warn_once(
+                    "alarm relayed",
+                    "an alarm ends no sequence of a frontend on another host: start it where its engine runs",
+                )
+                continue
+            while route is not None:
+                try:
+                    body, *_rest = route.socket.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                if (found := events.read_answer(body)) is not None:
+                    self._end(found.ends)
+
+    def _end(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            if (watched := self._watched.get(key)) is not None:
+                watched[1]()
+
     def _is_silent(self) -> bool:
         return self._answered_at is not None and time.monotonic() - self._answered_at > self._patience_s
 
-    def _answered(self, run: str, reported: list[int]) -> None:
+    def _answered(self, run: str, reported: list[int], ends: Sequence[int] = ()) -> None:
+        self._end(ends)
         self._answered_at, self._patience_s = time.monotonic(), _PATIENCE_S
         for key in reported:
             held = self._held.pop(key, None)
@@ -316,6 +362,8 @@ class RemoteHub:
                 self._resend.append(Event("admit", key, held.admitted))
                 if held.finished is not None:
                     self._resend.append(Event("finish", key, held.finished))
+                elif key in self._watched:
+                    self._resend.append(Event("watch", key, None))
             self._woken.set()
 
     def _weigh(self, key: int) -> None:

@@ -20,6 +20,9 @@ name                                             for                            
 ``Scheduler.__init__, add_request``              requests that no Python frontend of ours stamped   Python frontend only
 ``Scheduler._free_request``                      their end, and the core's facts of every request   Python frontend only
 ``Scheduler.schedule, update_from_output``       time in the queue and in prefill                   no such times
+``Scheduler._update_request_with_output``        ``corevital_stop_on``                              nothing ends early
+``ModelRunnerOutput.num_nans_in_logits``         the same on a NaN                                  no end on a NaN
+``VLLM_COMPUTE_NANS_IN_LOGITS``                  the same                                           no end on a NaN
 ``Scheduler.shutdown``                           the wait for the last reports                      those are aborted
 ``Request.prefill_stats``, ``.stop_reason`` …    the core's facts                                   no such facts
 ``AsyncLLM.shutdown``                            the wait for the last statistics                   those incomplete

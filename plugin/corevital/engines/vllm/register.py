@@ -14,11 +14,13 @@ import weakref
 from typing import Any, Final
 
 from corevital.engines.protocol import Host
+from corevital.engines.vllm import nan_counts
 from corevital.engines.vllm.core.register import follow_cores, in_a_core
 from corevital.engines.vllm.facts import Running
 from corevital.engines.vllm.names import warn_if_unchecked
 from corevital.frames.engine_key import share
 from corevital.guard import guarded
+from corevital.supported import STOP_ON_VARIABLE
 
 CLASS_PATH: Final = "corevital.engines.vllm:LogitsProcessor"
 """What the name ``corevital`` stands for on vLLM's command line."""
@@ -90,6 +92,8 @@ def resolve(names: list[Any], host: Host[Running], own_traces: str | None = None
     if host.prepare(own_traces):
         warn_if_unchecked()
         share(headless=_is_headless())
+        if "nan" in os.environ.get(STOP_ON_VARIABLE, ""):
+            nan_counts.always()
         _follow_engines(host)
         follow_cores(host, _uses_us)
         first = next(i for i, name in enumerate(names) if _is_ours(name))

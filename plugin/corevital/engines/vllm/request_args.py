@@ -12,6 +12,9 @@ from corevital.engines.request_args import read_valid as read_valid_args
 FIELD: Final = "vllm_xargs"
 """The field of a client's request."""
 
+STOP_ON: Final = "corevital_stop_on"
+"""The key of what ends the request early."""
+
 
 def read(extra_args: Mapping[str, Any] | None) -> RequestArgs:
     """See :func:`corevital.engines.request_args.read`."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from corevital.engines.vllm.nan_counts import Counting, asks
 from corevital.engines.vllm.stamps import carried
 from corevital.engines.vllm.unobserved import Unobserved
 from corevital.frames.stamp import Stamp
@@ -33,6 +34,7 @@ class _Request:
     stamp: Stamp
     output: list[int]  # the engine's own list of output tokens, by reference: it grows as tokens are sampled
     scale: float  # what the sampler divides by; NaN where penalties change the logits after we saw them
+    ends_on_nan: bool = False  # by its own argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class V1Adapter:
         self._measured: tuple[int, _Measured | None] = (-1, None)  # and the size of the batch
         self._pending: _Pending | None = None
         self._unobserved = Unobserved()
+        self._nan_counts: Counting | None = None  # of the first request that ends on them
 
     def update_state(self, update: BatchUpdate | None) -> None:
         """Before each forward pass: record the step before's tokens, then follow the batch's changes."""
@@ -80,6 +83,8 @@ class V1Adapter:
         self._measured = (-1, None)
         try:
             self._change(update)
+            if self._nan_counts is not None:
+                self._nan_counts.set(any(request.ends_on_nan for request in self._batch.values()))
         except Exception:
             self._batch.clear()  # better to measure nobody than to take one request for another
             raise
@@ -102,7 +107,11 @@ class V1Adapter:
         if stamp is None or stamp.is_left_out:
             return None
         penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
-        return _Request(stamp, output, float("nan") if penalised else scale(params.temperature))
+        scaled = float("nan") if penalised else scale(params.temperature)
+        if not asks(params):
+            return _Request(stamp, output, scaled)
+        self._nan_counts = self._nan_counts or Counting()
+        return _Request(stamp, output, scaled, ends_on_nan=True)
 
     def apply(self, logits: torch.Tensor) -> None:
         """Record this step's logits ``[batch, vocab]``. Changes nothing in them."""

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from corevital.engines.protocol import CoreHost
+from corevital.engines.vllm import nan_counts, request_args
 from corevital.engines.vllm.core import describe
-from corevital.engines.vllm.facts import served_name
+from corevital.engines.vllm.core.stops import Stops
+from corevital.engines.vllm.facts import runner, served_name
 from corevital.engines.vllm.request_facts import accepted_drafts, cached_source
 from corevital.engines.vllm.stamps import EXTRA_ARG, carry
 from corevital.frames import stamp as stamps
@@ -31,6 +33,7 @@ from corevital.frames.stamp import Stamp
 from corevital.frames.wire import is_here
 from corevital.guard import guarded
 from corevital.log import warn_once
+from corevital.supported import stopped_by
 
 _DRAIN_S: Final = 1.5
 """How long a core that shuts down waits for its last sequences to be reported."""
@@ -85,6 +88,9 @@ class Watch:
             describe.admitted, config, hash_key=host.hash_key, model=served_name(config.model_config)
         )
         self._clock = clock
+        self._stop_on = host.stop_on
+        self._stops = None if host.loop_check is None else Stops(scheduler, host.loop_check)
+        self._counts_nans = nan_counts.are_on() or runner(config) == "v1"
         self._key = engine_key()
         self._proof = functools.lru_cache(maxsize=256)(self._key.proof)
         self._rank = describe.data_parallel_rank(config)
@@ -123,6 +129,25 @@ class Watch:
         carry(params, stamp)
         if stamp is not None:
             self._live[request.request_id] = _Live(stamp, True, self._clock())
+            self._may_stop(request, stamp, params)
+
+    def _may_stop(self, request: Any, stamp: Stamp, params: Any) -> None:
+        """Have a request that is measured ended early, if it or the server's settings ask for that."""
+        on = self._stop_on
+        if (params.extra_args or {}).get(request_args.STOP_ON) is not None:
+            own = request_args.read_valid(params.extra_args).stop_on
+            on = on if own is None else own
+        if not on or self._stops is None or getattr(request, "resumable", False):
+            return
+        if "nan" in on and not self._counts_nans:
+            warn_once(
+                "stop on nan",
+                "a request's corevital_stop_on=nan has no effect with Model Runner V2: start vLLM with "
+                "COREVITAL_STOP_ON=nan",
+            )
+        self._stops.ask(request.request_id, on)
+        if "alarm" in on:
+            self._hub.watch(stamp, functools.partial(self._stops.order, request.request_id, "alarm"))
 
     def _note(self, request: Any, stamp: Stamp, params: Any) -> None:
         """A request that one of our frontends has stamped, or left out."""
@@ -130,7 +155,9 @@ class Watch:
             return
         if self._can_reach(stamp.server):
             stamps.parse(str(stamp))  # so that this process can send there too
-            self._live.setdefault(request.request_id, _Live(stamp, False, self._clock()))
+            if request.request_id not in self._live:
+                self._live[request.request_id] = _Live(stamp, False, self._clock())
+                self._may_stop(request, stamp, params)
             return
         carry(params, None)
         self._hub.unobserved(1)
@@ -199,6 +226,8 @@ class Watch:
         self._silent.discard(request.request_id)
         if live is None:
             return
+        if self._stops is not None and self._stops.drop(request.request_id):
+            self._hub.unwatch(live.stamp.key)
         facts = self._facts(live, request)
         if not live.is_ours:
             self._hub.facts(live.stamp, facts)
@@ -227,7 +256,8 @@ class Watch:
             decode_s=None if first is None else now - first,
             preemptions=getattr(request, "num_preemptions", None),
             data_parallel_rank=self._rank,
-            stop_reason=str(stop) if isinstance(stop, int) else None,  # a string would be the client's text
+            # another string would be the client's text
+            stop_reason=str(stop) if isinstance(stop, int) or stopped_by(stop) else None,
             cached_tokens=None if live.cached is None else local + external,
             cached_source=cached_source(local, external),
             accepted_draft_tokens=accepted_drafts(request),
