@@ -58,6 +58,8 @@ class Loss(Enum):
     LOG_REJECTED = "log", "rejected"
     LOG_SHUTDOWN = "log", "shutdown"
     METRIC_EXPORT_FAILED = "metric", "export_failed"
+    VERDICT_LATE = "verdict", "late"
+    VERDICT_NOT_MEASURED = "verdict", "not_measured"
     METRIC_REJECTED = "metric", "rejected"
 
     @property

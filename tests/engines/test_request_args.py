@@ -20,6 +20,8 @@ def test_a_requests_arguments_are_read() -> None:
     )
     assert found == RequestArgs("full", False, ("a", "b"), PARENT)
     assert request_args.read({"corevital_sample": "1"}).sample is True
+    assert request_args.read({"corevital_return": 1}).verdict is True
+    assert request_args.read({"corevital_return": "0"}).verdict is False
 
 
 def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
@@ -38,6 +40,7 @@ def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
         ("corevital_capture", 1, "use one of"),
         ("corevital_sample", 2, "use 0 or 1"),
         ("corevital_sample", 0.5, "use 0 or 1"),
+        ("corevital_return", 2, "corevital_return=2 is not allowed: use 0 or 1"),
         ("corevital_tags", ["a"], "one comma-separated string"),
         ("corevital_tags", ",".join("abcdefghijklmnopq"), "at most 16 tags"),
         ("corevital_traceparent", "", "a W3C traceparent"),

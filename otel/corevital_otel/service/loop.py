@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -19,13 +20,16 @@ from opentelemetry import context
 
 from corevital.frames.engine_key import HubIdentity
 from corevital.frames.layout import Frame
-from corevital.frames.lifecycle import INTERNAL_KINDS, Admitted, Finished
+from corevital.frames.lifecycle import INTERNAL_KINDS, NO_VERDICT, Admitted, Finished
 from corevital.frames.receiver import Letter, Receiver, Transit
 from corevital.frames.stamp import Stamp
 from corevital.guard import guarded, swallow
+from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
+from corevital_otel.http.engine_route import EngineRoute, Protect
 from corevital_otel.http.health import Health
+from corevital_otel.http.reports import Reports
 from corevital_otel.losses import Loss
 from corevital_otel.measure.assembler import Assembler
 from corevital_otel.measure.thresholds import Thresholds
@@ -48,6 +52,7 @@ from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
 from corevital_otel.store.reader import StoreError, StoreReader
+from corevital_otel.verdicts.collector import CURRENT, Collector, Expected
 
 _LAST_FRAMES_S: Final = 0.5
 """How long a stopping hub still receives frames of ended requests."""
@@ -110,6 +115,7 @@ class Hub:
         engine_traces: the engine's own tracing is on.
         identity: of a hub process; None: a new one.
         on_report: called with each report, besides.
+        protect: puts the route to reports behind the key of the engine's own server; None: it has no such server.
 
     Raises:
         OSError: its address is in use, or does not belong to this host.
@@ -125,6 +131,7 @@ class Hub:
         engine_traces: bool = False,
         identity: HubIdentity | None = None,
         on_report: Callable[[RequestReport], None] | None = None,
+        protect: Protect | None = None,
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
         self._settings = settings
@@ -139,6 +146,8 @@ class Hub:
         self._outputs = Outputs(
             settings, self.counters, self._sampler, model, engine=engine, where=where, engine_traces=engine_traces
         )
+        self._reports = Reports(self.is_running, settings.db)
+        self._route = None if protect is None else EngineRoute(protect, self._reports)
         self._intake = Intake(self.counters)
         self._patience = Patience(grace_s=0.0 if identity is None else _GRACE_S)
         self._risk = risk_model(settings, profile, self._outputs.store.learn)
@@ -179,6 +188,9 @@ class Hub:
         self._early = None if identity is None else EarlyFrames(self._assembler.knows)
         self._refresh_at = 0.0
         self._stopping = threading.Event()
+        self._hurried = threading.Event()
+        self._expected: dict[int, Expected] = {}  # by key: running sequences whose callers want the verdict
+        self._awaited: set[Expected] = set()  # ended ones, whose reports they wait for
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._quiet_turns = 0
         self._lost: dict[int, int] = {}  # sender -> records it had dropped at its last frame
@@ -190,22 +202,28 @@ class Hub:
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
-        self._outputs.start()
+        self._outputs.start(None if self._route is None else self._route.add)
         self._thread.start()
         atexit.register(self.close)
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
-        if self._stopping.is_set() or request.sample is False:
-            return None
-        if len(self._events) >= _MOST_EVENTS:
-            self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+        collector = _collector() if request.verdict else None
+        is_full = len(self._events) >= _MOST_EVENTS
+        if is_full or self._stopping.is_set() or request.sample is False:
+            if is_full and not self._stopping.is_set() and request.sample is not False:
+                self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+            if collector is not None:
+                collector.give_up()
             return None
         key = random_id(8)
         kept = self._intake.admitted(request)
         admission = self._sampler.admit(kept, context.get_current())
+        if collector is not None:
+            self._expected[key] = expected = collector.expect()
+            admission = replace(admission, on_report=expected.report)
         self._events.append(lambda: self._assembler.admit(key, kept, admission))
-        return self._stamp(key)
+        return self._stamp(key)._replace(urgent=collector is not None)
 
     def _stamp(self, key: int) -> Stamp:
         return Stamp(self._receiver.server, key, secret=self._receiver.secret, proof=self._receiver.proof)
@@ -215,7 +233,11 @@ class Hub:
         if self._stopping.is_set() and not self._thread.is_alive():
             return  # it was reported when the hub ended
         kept = self._intake.finished(outcome)
-        self._events.append(lambda: self._finished(key, kept))
+        expected = self._expected.pop(key, None)
+        self._events.append(lambda: self._finished(key, kept, expected))
+        if expected is not None:
+            expected.has_ended = True
+            self._hurried.set()
         self._receiver.wake()
 
     def internal(self, kind: str) -> None:
@@ -261,6 +283,8 @@ class Hub:
             return
         self._failed = failed
         self._stopping.set()
+        self._reports.closing = True
+        self._hurried.set()
         self._receiver.wake()
         if self._thread.ident is None:  # never started
             self._end()
@@ -278,7 +302,10 @@ class Hub:
         self._remember()
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
-            self._stopping.wait(_GATHER_S)
+            self._awaited = {expected for expected in self._awaited if expected.verdict is None}
+            if not self._awaited:
+                self._hurried.wait(_GATHER_S)
+            self._hurried.clear()
         begun = time.monotonic()
         self._turn()
         while self._assembler.running:
@@ -406,7 +433,9 @@ class Hub:
             self.counters.count_loss(Loss.EVENT_FAULT)
             swallow("an event's intake")
 
-    def _finished(self, key: int, outcome: Finished) -> None:
+    def _finished(self, key: int, outcome: Finished, expected: Expected | None) -> None:
+        if expected is not None and expected.verdict is None:
+            self._awaited.add(expected)
         if self._assembler.finish(key, outcome) is False:
             self._intake.release(outcome.text)
 
@@ -455,3 +484,13 @@ class Hub:
         if report.admission.key is not None:
             self._cores.reported(report.admission.key)
         self._intake.release(report.admitted.prompt_text, report.outcome.text)
+        if report.admission.on_report is not None:  # last: the caller may ask for the report next
+            report.admission.on_report(report)
+
+
+def _collector() -> Collector | None:
+    """That of the answer which is being made here; None, after one warning, where there is none."""
+    collector = CURRENT.get()
+    if collector is None:
+        warn_once("verdict", NO_VERDICT, "this request did not come to a Python API server")
+    return collector
