@@ -59,7 +59,6 @@ class Loss(Enum):
     LOG_SHUTDOWN = "log", "shutdown"
     METRIC_EXPORT_FAILED = "metric", "export_failed"
     VERDICT_LATE = "verdict", "late"
-    VERDICT_NOT_MEASURED = "verdict", "not_measured"
     METRIC_REJECTED = "metric", "rejected"
 
     @property

@@ -51,7 +51,7 @@ def test_under_v2_the_end_of_an_urgent_request_hurries_also_without_a_next_step(
 ) -> None:
     from integration.tests.engine import test_v2_slots as v2
 
-    monkeypatch.setattr(v2.buffer_utils, "is_uva_available", lambda: False)
+    monkeypatch.setattr("vllm.v1.worker.gpu.buffer_utils.is_uva_available", lambda: False)
     hurries: list[int] = []
     runner = v2.Runner(Sink())
     runner.adapter._recorder.hurry = lambda: hurries.append(1)

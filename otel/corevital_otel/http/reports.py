@@ -48,7 +48,7 @@ class Reports:
         """The answer to a request for the report of ``id`` in its path, after ``wait`` seconds at most.
 
         Raises:
-            HTTPException: ``wait`` is no number from 0 to 30.
+            HTTPException: ``wait`` is not a number from 0 to 30.
         """
         request_id, clock = request.path_params["id"], asyncio.get_running_loop().time
         end = clock() + _wait_s(request)

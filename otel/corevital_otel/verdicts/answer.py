@@ -2,8 +2,8 @@
 
 A whole answer, a JSON object, gets the key ``corevital`` and a header. A stream gets one more event: of chat and
 completions, ``data: {…, "choices": [], "corevital": […]}`` before the event with the usage, or before ``[DONE]`` where
-there is none; of responses, an event ``corevital.verdict`` at the end. A client that reads usage reads its event last,
-and takes it from no other.
+there is none; of responses, an event ``keepalive`` at the end: OpenAI's Node client fails at types that it does not
+know, and takes this one as it comes. A client that reads usage reads its event last, and takes it from no other.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LONGEST_WAIT_S: Final = 2.0
 """How long an answer waits for its verdict."""
 HEADER: Final = b"x-corevital-risk-level"
 KEY: Final = "corevital"
-EVENT: Final = "corevital.verdict"
+EVENT: Final = "keepalive"
 
 _COPIED: Final = ("id", "object", "created", "model")
 """What the event has of the stream's first one, as every event of its kind."""
@@ -106,15 +106,14 @@ class Answer:
         await self._send({**message, "body": body})
 
     async def _verdicts(self) -> list[dict[str, Any]] | None:
-        """The verdicts on its choices; None, and counted, where they cannot be given."""
+        """The verdicts on its choices; None where they cannot be given, which is counted where they are late."""
+        is_due = self._collector.is_due
         found = await self._collector.verdicts(LONGEST_WAIT_S)
-        if found is None:
-            is_late = self._collector.is_measured
-            self._counters.count_loss(Loss.VERDICT_LATE if is_late else Loss.VERDICT_NOT_MEASURED)
+        self._counters.count_loss(Loss.VERDICT_LATE, int(is_due and found is None))
         return found
 
     async def _whole(self, start: Message, body: bytes) -> tuple[Message, bytes]:
-        """A whole answer with the verdict on it, or as it was where it is no JSON object."""
+        """A whole answer with the verdict on it, or unchanged where it is not a JSON object."""
         inner = body.rstrip()[:-1]
         if not inner.startswith(b'{"') or body.rstrip()[-1:] != b"}":
             _warn(b"application/json")
@@ -167,7 +166,7 @@ class Answer:
 
 
 def _event_of(body: bytes) -> dict[str, Any] | None:
-    """The data of the first event in a part of a stream; None where it is no JSON object."""
+    """The data of the first event in a part of a stream; None where it is not a JSON object."""
     at = body.find(_DATA)
     line = body[at + len(_DATA) - 1 :].split(b"\n", 1)[0] if at >= 0 else b""
     try:

@@ -61,9 +61,9 @@ class Collector:
         self.is_asked, self._is_measured = True, False
 
     @property
-    def is_measured(self) -> bool:
-        """Whether all sequences are."""
-        return self._is_measured
+    def is_due(self) -> bool:
+        """Whether the reports of all sequences are on their way: they are measured, and have ended."""
+        return self._is_measured and bool(self._expected) and self.has_ended
 
     @property
     def has_ended(self) -> bool:
@@ -79,7 +79,7 @@ class Collector:
         Returns:
             None where one is missing: it still runs, is not measured, or its report has not come in time.
         """
-        if not (self.is_measured and self.has_ended and self._expected):
+        if not self.is_due:
             return None
         if not self._is_complete():
             loop, done = asyncio.get_running_loop(), asyncio.Event()

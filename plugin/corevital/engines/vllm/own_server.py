@@ -45,6 +45,6 @@ def _guarded(check: App) -> App:
     """vLLM asks for its key under ``/v1`` only."""
 
     async def call(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        await check({**scope, "path": _GUARDED, "root_path": ""}, receive, send)
+        await check({**scope, "path": _GUARDED, "root_path": "", "app_root_path": ""}, receive, send)
 
     return call
