@@ -97,6 +97,23 @@ def test_a_server_whose_check_is_not_found_has_no_route(store: Path, monkeypatch
     assert ask(routed(server(), store), ONE).status_code == 404
 
 
+class Changed:
+    """A check that guards other paths than vLLM's does, under its name."""
+
+    def __init__(self, app: ASGIApp, tokens: list[str]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def test_a_check_that_lets_anyone_in_closes_the_route(store: Path) -> None:
+    named: Any = type("AuthenticationMiddleware", (Changed,), {})
+    application = routed(server(Middleware(named, tokens=["sesame"]), arguments=Arguments), store)
+    assert ask(application, ONE).status_code == 404
+    assert ask(application, ONE, authorization="Bearer sesame").status_code == 404
+
+
 def test_an_application_that_is_not_the_engines_has_no_route(store: Path) -> None:
     assert ask(routed(Starlette(), store), ONE).status_code == 404
     other = Starlette()

@@ -11,9 +11,10 @@ from corevital.log import warn_once
 
 App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
 
-_GUARDED: Final = "/v1/corevital"
-"""A path that vLLM asks for its key."""
+_GUARDED: Final = "/v1/chat/completions"
+"""A path for which vLLM asks for its key, in every version."""
 _LAYER: Final = "AuthenticationMiddleware"
+_PROBE: Final = "corevital.probe"
 
 
 def protect(application: Any, ours: App) -> App | None:
@@ -33,18 +34,42 @@ def protect(application: Any, ours: App) -> App | None:
     layers = [layer for layer in application.user_middleware if getattr(layer.cls, "__name__", "") == _LAYER]
     has_key = arguments is None or getattr(arguments, "api_key", None) or os.environ.get("VLLM_API_KEY")
     if has_key and not layers:
-        warn_once("own server", "vLLM's check of --api-key is not found: its port does not serve "
-                  "/corevital/v1/requests; set COREVITAL_HTTP and ask there")  # fmt: skip
+        _warn()
         return None
     for layer in layers:
-        ours = _guarded(layer.cls(ours, *getattr(layer, "args", ()), **layer.kwargs))
+        ours = _guarded(layer, ours)
     return ours
 
 
-def _guarded(check: App) -> App:
-    """vLLM asks for its key under ``/v1`` only."""
+def _guarded(layer: Any, ours: App) -> App:
+    """An application of ours behind one of vLLM's layers, which knows only vLLM's own paths."""
+    check, probe = (layer.cls(app, *getattr(layer, "args", ()), **layer.kwargs) for app in (ours, _note))
 
     async def call(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        await check({**scope, "path": _GUARDED, "root_path": "", "app_root_path": ""}, receive, send)
+        shown = {**scope, "path": _GUARDED, "root_path": "", "app_root_path": ""}
+        reached: list[bool] = []
+        await probe({**shown, "method": "GET", "headers": [], _PROBE: reached}, receive, _drop)
+        if reached:  # without a key: better no route than an open one
+            _warn()
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await check(shown, receive, send)
 
     return call
+
+
+async def _note(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+    scope[_PROBE].append(True)
+
+
+async def _drop(message: object) -> None:
+    pass
+
+
+def _warn() -> None:
+    warn_once(
+        "own server",
+        "vLLM's check of --api-key is not found: its port does not serve /corevital/v1/requests; "
+        "set COREVITAL_HTTP and ask there",
+    )
