@@ -52,6 +52,7 @@ from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
 from corevital_otel.store.reader import StoreError, StoreReader
+from corevital_otel.verdicts.answer import LONGEST_WAIT_S
 from corevital_otel.verdicts.collector import CURRENT, Collector, Expected
 
 _LAST_FRAMES_S: Final = 0.5
@@ -190,7 +191,7 @@ class Hub:
         self._stopping = threading.Event()
         self._hurried = threading.Event()
         self._expected: dict[int, Expected] = {}  # by key: running sequences whose callers want the verdict
-        self._awaited: set[Expected] = set()  # ended ones, whose reports they wait for
+        self._awaited: dict[Expected, float] = {}  # ended ones, and until when their reports are waited for
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._quiet_turns = 0
         self._lost: dict[int, int] = {}  # sender -> records it had dropped at its last frame
@@ -302,8 +303,7 @@ class Hub:
         self._remember()
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
-            self._awaited = {expected for expected in self._awaited if expected.verdict is None}
-            if not self._awaited:
+            if not self._is_awaited():
                 self._hurried.wait(_GATHER_S)
             self._hurried.clear()
         begun = time.monotonic()
@@ -315,6 +315,13 @@ class Hub:
                 break
             self._receiver.wait(0.05)
         self._end()
+
+    def _is_awaited(self) -> bool:
+        """Whether callers wait for reports."""
+        if self._awaited:
+            now = time.monotonic()
+            self._awaited = {each: end for each, end in self._awaited.items() if each.verdict is None and now < end}
+        return bool(self._awaited)
 
     def _turn(self) -> float | None:
         """Take in what is here, within bounds. Returns how long to wait for more."""
@@ -435,7 +442,7 @@ class Hub:
 
     def _finished(self, key: int, outcome: Finished, expected: Expected | None) -> None:
         if expected is not None and expected.verdict is None:
-            self._awaited.add(expected)
+            self._awaited[expected] = time.monotonic() + LONGEST_WAIT_S
         if self._assembler.finish(key, outcome) is False:
             self._intake.release(outcome.text)
 
