@@ -318,6 +318,22 @@ def test_a_wrong_profile_stops_the_start(tmp_path: Path) -> None:
         Hub(Settings(db=None, profile=tmp_path / "p.json"))
 
 
+def test_a_request_runs_from_its_admission_until_its_row_is_there(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path
+) -> None:
+    running = hub()
+    for number in range(20):
+        assert not running.is_running(f"r{number}")
+        stamp = running.admit(admitted(number))
+        assert stamp is not None
+        assert running.is_running(f"r{number}"), "although the hub's thread has not woken up"
+        send_tokens(worker, stamp, range(2))
+        running.finish(stamp.key, finished(2))
+        while running.is_running(f"r{number}"):
+            time.sleep(0.0005)
+        assert f"r{number}" in rows(tmp_path)
+
+
 class Answer:
     """A stand-in for an answer over HTTP, whose caller asked for the verdict."""
 

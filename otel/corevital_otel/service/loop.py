@@ -20,11 +20,10 @@ from opentelemetry import context
 
 from corevital.frames.engine_key import HubIdentity
 from corevital.frames.layout import Frame
-from corevital.frames.lifecycle import INTERNAL_KINDS, NO_VERDICT, Admitted, Finished
+from corevital.frames.lifecycle import INTERNAL_KINDS, Admitted, Finished
 from corevital.frames.receiver import Letter, Receiver, Transit
 from corevital.frames.stamp import Stamp
 from corevital.guard import guarded, swallow
-from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.http.engine_route import EngineRoute, Protect
@@ -38,10 +37,11 @@ from corevital_otel.metrics.instruments import OTHER
 from corevital_otel.otlp import sampler
 from corevital_otel.otlp.destination import Destination
 from corevital_otel.otlp.resource import Facts
-from corevital_otel.report import RequestReport
+from corevital_otel.report import Admission, RequestReport
 from corevital_otel.risk.baseline import BaselineRisk
 from corevital_otel.risk.bases import profile_of, risk_model, watch_of
 from corevital_otel.sampling import Sampler
+from corevital_otel.service.callers import Callers
 from corevital_otel.service.core_intake import CoreIntake
 from corevital_otel.service.cores import Cores
 from corevital_otel.service.early import EarlyFrames
@@ -52,8 +52,7 @@ from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
 from corevital_otel.store.reader import StoreError, StoreReader
-from corevital_otel.verdicts.answer import LONGEST_WAIT_S
-from corevital_otel.verdicts.collector import CURRENT, Collector, Expected
+from corevital_otel.verdicts.collector import Expected
 
 _LAST_FRAMES_S: Final = 0.5
 """How long a stopping hub still receives frames of ended requests."""
@@ -167,6 +166,7 @@ class Hub:
             ),
         )
         self._events: deque[Callable[[], None]] = deque()
+        self._coming: dict[int, str] = {}  # ids of admitted requests whose events wait, by key
         content = settings.capture_content
         listener = CoreIntake(
             self._assembler,
@@ -189,9 +189,7 @@ class Hub:
         self._early = None if identity is None else EarlyFrames(self._assembler.knows)
         self._refresh_at = 0.0
         self._stopping = threading.Event()
-        self._hurried = threading.Event()
-        self._expected: dict[int, Expected] = {}  # by key: running sequences whose callers want the verdict
-        self._awaited: dict[Expected, float] = {}  # ended ones, and until when their reports are waited for
+        self._callers = Callers()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._quiet_turns = 0
         self._lost: dict[int, int] = {}  # sender -> records it had dropped at its last frame
@@ -199,6 +197,7 @@ class Hub:
         self._drains: deque[_Drain] = deque()
         self._failed = False
         self._lately: deque[str] = deque(maxlen=_LATELY)
+        self._is_reporting = False
         self._begun_at = self._turned_at = time.monotonic()
 
     def start(self) -> None:
@@ -209,7 +208,7 @@ class Hub:
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
-        collector = _collector() if request.verdict else None
+        collector = self._callers.collector(request)
         is_full = len(self._events) >= _MOST_EVENTS
         if is_full or self._stopping.is_set() or request.sample is False:
             if is_full and not self._stopping.is_set() and request.sample is not False:
@@ -221,9 +220,9 @@ class Hub:
         kept = self._intake.admitted(request)
         admission = self._sampler.admit(kept, context.get_current())
         if collector is not None:
-            self._expected[key] = expected = collector.expect()
-            admission = replace(admission, on_report=expected.report)
-        self._events.append(lambda: self._assembler.admit(key, kept, admission))
+            admission = replace(admission, on_report=self._callers.admit(key, collector))
+        self._coming[key] = kept.known_id
+        self._events.append(lambda: self._admitted(key, kept, admission))
         return self._stamp(key)._replace(urgent=collector is not None)
 
     def _stamp(self, key: int) -> Stamp:
@@ -234,11 +233,8 @@ class Hub:
         if self._stopping.is_set() and not self._thread.is_alive():
             return  # it was reported when the hub ended
         kept = self._intake.finished(outcome)
-        expected = self._expected.pop(key, None)
+        expected = self._callers.ended(key)
         self._events.append(lambda: self._finished(key, kept, expected))
-        if expected is not None:
-            expected.has_ended = True
-            self._hurried.set()
         self._receiver.wake()
 
     def internal(self, kind: str) -> None:
@@ -285,7 +281,7 @@ class Hub:
         self._failed = failed
         self._stopping.set()
         self._reports.closing = True
-        self._hurried.set()
+        self._callers.hurry()
         self._receiver.wake()
         if self._thread.ident is None:  # never started
             self._end()
@@ -303,9 +299,7 @@ class Hub:
         self._remember()
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
-            if not self._is_awaited():
-                self._hurried.wait(_GATHER_S)
-            self._hurried.clear()
+            self._callers.pause(_GATHER_S)
         begun = time.monotonic()
         self._turn()
         while self._assembler.running:
@@ -315,13 +309,6 @@ class Hub:
                 break
             self._receiver.wait(0.05)
         self._end()
-
-    def _is_awaited(self) -> bool:
-        """Whether callers wait for reports."""
-        if self._awaited:
-            now = time.monotonic()
-            self._awaited = {each: end for each, end in self._awaited.items() if each.verdict is None and now < end}
-        return bool(self._awaited)
 
     def _turn(self) -> float | None:
         """Take in what is here, within bounds. Returns how long to wait for more."""
@@ -379,9 +366,11 @@ class Hub:
 
     def is_running(self, request_id: str) -> bool:
         """Whether a request runs, or its row is not in the store yet. Any thread may call it."""
+        if request_id in list(self._coming.values()):
+            return True
         if any(request_id == each.known_id for each in self._assembler.admitted()):
             return True
-        return self._outputs.store.waiting > 0 and request_id in list(self._lately)
+        return (self._is_reporting or self._outputs.store.waiting > 0) and request_id in list(self._lately)
 
     def serves_cores(self) -> bool:
         """Whether sequences of engine cores run. Any thread may ask."""
@@ -440,9 +429,14 @@ class Hub:
             self.counters.count_loss(Loss.EVENT_FAULT)
             swallow("an event's intake")
 
+    def _admitted(self, key: int, request: Admitted, admission: Admission) -> None:
+        try:
+            self._assembler.admit(key, request, admission)
+        finally:
+            del self._coming[key]
+
     def _finished(self, key: int, outcome: Finished, expected: Expected | None) -> None:
-        if expected is not None and expected.verdict is None:
-            self._awaited[expected] = time.monotonic() + LONGEST_WAIT_S
+        self._callers.wait_for(expected)
         if self._assembler.finish(key, outcome) is False:
             self._intake.release(outcome.text)
 
@@ -484,20 +478,16 @@ class Hub:
             self._assembler.abandon(key)
 
     def _reported(self, report: RequestReport) -> None:
-        self._outputs.put(report)
+        self._is_reporting = True
+        self._lately.append(report.admitted.known_id)
+        try:
+            self._outputs.put(report)
+        finally:
+            self._is_reporting = False
         if self._on_report is not None:
             self._on_report(report)
-        self._lately.append(report.admitted.known_id)
         if report.admission.key is not None:
             self._cores.reported(report.admission.key)
         self._intake.release(report.admitted.prompt_text, report.outcome.text)
         if report.admission.on_report is not None:  # last: the caller may ask for the report next
             report.admission.on_report(report)
-
-
-def _collector() -> Collector | None:
-    """That of the answer which is being made here; None, after one warning, where there is none."""
-    collector = CURRENT.get()
-    if collector is None:
-        warn_once("verdict", NO_VERDICT, "this request did not come to a Python API server")
-    return collector
