@@ -91,9 +91,11 @@ def _check_running(http: httpx.Client, path: str) -> None:
 
     asking = threading.Thread(target=long)
     asking.start()
-    assert begun.wait(30)
-    assert http.get(path + seen[0]).status_code == 425
-    asking.join()
+    try:
+        assert begun.wait(30)
+        assert http.get(path + seen[0]).status_code == 425
+    finally:
+        asking.join()
 
 
 def _body(**more: Any) -> dict[str, Any]:
