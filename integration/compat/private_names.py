@@ -62,6 +62,8 @@ NAMES = {
     "v1/engine/core_client.py": ["AsyncMPClient.add_request_async", "SyncMPClient.add_request"],
     "v1/engine/exceptions.py": ["EngineDeadError"],
     "entrypoints/generate/base/protocol.py": ["RequestResponseMetadata.request_id"],
+    "entrypoints/serve/middleware/authenticate.py": ["AuthenticationMiddleware.__call__"],
+    "v1/worker/gpu/states.py": ["RequestState.remove_request"],
     "entrypoints/serve/engine/serving.py": ["BaseServing.create_error_response"],
     "v1/engine/__init__.py": [
         f"EngineCoreRequest.{name}"

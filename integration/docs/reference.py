@@ -65,6 +65,7 @@ probably meant.
 | argument | allowed | meaning |
 | --- | --- | --- |
 | `corevital_capture` | one of summary, full, on_risk | the capture mode for this request |
+| `corevital_return` | 0 or 1 | `1`: the answer has [the verdict](../operate/verdict.md) on it |
 | `corevital_sample` | 0 or 1 | `1` keeps the request whatever the sample rate; `0`: it is not measured |
 | `corevital_tags` | comma-separated, at most 16 of 128 characters | tags on the span and in the store |
 | `corevital_stop_on` | some of nan, loop, alarm, or none | [ends it early](../understand/flags.md#stop-early) |

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from integration.harness import openai_clients, verdicts
 from integration.harness.runners import RUNNERS, runner_environment
 from integration.harness.vllm_server import MODEL_NAME, Vllm, hubs, vllm
 from prometheus_client.parser import text_string_to_metric_families
@@ -402,6 +403,20 @@ def test_the_log_has_no_error(served: Served, outcome: Outcome) -> None:
     log = served.server.text()
     assert "Traceback" not in log
     assert "corevital WARNING" not in log
+
+
+def test_the_verdict_reaches_its_caller(served: Served, tmp_path: Path) -> None:
+    if served.place == "process":  # it has the reports, and does not answer
+        verdicts.check_absent(served.server)
+        return
+    verdicts.check(openai_clients.python(served.server.url, MODEL_NAME))
+    verdicts.check(openai_clients.node(served.server.url, MODEL_NAME, tmp_path))
+    openai_clients.run_examples(served.server.url, MODEL_NAME, tmp_path)
+    assert verdicts.median_wait_s(served.server.url) < 0.15, "its statistics are not gathered"
+
+
+def test_a_report_is_on_the_servers_own_port(served: Served) -> None:
+    verdicts.check_route(served.server.url, has_it=served.place == "thread")
 
 
 def test_a_hub_process_that_is_killed_or_stands_still_costs_no_request(served: Served, outcome: Outcome) -> None:

@@ -58,6 +58,7 @@ class Loss(Enum):
     LOG_REJECTED = "log", "rejected"
     LOG_SHUTDOWN = "log", "shutdown"
     METRIC_EXPORT_FAILED = "metric", "export_failed"
+    VERDICT_LATE = "verdict", "late"
     METRIC_REJECTED = "metric", "rejected"
 
     @property

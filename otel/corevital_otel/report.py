@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -251,12 +252,14 @@ class Admission:
         exported: its span may be exported; a caller that does not sample its trace forbids it.
         key: of a sequence that an engine core reports: its span's ids are derived from it, so that a sequence that is
             reported twice, after a lost answer, is the same span and row.
+        on_report: called with the report in the hub's thread, where the caller waits for the verdict.
     """
 
     parent: SpanContext | None = None
     drawn: bool = True
     exported: bool = True
     key: int | None = None
+    on_report: Callable[[RequestReport], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,6 +105,7 @@ class Telemetry(Generic[Running]):
             env=env,
             engine_endpoint=facts.own_traces,
             on_report=self._on_report,
+            protect=facts.protect,
         )
 
     @guarded("the start of telemetry")

@@ -22,6 +22,8 @@ def test_a_requests_arguments_are_read() -> None:
     assert request_args.read({"corevital_sample": "1"}).sample is True
     assert request_args.read({"corevital_stop_on": "loop, nan,"}).stop_on == ("nan", "loop")
     assert request_args.read({"corevital_stop_on": "none"}).stop_on == ()
+    assert request_args.read({"corevital_return": 1}).verdict is True
+    assert request_args.read({"corevital_return": "0"}).verdict is False
 
 
 def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
@@ -40,6 +42,7 @@ def test_an_argument_that_only_looks_like_ours_fails_nothing_and_is_logged_once(
         ("corevital_capture", 1, "use one of"),
         ("corevital_sample", 2, "use 0 or 1"),
         ("corevital_sample", 0.5, "use 0 or 1"),
+        ("corevital_return", 2, "corevital_return=2 is not allowed: use 0 or 1"),
         ("corevital_tags", ["a"], "one comma-separated string"),
         ("corevital_tags", ",".join("abcdefghijklmnopq"), "at most 16 tags"),
         ("corevital_stop_on", "loops", "some of nan, loop, alarm, or none"),

@@ -9,6 +9,8 @@ from corevital.frames.stamp import Stamp, parse
 def test_a_stamp_survives_the_way_through_extra_args() -> None:
     stamp = Stamp("0123456789abcdef" * 2, 2**64 - 1)
     assert parse(str(stamp)) == stamp
+    urgent = stamp._replace(base=7, urgent=True)
+    assert parse(str(urgent)) == urgent
 
 
 def test_a_stamp_brings_the_servers_secret_and_shows_it_nowhere_else() -> None:

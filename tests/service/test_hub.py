@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import random
 import sqlite3
 import threading
@@ -24,6 +26,7 @@ from corevital_otel.losses import Loss
 from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings, SettingsError
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
+from corevital_otel.verdicts.collector import CURRENT, Collector
 
 
 @pytest.fixture
@@ -313,3 +316,80 @@ def test_a_wrong_profile_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(SettingsError, match=r"COREVITAL_PROFILE: .*p\.json is not a corevital profile"):
         Hub(Settings(db=None, profile=tmp_path / "p.json"))
+
+
+def test_a_request_runs_from_its_admission_until_its_row_is_there(
+    hub: Callable[..., Hub], worker: FrameSender, tmp_path: Path
+) -> None:
+    running = hub()
+    for number in range(20):
+        assert not running.is_running(f"r{number}")
+        stamp = running.admit(admitted(number))
+        assert stamp is not None
+        assert running.is_running(f"r{number}"), "although the hub's thread has not woken up"
+        send_tokens(worker, stamp, range(2))
+        running.finish(stamp.key, finished(2))
+        while running.is_running(f"r{number}"):
+            time.sleep(0.0005)
+        assert f"r{number}" in rows(tmp_path)
+
+
+class Answer:
+    """A stand-in for an answer over HTTP, whose caller asked for the verdict."""
+
+    def __init__(self) -> None:
+        self.collector = Collector()
+
+    def admit(self, hub: Hub, request: Admitted) -> Stamp | None:
+        token = CURRENT.set(self.collector)
+        try:
+            return hub.admit(request)
+        finally:
+            CURRENT.reset(token)
+
+
+def test_a_caller_who_asks_gets_the_verdict_before_frames_would_be_gathered(
+    hub: Callable[..., Hub], worker: FrameSender
+) -> None:
+    running, answer = hub(), Answer()
+    plain = running.admit(admitted(9))
+    assert plain is not None
+    assert not plain.urgent
+    waits = []
+    for number in range(5):
+        answer = Answer()
+        stamps = [answer.admit(running, admitted(number, sequence=n, verdict=True)) for n in (0, 1)]
+        for stamp in stamps:
+            assert stamp is not None
+            assert stamp.urgent
+            send_tokens(worker, stamp, range(4))
+        time.sleep(0.06)  # the hub has read them
+        begun = time.monotonic()
+        for stamp in stamps:
+            assert stamp is not None
+            running.finish(stamp.key, finished(4))
+        found = asyncio.run(answer.collector.verdicts(5))
+        waits.append(time.monotonic() - begun)
+        assert found is not None
+        assert [one["index"] for one in found] == [0, 1]
+    assert sorted(waits)[2] < 0.1, waits  # of a machine that may be busy; without load about 3 ms
+
+
+def test_a_verdict_that_no_answer_waits_for_is_one_warning_and_no_failure(
+    hub: Callable[..., Hub], worker: FrameSender, logged: Callable[[], list[logging.LogRecord]]
+) -> None:
+    running = hub()
+    for number in range(2):
+        stamp = running.admit(admitted(number, verdict=True))
+        assert stamp is not None
+        assert not stamp.urgent
+        running.finish(stamp.key, finished(0))
+    (said,) = logged()
+    assert "corevital_return is ignored (this request did not come to a Python API server)" in said.getMessage()
+
+
+def test_a_caller_whose_request_is_not_measured_is_not_kept_waiting(hub: Callable[..., Hub]) -> None:
+    answer = Answer()
+    assert answer.admit(hub(), admitted(verdict=True, sample=False)) is None
+    assert answer.collector.is_asked
+    assert asyncio.run(answer.collector.verdicts(5)) is None

@@ -75,8 +75,8 @@ def drafted(index: int) -> Step:
     return step(index, rows=2, where=([0, 0], [index, index + 1]))
 
 
-def wait_for(sender: Slow, count: int) -> None:
-    deadline = time.monotonic() + 5
+def wait_for(sender: Slow, count: int, within_s: float = 5) -> None:
+    deadline = time.monotonic() + within_s
     while len(sender.sent) < count:
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""vLLM's own HTTP application, without an engine behind it: its requests get server spans."""
+"""vLLM's own HTTP application, without an engine behind it: server spans, and our route behind its key."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import starlette.applications
 from opentelemetry import context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
+from corevital.engines.vllm.hooks import _FOLLOWED
+from corevital.engines.vllm.own_server import protect
 from corevital.frames.lifecycle import Admitted
 from corevital_otel.counters import Counters
+from corevital_otel.http.engine_route import EngineRoute
+from corevital_otel.http.reports import Reports
 from corevital_otel.sampling import Sampler
 from corevital_otel.spans.emitter import SpanEmitter
 from corevital_otel.spans.http_context import follow_requests
@@ -70,3 +74,29 @@ def test_vllms_application_is_followed(monkeypatch: pytest.MonkeyPatch, excluded
     assert parents[0] == span.context.span_id
     assert span.name == "GET /noted"
     assert dict(span.attributes or {})["http.request.header.x_request_id"] == ("mine",)
+
+
+class Engine:
+    """A stand-in for an engine that is followed."""
+
+
+@pytest.mark.parametrize("key", [None, "sesame"])
+def test_the_route_to_reports_is_behind_vllms_own_key(monkeypatch: pytest.MonkeyPatch, key: str | None) -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
+    given = [] if key is None else ["--api-key", key]
+    app = build.build_app(make_arg_parser(FlexibleArgumentParser()).parse_args(given), ("generate",))
+    app.state.engine_client = Engine()
+    app.state.engine_client.__dict__[_FOLLOWED] = object()
+    EngineRoute(protect, Reports(lambda request_id: True, None)).add(app)
+
+    async def ask(**headers: str) -> int:
+        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return (await client.get("/corevital/v1/requests/one", headers=headers)).status_code
+
+    assert asyncio.run(ask()) == (425 if key is None else 401)
+    assert asyncio.run(ask(Authorization="Bearer wrong")) == (425 if key is None else 401)
+    assert asyncio.run(ask(Authorization="Bearer sesame")) == 425

@@ -9,7 +9,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from corevital_otel.http import answers
-from corevital_otel.http.application import LONGEST_WAIT_S
+from corevital_otel.http.reports import LONGEST_WAIT_S
 
 MOST: Final = 256
 """Connections at a time; further ones are closed."""

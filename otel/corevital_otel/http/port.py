@@ -96,7 +96,8 @@ class HttpPort:
         Args:
             timeout_s: how long to wait for its end.
         """
-        self._closed = self._application.closing = True
+        self._closed = True
+        self._application.close()
         if self._server is not None:
             self._server.should_exit = True
         if self._thread.ident is not None:

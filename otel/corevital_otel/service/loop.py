@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -26,7 +27,9 @@ from corevital.guard import guarded, swallow
 from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
+from corevital_otel.http.engine_route import EngineRoute, Protect
 from corevital_otel.http.health import Health
+from corevital_otel.http.reports import Reports
 from corevital_otel.losses import Loss
 from corevital_otel.measure.assembler import Assembler
 from corevital_otel.measure.thresholds import Thresholds
@@ -35,10 +38,11 @@ from corevital_otel.metrics.instruments import OTHER
 from corevital_otel.otlp import sampler
 from corevital_otel.otlp.destination import Destination
 from corevital_otel.otlp.resource import Facts
-from corevital_otel.report import RequestReport
+from corevital_otel.report import Admission, RequestReport
 from corevital_otel.risk.baseline import BaselineRisk
 from corevital_otel.risk.bases import profile_of, risk_model, watch_of
 from corevital_otel.sampling import Sampler
+from corevital_otel.service.callers import Callers
 from corevital_otel.service.core_intake import CoreIntake
 from corevital_otel.service.cores import Cores
 from corevital_otel.service.early import EarlyFrames
@@ -49,6 +53,7 @@ from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
 from corevital_otel.store.reader import StoreError, StoreReader
+from corevital_otel.verdicts.collector import Expected
 
 _LAST_FRAMES_S: Final = 0.5
 """How long a stopping hub still receives frames of ended requests."""
@@ -114,6 +119,7 @@ class Hub:
         engine_traces: the engine's own tracing is on.
         identity: of a hub process; None: a new one.
         on_report: called with each report, besides.
+        protect: puts the route to reports behind the key of the engine's own server; None: it has no such server.
 
     Raises:
         OSError: its address is in use, or does not belong to this host.
@@ -129,6 +135,7 @@ class Hub:
         engine_traces: bool = False,
         identity: HubIdentity | None = None,
         on_report: Callable[[RequestReport], None] | None = None,
+        protect: Protect | None = None,
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
         self._settings = settings
@@ -143,6 +150,8 @@ class Hub:
         self._outputs = Outputs(
             settings, self.counters, self._sampler, model, engine=engine, where=where, engine_traces=engine_traces
         )
+        self._reports = Reports(self.is_running, settings.db)
+        self._route = None if protect is None else EngineRoute(protect, self._reports)
         self._intake = Intake(self.counters)
         self._patience = Patience(grace_s=0.0 if identity is None else _GRACE_S)
         self._risk = risk_model(settings, profile, self._outputs.store.learn)
@@ -162,6 +171,7 @@ class Hub:
             ),
         )
         self._events: deque[Callable[[], None]] = deque()
+        self._coming: dict[int, str] = {}  # ids of admitted requests whose events wait, by key
         content = settings.capture_content
         listener = CoreIntake(
             self._assembler,
@@ -189,6 +199,7 @@ class Hub:
         self._early = None if identity is None else EarlyFrames(self._assembler.knows)
         self._refresh_at = 0.0
         self._stopping = threading.Event()
+        self._callers = Callers()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._quiet_turns = 0
         self._lost: dict[int, int] = {}  # sender -> records it had dropped at its last frame
@@ -196,26 +207,33 @@ class Hub:
         self._drains: deque[_Drain] = deque()
         self._failed = False
         self._lately: deque[str] = deque(maxlen=_LATELY)
+        self._is_reporting = False
         self._begun_at = self._turned_at = time.monotonic()
 
     def start(self) -> None:
         """Start listening. The process's exit stops it again, within a bound."""
-        self._outputs.start()
+        self._outputs.start(None if self._route is None else self._route.add)
         self._thread.start()
         atexit.register(self.close)
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
-        if self._stopping.is_set() or request.sample is False:
-            return None
-        if len(self._events) >= _MOST_EVENTS:
-            self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+        collector = self._callers.collector(request)
+        is_full = len(self._events) >= _MOST_EVENTS
+        if is_full or self._stopping.is_set() or request.sample is False:
+            if is_full and not self._stopping.is_set() and request.sample is not False:
+                self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+            if collector is not None:
+                collector.give_up()
             return None
         key = random_id(8)
         kept = self._intake.admitted(request)
         admission = self._sampler.admit(kept, context.get_current())
-        self._events.append(lambda: self._assembler.admit(key, kept, admission))
-        return self._stamp(key)
+        if collector is not None:
+            admission = replace(admission, on_report=self._callers.admit(key, collector))
+        self._coming[key] = kept.known_id
+        self._events.append(lambda: self._admitted(key, kept, admission))
+        return self._stamp(key)._replace(urgent=collector is not None)
 
     def _stamp(self, key: int) -> Stamp:
         return Stamp(self._receiver.server, key, secret=self._receiver.secret, proof=self._receiver.proof)
@@ -225,7 +243,8 @@ class Hub:
         if self._stopping.is_set() and not self._thread.is_alive():
             return  # it was reported when the hub ended
         kept = self._intake.finished(outcome)
-        self._events.append(lambda: self._finished(key, kept))
+        expected = self._callers.ended(key)
+        self._events.append(lambda: self._finished(key, kept, expected))
         self._receiver.wake()
 
     def internal(self, kind: str) -> None:
@@ -271,6 +290,8 @@ class Hub:
             return
         self._failed = failed
         self._stopping.set()
+        self._reports.closing = True
+        self._callers.hurry()
         self._receiver.wake()
         if self._thread.ident is None:  # never started
             self._end()
@@ -288,7 +309,7 @@ class Hub:
         self._remember()
         while not self._stopping.is_set():
             self._receiver.wait(self._turn())
-            self._stopping.wait(_GATHER_S)
+            self._callers.pause(_GATHER_S)
         begun = time.monotonic()
         self._turn()
         while self._assembler.running:
@@ -356,9 +377,11 @@ class Hub:
 
     def is_running(self, request_id: str) -> bool:
         """Whether a request runs, or its row is not in the store yet. Any thread may call it."""
+        if request_id in list(self._coming.values()):
+            return True
         if any(request_id == each.known_id for each in self._assembler.admitted()):
             return True
-        return self._outputs.store.waiting > 0 and request_id in list(self._lately)
+        return (self._is_reporting or self._outputs.store.waiting > 0) and request_id in list(self._lately)
 
     def serves_cores(self) -> bool:
         """Whether sequences of engine cores run. Any thread may ask."""
@@ -417,7 +440,14 @@ class Hub:
             self.counters.count_loss(Loss.EVENT_FAULT)
             swallow("an event's intake")
 
-    def _finished(self, key: int, outcome: Finished) -> None:
+    def _admitted(self, key: int, request: Admitted, admission: Admission) -> None:
+        try:
+            self._assembler.admit(key, request, admission)
+        finally:
+            del self._coming[key]
+
+    def _finished(self, key: int, outcome: Finished, expected: Expected | None) -> None:
+        self._callers.wait_for(expected)
         if self._assembler.finish(key, outcome) is False:
             self._intake.release(outcome.text)
 
@@ -459,10 +489,16 @@ class Hub:
             self._assembler.abandon(key)
 
     def _reported(self, report: RequestReport) -> None:
-        self._outputs.put(report)
+        self._is_reporting = True
+        self._lately.append(report.admitted.known_id)
+        try:
+            self._outputs.put(report)
+        finally:
+            self._is_reporting = False
         if self._on_report is not None:
             self._on_report(report)
-        self._lately.append(report.admitted.known_id)
         if report.admission.key is not None:
             self._cores.reported(report.admission.key)
         self._intake.release(report.admitted.prompt_text, report.outcome.text)
+        if report.admission.on_report is not None:  # last: the caller may ask for the report next
+            report.admission.on_report(report)

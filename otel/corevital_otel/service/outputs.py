@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from corevital.guard import guarded, swallow
 from corevital.log import about, warn_once
@@ -29,6 +30,7 @@ from corevital_otel.spans.http_server import HttpSpans
 from corevital_otel.spans.posted import PostedSpan
 from corevital_otel.spans.record import SpanRecord
 from corevital_otel.store.writer import StoreWriter
+from corevital_otel.verdicts.answer import Answer
 
 
 class Outputs:
@@ -96,9 +98,19 @@ class Outputs:
     def _note_fate(self, span_ids: Sequence[str], delivered: bool) -> None:
         self.store.settle(span_ids, delivered)
 
-    def start(self) -> None:
-        """Follow HTTP requests, for their spans and the callers of their sequences."""
-        follow_requests(self._http.instrument if self._settings.http_spans else None)
+    def start(self, begin: Callable[[Any], object] | None = None) -> None:
+        """Follow HTTP requests, for their spans, the callers of their sequences, and the verdicts on their answers.
+
+        Args:
+            begin: called with each application that serves, before each request.
+        """
+
+        def instrument(application: Any) -> bool:
+            if begin is not None:
+                begin(application)
+            return self._settings.http_spans and self._http.instrument(application)
+
+        follow_requests(instrument, lambda send: Answer(send, self._counters))
 
     def put(self, report: RequestReport) -> None:
         """Put a report out. An error is counted and never raised."""

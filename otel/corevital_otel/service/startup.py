@@ -18,6 +18,7 @@ from corevital_otel.service import environment
 from corevital_otel.settings import Settings, load, unknown
 
 if TYPE_CHECKING:
+    from corevital_otel.http.engine_route import Protect
     from corevital_otel.otlp.resource import Facts
     from corevital_otel.report import RequestReport
 
@@ -64,6 +65,7 @@ def start(
     env: Mapping[str, str],
     engine_endpoint: str | None = None,
     on_report: Callable[[RequestReport], None] | None = None,
+    protect: Protect | None = None,
 ) -> Callable[[], None] | None:
     """Measure an engine's requests from here on.
 
@@ -76,6 +78,7 @@ def start(
         engine_endpoint: where the engine's own tracing sends spans; None: it makes none.
         on_report: a program's own receiver of reports, called in the hub's thread. There is a store then only where
             ``COREVITAL_DB`` names it: a program does not expect a file beside it.
+        protect: puts the route to reports behind the key of the engine's own server; None: it has no such server.
 
     Returns:
         What ends it, idempotent; None where the engine could not be attached.
@@ -99,7 +102,13 @@ def start(
     if on_report is not None and "db" not in settings.model_fields_set:
         settings = settings.model_copy(update={"db": None})
     hub = Hub(
-        settings, model, engine=facts, where=where, engine_traces=engine_endpoint is not None, on_report=on_report
+        settings,
+        model,
+        engine=facts,
+        where=where,
+        engine_traces=engine_endpoint is not None,
+        on_report=on_report,
+        protect=protect,
     )
     if not attach(hub, settings):
         return None

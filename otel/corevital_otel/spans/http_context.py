@@ -18,6 +18,8 @@ from opentelemetry.context import Context
 from corevital.guard import guarded
 from corevital.text import MAX_SHOWN, printable
 from corevital_otel import sampling
+from corevital_otel.verdicts.answer import Answer, Send
+from corevital_otel.verdicts.collector import CURRENT
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Any, Scope, Any, Any], Awaitable[None]]
@@ -40,7 +42,9 @@ class _Printable(logging.Filter):
 _PRINTABLE: Final = _Printable()
 
 
-def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
+def follow_requests(
+    instrument: Callable[[Any], bool] | None = None, answer: Callable[[Send], Answer] | None = None
+) -> None:
     """Note the caller of every request to a Starlette application, for the span of what the engine does.
 
     Through ``Starlette.__call__``, the ASGI entry itself: where an engine builds its application may move between
@@ -49,6 +53,7 @@ def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
     Args:
         instrument: puts a server span around the requests of an application it is given, which has not served any yet;
             says whether it did. Each span then takes up the caller's context itself.
+        answer: takes the messages of a request's answer, which may have the verdict on it; None: it cannot.
     """
     applications = sys.modules.get("starlette.applications")
     if applications is None:  # offline: there is no server
@@ -56,14 +61,16 @@ def follow_requests(instrument: Callable[[Any], bool] | None = None) -> None:
     for name in _ECHOING:
         logging.getLogger(name).addFilter(_PRINTABLE)  # adding it twice does nothing
     call = getattr(applications.Starlette.__call__, _MARK, applications.Starlette.__call__)
-    applications.Starlette.__call__ = _with_context(call, guarded("the HTTP instrumentation")(instrument or _no_span))
+    applications.Starlette.__call__ = _with_context(
+        call, guarded("the HTTP instrumentation")(instrument or _no_span), answer
+    )
 
 
 def _no_span(application: Any) -> bool:
     return False
 
 
-def _with_context(call: App, instrument: Callable[[Any], bool | None]) -> App:
+def _with_context(call: App, instrument: Callable[[Any], bool | None], answer: Callable[[Send], Answer] | None) -> App:
     @functools.wraps(call)
     async def with_context(self: Any, scope: Scope, receive: Any, send: Any) -> None:
         if _SEEN in scope or scope["type"] not in ("http", "websocket", "lifespan"):
@@ -79,9 +86,12 @@ def _with_context(call: App, instrument: Callable[[Any], bool | None]) -> App:
         # where a server span is to come, a current span would be taken for its local parent
         alone = not spanned and not _is_instrumented(self)
         token = context.attach(caller) if caller is not None and alone else None
+        answering = answer(send) if answer is not None and scope.get("method") == "POST" else None
+        collecting = CURRENT.set(None if answering is None else answering.collector)
         try:
-            await call(self, scope, receive, send)
+            await call(self, scope, receive, send if answering is None else answering.send)
         finally:
+            CURRENT.reset(collecting)
             if token is not None:
                 context.detach(token)
             sampling.CALLER.reset(noted)

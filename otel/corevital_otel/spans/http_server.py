@@ -27,7 +27,7 @@ from corevital_otel import sampling
 from corevital_otel.spans.emitter import SpanEmitter
 from corevital_otel.spans.posted import PostedSpan, read, write
 
-PROBES: Final = r"/(health|metrics|ping)/?$"
+PROBES: Final = r"/((health|metrics|ping)/?$|corevital/v1/)"
 """Paths that get no span; ``OTEL_PYTHON_FASTAPI_EXCLUDED_URLS`` adds to them."""
 
 _ASIDE: Final = 4096

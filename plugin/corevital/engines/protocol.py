@@ -52,6 +52,8 @@ class Facts:
             ``runner`` are always there) or ``device.``; memory is in bytes.
         own_traces: where the engine's own tracing sends spans; None where it is off.
         tokenizer: name or directory of the model's tokenizer, empty where unknown, and its revision.
+        protect: puts an ASGI application of ours behind the key of the engine's own HTTP server, given that server's
+            application; returns None for any other application. None: the engine's frontend has no such server.
     """
 
     model: str
@@ -59,6 +61,7 @@ class Facts:
     resource: Mapping[str, str | int]
     own_traces: str | None = None
     tokenizer: tuple[str, str | None] = ("", None)
+    protect: Callable[[Any, Any], Any] | None = None
 
 
 def reported(found: Mapping[str, Any]) -> dict[str, str | int]:

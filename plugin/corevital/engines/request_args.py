@@ -1,4 +1,4 @@
-"""The arguments a request may carry: ``corevital_capture``, ``_sample``, ``_tags``, ``_stop_on`` and
+"""The arguments a request may carry: ``corevital_capture``, ``_return``, ``_sample``, ``_stop_on``, ``_tags`` and
 ``_traceparent``.
 
 Each engine has its own field for them, which messages name.
@@ -36,8 +36,9 @@ _SHOWN: Final = 64
 class RequestArgs:
     """What a request asked for; None or empty where it asked for nothing. Each tag is at most 256 bytes of UTF-8.
 
-    ``traceparent`` is the caller's span, for where the frontend passes on no trace headers. ``stop_on`` is what ends
-    its sequences early, in place of the server's; None: the server's.
+    ``verdict`` is ``corevital_return``: the answer is to have the verdict on itself. ``traceparent`` is the caller's
+    span, for where the frontend passes on no trace headers. ``stop_on`` is what ends its sequences early, in place of
+    the server's; None: the server's.
     """
 
     capture: str | None = None
@@ -45,6 +46,7 @@ class RequestArgs:
     tags: tuple[str, ...] = ()
     traceparent: str | None = None
     stop_on: tuple[str, ...] | None = None
+    verdict: bool = False
 
 
 def read(args: Mapping[str, Any] | None, field: str) -> RequestArgs:
@@ -59,7 +61,7 @@ def read(args: Mapping[str, Any] | None, field: str) -> RequestArgs:
     Raises:
         ValueError: one short line, safe for a terminal, that names the argument, the value and what is allowed.
     """
-    return RequestArgs(**{name: _READERS[name](value, field) for name, value in _given(args, field)})
+    return RequestArgs(**{_FIELDS.get(name, name): _READERS[name](value, field) for name, value in _given(args, field)})
 
 
 def read_valid(args: Mapping[str, Any] | None, field: str) -> RequestArgs:
@@ -67,7 +69,7 @@ def read_valid(args: Mapping[str, Any] | None, field: str) -> RequestArgs:
     found = {}
     for name, value in _given(args, field):
         try:
-            found[name] = _READERS[name](value, field)
+            found[_FIELDS.get(name, name)] = _READERS[name](value, field)
         except ValueError as error:
             warn_once("wrong-xargs", "%s; ignored, further ones are not logged", error)
     return RequestArgs(**found)
@@ -104,10 +106,15 @@ def _capture(value: object, field: str) -> str:
     return value
 
 
-def _sample(value: object, field: str) -> bool:
-    if not (type(value) in (int, str) and value in (0, 1, "0", "1")):
-        raise _refusal(field, "sample", value, "0 or 1")
-    return value in (1, "1")
+def _switch(name: str) -> Callable[[object, str], bool]:
+    """The reader of an argument that is on or off."""
+
+    def read_switch(value: object, field: str) -> bool:
+        if not (type(value) in (int, str) and value in (0, 1, "0", "1")):
+            raise _refusal(field, name, value, "0 or 1")
+        return value in (1, "1")
+
+    return read_switch
 
 
 def _tags_of(value: object, field: str) -> tuple[str, ...]:
@@ -137,12 +144,15 @@ def _stop_on(value: object, field: str) -> tuple[str, ...]:
 
 _READERS: Final[dict[str, Callable[[object, str], Any]]] = {
     "capture": _capture,
-    "sample": _sample,
+    "return": _switch("return"),
+    "sample": _switch("sample"),
     "tags": _tags_of,
     "traceparent": _traceparent,
     "stop_on": _stop_on,
 }
 _NAMES: Final = tuple(_READERS)
+_FIELDS: Final = {"return": "verdict"}
+"""Fields of :class:`RequestArgs` whose names are not their arguments'."""
 
 
 def _tags(text: str) -> tuple[str, ...] | None:

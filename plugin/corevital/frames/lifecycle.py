@@ -27,6 +27,9 @@ SEGMENT_KINDS: Final = ("reasoning", "tool_call", "mark")
 MAX_SEGMENTS: Final = 256
 """Parts of an output that are kept."""
 
+NO_VERDICT: Final = "corevital_return is ignored (%s): ask GET /corevital/v1/requests/ID for the report"
+"""The one warning, under the key ``verdict``, where an answer cannot have the verdict on it."""
+
 FinishReason = Literal["stop", "length", "abort", "error", "repetition"]
 
 
@@ -73,6 +76,7 @@ class Admitted:
         capture: the request's own capture mode, None for the server's.
         sample: whether the request asks to be kept (True) or not measured (False), None for the server's rate.
         tags: the request's ``corevital_tags``.
+        verdict: its answer is to have the verdict on it (``corevital_return``).
         choices: sequences that the request asked for.
         stream: whether the answer is streamed; None where that is not known.
         frequency_penalty, presence_penalty: as asked for; 0 is none.
@@ -108,6 +112,7 @@ class Admitted:
     capture: str | None = None
     sample: bool | None = None
     tags: tuple[str, ...] = ()
+    verdict: bool = False
     choices: int = 1
     stream: bool | None = None
     frequency_penalty: float = 0.0

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.util import Finalize
 from typing import Final
 
@@ -21,7 +21,7 @@ import zmq
 from corevital.frames import events
 from corevital.frames.engine_key import engine_key
 from corevital.frames.events import CoreInfo, Event
-from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
+from corevital.frames.lifecycle import NO_VERDICT, Admitted, CoreFacts, Finished
 from corevital.frames.receiver import MOST_BYTES
 from corevital.frames.stamp import Stamp
 from corevital.frames.wire import Routes, remember_hub
@@ -123,6 +123,9 @@ class RemoteHub:
 
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`corevital.frames.lifecycle.Observer.admit`. Never waits."""
+        if request.verdict:  # the hub is in no process that answers
+            warn_once("verdict", NO_VERDICT, "telemetry is not in the process of a Python API server")
+            request = replace(request, verdict=False)
         if request.sample is False or self._stopping:
             return None
         if len(self._held) >= _MOST_HELD:

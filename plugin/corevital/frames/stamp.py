@@ -13,7 +13,7 @@ import re
 from typing import Final, NamedTuple
 
 _FORM: Final = re.compile(
-    r"([0-9a-f]{32})(?:\.([0-9a-f]{64}))?(?:~([0-9a-f]{32}))?:([0-9a-f]{1,16})(?::([0-9]{1,9}))?\Z"
+    r"([0-9a-f]{32})(?:\.([0-9a-f]{64}))?(?:~([0-9a-f]{32}))?:([0-9a-f]{1,16})(?::([0-9]{1,9}))?(!)?\Z"
 )
 
 _MAX_SECRETS: Final = 256
@@ -31,6 +31,7 @@ class Stamp(NamedTuple):
         base: output tokens it had before its present prompt: more than 0 where input is streamed to a session.
         secret: the server's, 64 hex digits; empty: the process knows it already, or cannot send.
         proof: that a frontend of this deployment made it; see :meth:`corevital.frames.engine_key.EngineKey.proof`.
+        urgent: somebody waits for its statistics: they are sent at once when it ends.
     """
 
     server: str
@@ -38,6 +39,7 @@ class Stamp(NamedTuple):
     base: int = 0
     secret: str = ""
     proof: str = ""
+    urgent: bool = False
 
     @property
     def is_left_out(self) -> bool:
@@ -46,7 +48,7 @@ class Stamp(NamedTuple):
 
     def __str__(self) -> str:
         server = self.server + (f".{self.secret}" if self.secret else "") + (f"~{self.proof}" if self.proof else "")
-        return f"{server}:{self.key:x}" + (f":{self.base}" if self.base else "")
+        return f"{server}:{self.key:x}" + (f":{self.base}" if self.base else "") + "!" * self.urgent
 
     def __repr__(self) -> str:
         return f"Stamp(server={self.server!r}, key={self.key}, base={self.base})"  # never log a secret
@@ -57,8 +59,8 @@ def peek(value: object) -> Stamp | None:
     match = _FORM.match(value) if isinstance(value, str) else None
     if match is None:
         return None
-    server, secret, proof, key, base = match.groups("")
-    return Stamp(server, int(key, 16), int(base or 0), secret, proof)
+    server, secret, proof, key, base, urgent = match.groups("")
+    return Stamp(server, int(key, 16), int(base or 0), secret, proof, bool(urgent))
 
 
 def parse(value: object) -> Stamp | None:

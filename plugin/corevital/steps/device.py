@@ -60,6 +60,7 @@ def recorder_for(
     device: torch.device,
     post: Post,
     lose: Lose = lambda owners, rows: None,
+    hurry: Callable[[], None] = lambda: None,
 ) -> Recorder | None:
     """A recorder for an engine's steps, with all that they need; None, after one warning, where that fails.
 
@@ -73,11 +74,12 @@ def recorder_for(
         device: where the logits will be.
         post: where tables leave.
         lose: counts rows that are not measured.
+        hurry: has what was posted sent at once.
     """
     most_kept = MOST_KEPT_BYTES
     if device.type == "cuda":
         most_kept = min(most_kept, int(torch.cuda.mem_get_info(device)[1] * unclaimed / 4))
-    recorder = Recorder(post, rows, most_kept, lose)
+    recorder = Recorder(post, rows, most_kept, lose, hurry)
     try:
         held, pinned = _apart(device, lambda: recorder.warm_up(vocab, device))
     except Exception as error:

@@ -28,7 +28,7 @@ _POLL_S: Final = 0.0005
 _GATHER_S: Final = 0.25
 """What is posted within this time is sent together: this thread takes turns with the engine's, and a turn costs half a
 millisecond, whose code is in no cache by then, and little for each step. A step that still lacks its tokens then waits
-for them as long again."""
+for them as long again. :meth:`FrameThread.hurry` cuts it short."""
 
 _DEEP: Final = 32
 """Rows of one sequence that are sent in one frame at most. All of a frame's rows come before its tokens, and the
@@ -65,6 +65,7 @@ class FrameThread:
         self._unsent: dict[Step, _Waiting] = {}  # of those, the ones with rows
         self._lock = threading.Lock()  # over whether a step's tokens leave with its rows
         self._woken = threading.Event()
+        self._hurried = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="corevital-frames", daemon=True)
         self._thread.start()
@@ -89,6 +90,11 @@ class FrameThread:
         if not self._woken.is_set():
             self._woken.set()
 
+    def hurry(self) -> None:
+        """Send what waits now, and not when its time has come: somebody waits for it. Never blocks."""
+        if self._waiting:
+            self._hurried.set()
+
     def lose(self, owners: Owners, rows: int) -> None:
         """Count rows that will not be sent, for each server that has requests among them."""
         for server in set(owners.servers.tolist()) - {None}:
@@ -98,6 +104,7 @@ class FrameThread:
         """Send what has arrived, within a bound. Idempotent."""
         self._stopping = True
         self._woken.set()
+        self._hurried.set()
         self._thread.join(_STOP_S)
 
     def _run(self) -> None:
@@ -106,9 +113,10 @@ class FrameThread:
         while not self._stopping:
             if not late:
                 self._woken.wait()
-            time.sleep(_GATHER_S)
+            is_hurried = self._hurried.wait(_GATHER_S)
+            self._hurried.clear()
             self._woken.clear()
-            while self._waiting and (late > 0 or self._waiting[0].tokens is not None):
+            while self._waiting and (is_hurried or late > 0 or self._waiting[0].tokens is not None):
                 together = self._next()
                 late -= len(together)
                 self._send(together)

@@ -80,13 +80,21 @@ class Recorder:
         rows: of a step at most, as far as that is known.
         most_kept: bytes of logits that are kept at once at most; 0: 256 MiB.
         lose: counts rows that are not measured for lack of room or memory.
+        hurry: has what was posted sent at once.
     """
 
     def __init__(
-        self, post: Post, rows: int = 1024, most_kept: int = 0, lose: Lose = lambda owners, rows: None
+        self,
+        post: Post,
+        rows: int = 1024,
+        most_kept: int = 0,
+        lose: Lose = lambda owners, rows: None,
+        hurry: Callable[[], None] = lambda: None,
     ) -> None:
         self._post = post
         self._lose = lose
+        self.hurry = hurry
+        """Called when a sequence whose statistics somebody waits for has ended."""
         self._rows = rows
         self._most_kept = most_kept or MOST_KEPT_BYTES
         self._kept: deque[Observed] = deque()

@@ -152,6 +152,7 @@ class Watch:
             capture=asked.capture,
             sample=asked.sample,
             tags=asked.tags,
+            verdict=asked.verdict,
             choices=max(_number(origin, "choices"), 1),
             stream=bool(getattr(req, "stream", False)),
             frequency_penalty=round(params.frequency_penalty, 6),

@@ -41,6 +41,7 @@ def admitted(
         capture=asked.capture,
         sample=asked.sample,
         tags=asked.tags,
+        verdict=asked.verdict,
         frequency_penalty=round(p.frequency_penalty, 6),
         output_type="json" if p.grammar and p.grammar_type == names.GRAMMAR_JSON else "text",
         prompt_text=request.inputs if content else None,

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from corevital.engines.protocol import Facts, reported
 from corevital.engines.vllm.names import version
+from corevital.engines.vllm.own_server import protect
 from corevital.engines.vllm.own_tracing import traces_endpoint
 from corevital.frames.layout import Source
 from corevital.log import warn_once
@@ -58,6 +59,7 @@ def facts(running: Running) -> Facts:
         resource=reported(found),
         own_traces=traces_endpoint(config),
         tokenizer=(str(getattr(model, "tokenizer", None) or ""), getattr(model, "tokenizer_revision", None)),
+        protect=protect,
     )
 
 

@@ -194,6 +194,7 @@ class _Frontend:
             capture=asked.capture,
             sample=asked.sample,
             tags=asked.tags,
+            verdict=asked.verdict,
             choices=n,
             stream=names.is_streamed(params),
             frequency_penalty=params.frequency_penalty,

@@ -43,7 +43,9 @@ class LogitsProcessor(*processor_bases()):  # type: ignore[misc]  # the bases de
             return
         frame_thread = FrameThread(FrameSender(source(worker.runner)), partial(make_current, device))
         rows, unclaimed = most_rows(vllm_config), unclaimed_share(vllm_config)
-        recorder = recorder_for(vocab, rows, unclaimed, device, frame_thread.post, frame_thread.lose)
+        recorder = recorder_for(
+            vocab, rows, unclaimed, device, frame_thread.post, frame_thread.lose, frame_thread.hurry
+        )
         if recorder is None:
             frame_thread.close()
             return

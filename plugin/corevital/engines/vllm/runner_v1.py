@@ -71,6 +71,7 @@ class V1Adapter:
         self._pending: _Pending | None = None
         self._unobserved = Unobserved()
         self._nan_counts: Counting | None = None  # of the first request that ends on them
+        self._urgent: set[int] = set()  # keys in the batch whose statistics somebody waits for
 
     def update_state(self, update: BatchUpdate | None) -> None:
         """Before each forward pass: record the step before's tokens, then follow the batch's changes."""
@@ -88,6 +89,11 @@ class V1Adapter:
         except Exception:
             self._batch.clear()  # better to measure nobody than to take one request for another
             raise
+        if self._urgent:
+            present = self._urgent.intersection(request.stamp.key for request in self._batch.values())
+            if len(present) < len(self._urgent):
+                self._urgent = present
+                self._recorder.hurry()
 
     def _change(self, update: BatchUpdate) -> None:
         for index in update.removed:
@@ -106,6 +112,8 @@ class V1Adapter:
             self._unobserved.note(params, stamp)
         if stamp is None or stamp.is_left_out:
             return None
+        if stamp.urgent:
+            self._urgent.add(stamp.key)
         penalised = params.presence_penalty != 0 or params.frequency_penalty != 0 or params.repetition_penalty != 1
         scaled = float("nan") if penalised else scale(params.temperature)
         if not asks(params):

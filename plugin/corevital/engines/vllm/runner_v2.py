@@ -1,6 +1,7 @@
 """The adapter for vLLM's Model Runner V2 (``vllm.v1.worker.gpu.sample.logits_processor``).
 
-What this interface shows: requests live in slots, which are recycled without a removal call; a row of logits comes
+What this interface shows: requests live in slots, which are recycled without a removal call (that of vLLM's own
+slots is followed, for statistics that somebody waits for); a row of logits comes
 with its slot and position, on the device; a request has several rows under speculative decoding. ``apply`` sees
 float32 logits after penalties and grammar and before the temperature, hence the stage ``post_penalty``.
 
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
+from corevital.engines.vllm.hooks import on_class
 from corevital.engines.vllm.stamps import carried
 from corevital.engines.vllm.unobserved import Unobserved
 from corevital.frames.layout import REJECTED
@@ -28,6 +31,9 @@ from corevital.steps.step import Kept
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+
+_adapters: WeakKeyDictionary[Any, V2Adapter] = WeakKeyDictionary()
+"""By the buffer of tokens that they share with their runner's states."""
 
 
 class V2Adapter:
@@ -50,6 +56,9 @@ class V2Adapter:
         self._reports = reports
         self._slots = Slots(states.max_num_reqs)
         self._unobserved = Unobserved()
+        self._urgent: set[int] = set()  # slots of sequences whose statistics somebody waits for
+        self._has_ended = False  # one of them has
+        _follow_removals(states.all_token_ids, self)
         # rows; and their slots and lengths, where the table does not keep them
         self._pending: list[tuple[Observed, tuple[torch.Tensor, torch.Tensor] | None]] = []
 
@@ -60,7 +69,8 @@ class V2Adapter:
     @guarded("the V2 adapter's add_request")
     def _add_request(self, slot: int, params: Any) -> bool:
         self._slots.clear(slot)
-        self.apply_staged_writes()
+        self._record_tokens()
+        self._urgent.discard(slot)
         stamp = carried(params)
         if self._reports(slot):
             self._unobserved.note(params, stamp)
@@ -69,11 +79,27 @@ class V2Adapter:
         if self._reports(slot):
             prompt, prefill = (int(tokens.np[slot]) for tokens in (self._states.prompt_len, self._states.prefill_len))
             self._slots.put(slot, stamp, scale(params.temperature), prompt, first=prefill - 1)
+            if stamp.urgent:
+                self._urgent.add(slot)
         return True
 
     @guarded("the V2 adapter's tokens")
     def apply_staged_writes(self) -> None:
-        """Before each forward pass: record the tokens of the previous rows, and release their logits.
+        """Before each forward pass, and where there is none because all sequences have ended."""
+        self._record_tokens()
+        if self._has_ended:
+            self._has_ended = False
+            self._recorder.hurry()
+
+    @guarded("the V2 adapter's removal")
+    def removed(self, slot: int) -> None:
+        """The sequence in ``slot`` has left it. The tokens of its last rows are not recorded yet."""
+        if slot in self._urgent:
+            self._urgent.discard(slot)
+            self._has_ended = True
+
+    def _record_tokens(self) -> None:
+        """Record the tokens of the previous rows, and release their logits.
 
         A row's token was accepted if the sequence has grown beyond it.
         """
@@ -106,3 +132,23 @@ class V2Adapter:
         observed = self._recorder.record_logits(logits, None, slots, positions, owners)
         if observed is not None:
             self._pending.append((observed, place))
+
+
+@guarded("the V2 adapter's removals")
+def _follow_removals(tokens: Any, adapter: V2Adapter) -> None:
+    """Have an adapter's ``removed`` called; without it statistics are gathered for a quarter of a second."""
+    from vllm.v1.worker.gpu.states import RequestState
+
+    _adapters[tokens] = adapter
+    on_class(RequestState, "remove_request", _removing)
+
+
+def _removing(original: Any) -> Any:
+    def remove_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        slot = original(self, *args, **kwargs)
+        adapter = _adapters.get(getattr(self, "all_token_ids", None))
+        if adapter is not None and isinstance(slot, int):
+            adapter.removed(slot)
+        return slot
+
+    return remove_request

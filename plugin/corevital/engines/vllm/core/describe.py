@@ -70,6 +70,7 @@ def admitted(config: Any, request: Any, *, hash_key: str | None, model: str) -> 
         capture=asked.capture,
         sample=asked.sample,
         tags=asked.tags,
+        verdict=asked.verdict,
         frequency_penalty=round(params.frequency_penalty, 6),
         presence_penalty=round(params.presence_penalty, 6),
         output_type=names.output_type(params),
