@@ -34,6 +34,8 @@ class Loss(Enum):
     SEQUENCE_HUB_GONE = "sequence", "hub_gone"
     SEQUENCE_OTHER_TOKENS = "sequence", "other_tokens"
     CONTENT_TOO_MUCH = "content", "too_much"
+    CONTENT_NO_TOKENIZER = "content", "no_tokenizer"
+    CONTENT_FAULT = "content", "fault"
     REPORT_FAULT = "report", "fault"
     REPORT_STORE_FULL = "report", "store_full"
     REPORT_STORE_UNWRITABLE = "report", "store_unwritable"

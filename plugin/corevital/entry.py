@@ -103,6 +103,7 @@ class Telemetry(Generic[Running]):
             env=env,
             engine_endpoint=facts.own_traces,
             on_report=self._on_report,
+            tokenizer=facts.tokenizer,
         )
 
     @guarded("the start of telemetry")

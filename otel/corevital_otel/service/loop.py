@@ -42,11 +42,13 @@ from corevital_otel.service.core_intake import CoreIntake
 from corevital_otel.service.cores import Cores
 from corevital_otel.service.early import EarlyFrames
 from corevital_otel.service.intake import Intake
+from corevital_otel.service.output_texts import OutputTexts
 from corevital_otel.service.outputs import Outputs
 from corevital_otel.service.patience import Patience
 from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
+from corevital_otel.store.content import MAX_TOKENS
 from corevital_otel.store.reader import StoreError, StoreReader
 
 _LAST_FRAMES_S: Final = 0.5
@@ -110,6 +112,7 @@ class Hub:
         engine_traces: the engine's own tracing is on.
         identity: of a hub process; None: a new one.
         on_report: called with each report, besides.
+        tokenizer: name or directory of the tokenizer of this process's engine, empty where unknown, and its revision.
 
     Raises:
         OSError: its address is in use, or does not belong to this host.
@@ -125,6 +128,7 @@ class Hub:
         engine_traces: bool = False,
         identity: HubIdentity | None = None,
         on_report: Callable[[RequestReport], None] | None = None,
+        tokenizer: tuple[str, str | None] = ("", None),
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
         self._settings = settings
@@ -140,6 +144,7 @@ class Hub:
             settings, self.counters, self._sampler, model, engine=engine, where=where, engine_traces=engine_traces
         )
         self._intake = Intake(self.counters)
+        self._texts = OutputTexts(self.counters, tokenizer) if settings.stores_content else None
         self._patience = Patience(grace_s=0.0 if identity is None else _GRACE_S)
         self._risk = risk_model(settings, profile, self._outputs.store.learn)
         self._assembler = Assembler(
@@ -147,6 +152,7 @@ class Hub:
             counters=self.counters,
             risk=self._risk,
             capture=settings.capture,
+            likeliest_tokens=MAX_TOKENS if settings.stores_content else 0,
             clock=lambda: self._patience.now,
             thresholds=Thresholds(
                 high_entropy_bits=settings.high_entropy_bits,
@@ -448,7 +454,7 @@ class Hub:
             self._assembler.abandon(key)
 
     def _reported(self, report: RequestReport) -> None:
-        self._outputs.put(report)
+        self._outputs.put(report, None if self._texts is None else self._texts.of(report))
         if self._on_report is not None:
             self._on_report(report)
         self._lately.append(report.admitted.known_id)

@@ -28,6 +28,7 @@ from corevital_otel.spans.http_context import follow_requests
 from corevital_otel.spans.http_server import HttpSpans
 from corevital_otel.spans.posted import PostedSpan
 from corevital_otel.spans.record import SpanRecord
+from corevital_otel.store.content import Content
 from corevital_otel.store.writer import StoreWriter
 
 
@@ -100,21 +101,26 @@ class Outputs:
         """Follow HTTP requests, for their spans and the callers of their sequences."""
         follow_requests(self._http.instrument if self._settings.http_spans else None)
 
-    def put(self, report: RequestReport) -> None:
-        """Put a report out. An error is counted and never raised."""
+    def put(self, report: RequestReport, content: Content | None = None) -> None:
+        """Put a report out. An error is counted and never raised.
+
+        Args:
+            report: the report.
+            content: the text of its tokens, for the store alone.
+        """
         with about(report.admitted.known_id) as fields:  # also for the line on an error
             try:
-                self._put(report, fields)
+                self._put(report, fields, content)
             except Exception:
                 self._counters.count_loss(Loss.REPORT_FAULT)
                 swallow("a report's output")
 
-    def _put(self, report: RequestReport, fields: dict[str, str]) -> None:
+    def _put(self, report: RequestReport, fields: dict[str, str], content: Content | None) -> None:
         exemplar: SpanRecord | None = None  # the span, if it can be found
         if is_kept(report):
             record = self._spans.record(report)
             fields["trace_id"] = record.ids.trace_id
-            self.store.put(record)  # first: the span's fate is noted in its row
+            self.store.put(record, content)  # first: the span's fate is noted in its row
             self._spans.send(record)
             if self._logs is not None:
                 self._logs.send(record)
