@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from corevital.guard import swallow
+from corevital.log import warn_once
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
 from corevital_otel.measure.capture import is_marked
@@ -62,6 +63,7 @@ class OutputTexts:
 
     def _tokenizer(self, name: Name) -> Any:
         if not name[0]:
+            warn_once("no tokenizer", "the engine names no tokenizer: %s", _WITHOUT)
             return None
         if name not in self._tokenizers:
             self._tokenizers[name] = read_tokenizer(*name, without=_WITHOUT)
