@@ -59,6 +59,10 @@ class Loss(Enum):
     LOG_EXPORT_FAILED = "log", "export_failed"
     LOG_REJECTED = "log", "rejected"
     LOG_SHUTDOWN = "log", "shutdown"
+    SCORE_QUEUE_FULL = "score", "queue_full"
+    SCORE_EXPORT_FAILED = "score", "export_failed"
+    SCORE_REJECTED = "score", "rejected"
+    SCORE_SHUTDOWN = "score", "shutdown"
     METRIC_EXPORT_FAILED = "metric", "export_failed"
     METRIC_REJECTED = "metric", "rejected"
 
