@@ -22,7 +22,7 @@ from corevital_otel.service.tokenizer import pieces, read_tokenizer
 from corevital_otel.store.content import MAX_TOKENS, Content
 
 _MOST_S: Final = 0.1
-"""Time for one output; tokens beyond it have no text. 4,096 tokens take a tenth of it."""
+"""Time for the tokens of one output; those beyond it have no text. This thread shares the interpreter."""
 _WITHOUT: Final = "COREVITAL_DB_CONTENT=1 stores no text of its outputs"
 _TOKENIZERS: Final = 16
 """Tokenizers that are kept, for the models of all engines of this hub."""
