@@ -39,7 +39,7 @@ def test_the_pieces_of_real_tokens_are_the_text(tokenizer: Tokenizer) -> None:
     assert content.unpack(content.pack(found)) == found
 
 
-def test_ids_that_are_no_tokens_lose_nothing_else(tokenizer: Tokenizer) -> None:
+def test_ids_without_a_token_lose_nothing_else(tokenizer: Tokenizer) -> None:
     token_ids = [-1, 2**31 - 1, *tokenizer.encode("35", add_special_tokens=False).ids]
     likeliest = Likeliest(
         np.array([[2**31 - 1, token_ids[2], -1]], np.int32), np.array([[-1.0, -2.0, -3.0]], np.float32)

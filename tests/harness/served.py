@@ -60,7 +60,7 @@ def fill(
     return path
 
 
-def spoken(report: RequestReport) -> Content | None:
+def generated_text(report: RequestReport) -> Content | None:
     """A generated text for a report at high risk or with a flag, as ``COREVITAL_DB_CONTENT=1`` keeps it."""
     if not is_marked(report.risk, report.health):
         return None
