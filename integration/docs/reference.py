@@ -15,7 +15,7 @@ import typer
 from corevital_otel import conventions, settings
 from corevital_otel.cli.app import app
 from corevital_otel.metrics.instruments import INSTRUMENTS
-from corevital_otel.store import schema, series, tables
+from corevital_otel.store import content, schema, series, tables
 
 NOTE = "<!-- Generated from the code by `python -m integration.docs`: change the code, then run it. -->"
 
@@ -124,6 +124,8 @@ The `summary` of a report is a JSON object of the span's [attributes](attributes
 and of `corevital.assessed.…` where the risk is of a part of the output. An attribute in SQL:
 `summary ->> '$."corevital.entropy.mean"'`. A `series` is packed: {series}
 
+So is the `content`, with `COREVITAL_DB_CONTENT=1`: {content}
+
 """
 EXPORTED = """## Exported tables
 
@@ -144,7 +146,8 @@ def store_page() -> str:
         text for name, text in vars(schema).items() if name.isupper() and isinstance(text, str) and "CREATE" in text
     )
     packed = " ".join((series.__doc__ or "").partition("Format 1: ")[2].replace("``", "`").split())
-    parts = [STORE.format(version=schema.VERSION, series=packed)]
+    text = " ".join((content.__doc__ or "").partition("Format 1: ")[2].replace("``", "`").split())
+    parts = [STORE.format(version=schema.VERSION, series=packed, content=text)]
     with sqlite3.connect(":memory:") as connection:
         schema.create(connection)
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():

@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     if not CHROMIUM.exists():
         sys.exit("there is no Chromium: make .venv/chromium/.unpacked")
     with tempfile.TemporaryDirectory() as name:
-        db = served.fill(Path(name) / "corevital.db", served.traffic(1500))
+        db = served.fill(Path(name) / "corevital.db", served.traffic(1500), text=served.generated_text)
         loop = Filter(flag="repetition_loop_detected", above=0.3)
         found = Listing(db).page(loop, "tokens", descending=True, size=200, number=0)
         report = min(found, key=lambda one: abs(one.output_tokens - 160))

@@ -43,6 +43,19 @@ class Series:
         return len(self.entropy)
 
 
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """The likeliest tokens at each place of an output, the likeliest first.
+
+    Attributes:
+        ids: ``[T, k]`` int32, negative where not known.
+        logprobs: ``[T, k]`` float32, nats.
+    """
+
+    ids: npt.NDArray[np.int32]
+    logprobs: FloatArray
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """Summary of a sequence's tokens. ``None`` where no token allows it. Entropies and surprisals in bits.
@@ -276,6 +289,7 @@ class RequestReport:
         admission: its parent, and what was decided when it was admitted.
         counted: of its tokens, those counted while it ran.
         segments: its parts, where the engine knows them.
+        likeliest: the likeliest tokens at its first places, where content is stored of this sequence.
     """
 
     admitted: Admitted
@@ -291,3 +305,4 @@ class RequestReport:
     admission: Admission = Admission()
     counted: int = 0
     segments: Segments | None = None
+    likeliest: Likeliest | None = None

@@ -169,6 +169,12 @@ class Settings(BaseSettings):
         "text", "one of text, json", "`json`: structured lines with request and trace id"
     )
     capture_content: bool = _setting(False, "0 or 1", "`1`: prompt and completion text may leave the process")
+    db_content: bool = _setting(
+        False,
+        "0 or 1",
+        "`1`: the store keeps the output's tokens as text, and the likeliest ones at each place, of requests at high "
+        "risk or with a flag, for `corevital ui`; nothing else shows them",
+    )
 
     prompt_hash_key: str | None = _setting(
         None,
@@ -214,6 +220,11 @@ class Settings(BaseSettings):
         "`/health`; needed where `COREVITAL_HTTP` is not a loopback address",
         pattern=r"^[!-~]+$",
     )
+
+    @property
+    def stores_content(self) -> bool:
+        """Whether the text of some outputs is kept in the store."""
+        return self.db_content and self.db is not None
 
     def http_address(self, default: Address | None = None) -> Address | None:
         """Where to listen for HTTP; None: nowhere.

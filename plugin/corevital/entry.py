@@ -106,6 +106,7 @@ class Telemetry(Generic[Running]):
             engine_endpoint=facts.own_traces,
             on_report=self._on_report,
             protect=facts.protect,
+            tokenizer=facts.tokenizer,
         )
 
     @guarded("the start of telemetry")

@@ -188,7 +188,7 @@ def test_a_path_may_have_an_at_sign(store: Any, traffic: Any) -> None:
         ("a.db@soon..", 2, "'soon' is not a time in ISO 8601"),
         ("a.db@=1", 2, "its attribute has no name"),
         ("a.db@engine.version=9", 1, "a.db@engine.version=9 has no requests: widen the slice"),
-        ("old.db", 1, "has schema 2, this version reads 3: run `corevital db migrate`"),
+        ("old.db", 1, "has schema 2, this version reads 4: run `corevital db migrate`"),
         ("text.db", 1, "cannot be read"),
     ],
 )

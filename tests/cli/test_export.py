@@ -140,7 +140,7 @@ def test_a_wrong_export_is_one_line_and_leaves_no_file(call: Call, store: Path, 
         ((*out, "--format", "xls"), "'xls' is not one of 'parquet', 'csv', 'jsonl'"),
         ((*out, "--format", "csv", "--since", "soon"), "--since 'soon' is not a time span"),
         ((*out, "--format", "csv", "--db", tmp_path / "none.db"), "there is no store at"),
-        ((*out, "--format", "csv", "--db", newer), "has schema 9, this version reads 3: upgrade corevital"),
+        ((*out, "--format", "csv", "--db", newer), "has schema 9, this version reads 4: upgrade corevital"),
         (("--out", tmp_path / "no/t.csv", "--format", "csv", "--db", store), "cannot be written (No such file"),
     ):
         done, error = call("db", "export", *arguments)
@@ -159,9 +159,9 @@ def make_newer(store: Path, path: Path) -> Path:
 
 
 def test_a_migration_that_is_due_can_be_checked(call: Call, store: Path, tmp_path: Path) -> None:
-    assert call("db", "migrate", "--check", "--db", store) == (f"{store}: schema 3, up to date\n", "")
+    assert call("db", "migrate", "--check", "--db", store) == (f"{store}: schema 4, up to date\n", "")
     newer = call("db", "migrate", "--check", "--db", make_newer(store, tmp_path / "newer.db"))
-    assert "schema 9 is newer than ours (3): upgrade corevital" in newer[1]
+    assert "schema 9 is newer than ours (4): upgrade corevital" in newer[1]
     with sqlite3.connect(store) as connection:
         connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -169,7 +169,7 @@ def test_a_migration_that_is_due_can_be_checked(call: Call, store: Path, tmp_pat
     command = [*COMMAND, "db", "migrate", "--check", "--db", str(store)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("its schema 2 is older than ours (3): run `corevital db migrate`\n")
+    assert done.stderr.endswith("its schema 2 is older than ours (4): run `corevital db migrate`\n")
     assert store.read_bytes() == held
 
 
@@ -214,7 +214,7 @@ def test_a_wrong_query_is_one_line_and_prints_no_part_of_a_result(call: Call, st
     for sql, options, expected in (
         ("DELETE FROM reports", (), "is refused (a change)"),
         (endless, ("--timeout", "0.3", "--format", "csv"), "takes more than 0.3 s"),
-        ("SELECT 1", ("--db", make_newer(store, tmp_path / "newer.db")), "has schema 9, this version reads 3"),
+        ("SELECT 1", ("--db", make_newer(store, tmp_path / "newer.db")), "has schema 9, this version reads 4"),
         ("SELECT 1", ("--db", tmp_path / "none.db"), "there is no store at"),
         ("SELECT 1", ("--format", "xml"), "'xml' is not one of 'table', 'csv', 'json'"),
     ):

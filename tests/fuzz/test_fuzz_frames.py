@@ -20,6 +20,7 @@ from corevital.frames.sender import MAX_BYTES, FrameSender
 from corevital_otel.report import RequestReport
 from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings
+from corevital_otel.store.content import Content
 
 SOURCE = Source("vllm", "v1", "raw")
 DROPPED = "corevital.telemetry.dropped"
@@ -184,9 +185,9 @@ def test_nothing_sent_to_the_socket_costs_an_honest_report(monkeypatch: pytest.M
     hub, reports = Hub(Settings(db=None, capture="full"), "m"), []
     put: Callable[..., Any] = hub._outputs.put
 
-    def seen(report: RequestReport) -> None:
+    def seen(report: RequestReport, content: Content | None = None) -> None:
         reports.append(report)
-        put(report)
+        put(report, content)
 
     hub._outputs.put = seen  # type: ignore[method-assign]
     hub.start()

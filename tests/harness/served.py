@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
+from corevital_otel.measure.capture import is_marked
 from corevital_otel.report import Features, Health, RequestReport, Risk, RiskLevel, Series
 from corevital_otel.spans.record import SpanIds, record_of
 from corevital_otel.store import schema, statements
+from corevital_otel.store.content import Content
 from corevital_otel.store.rows import Row
 
 MODELS = ("qwen3-8b", "llama-3.3-70b-instruct", "support-adapter")
 TAGS = ("checkout", "search", "eval-nightly")
+_WORDS = (
+    "To", " restore", " a", " backup", ",", " stop", " the", " server", " first", ".", " Then", " run", " `", "restore",
+    "`", " with", " the", " name", " of", " the", " file", ":", " it", " is", " check", "ed", " before", " it",
+    " takes", " the", " place", " of", " the", " store", ".\n",
+)  # fmt: skip
+_LOOP = (" and", " then", " restore", " the", " backup", " again", ",")
 THRESHOLD = 0.7
 VERSION = "0.32.0"
 _SPREAD = (0x5DEECE66D1234567890ABCDEF1357, 0x2545F4914F6CDD1D)
 """Odd numbers, by which ids look like ids."""
 
 
-def fill(path: Path, reports: Sequence[RequestReport], version: str = VERSION) -> Path:
-    """Add reports to a store, by the writer's own statements."""
+def fill(
+    path: Path,
+    reports: Sequence[RequestReport],
+    version: str = VERSION,
+    text: Callable[[RequestReport], Content | None] = lambda report: None,
+) -> Path:
+    """Add reports to a store, by the writer's own statements; ``text`` gives the text of each."""
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -36,7 +49,8 @@ def fill(path: Path, reports: Sequence[RequestReport], version: str = VERSION) -
                 record_of(
                     report,
                     SpanIds(f"{number * _SPREAD[0] % 2**127 + 1:032x}", f"{number * _SPREAD[1] % 2**63 + 1:016x}"),
-                )
+                ),
+                text(report),
             ).encode(resource)
             for number, report in enumerate(reports, first + 1)
         ]
@@ -44,6 +58,22 @@ def fill(path: Path, reports: Sequence[RequestReport], version: str = VERSION) -
     finally:
         connection.close()
     return path
+
+
+def generated_text(report: RequestReport) -> Content | None:
+    """A generated text for a report at high risk or with a flag, as ``COREVITAL_DB_CONTENT=1`` keeps it."""
+    if not is_marked(report.risk, report.health):
+        return None
+    count, onset = len(report.outcome.token_ids), report.health.loop_onset
+    tokens = [_WORDS[at % len(_WORDS)] for at in range(count)]
+    if onset is not None:
+        tokens[onset:] = [_LOOP[at % len(_LOOP)] for at in range(count - onset)]
+    margin = () if report.series is None else np.nan_to_num(report.series.margin, nan=0.2).tolist()
+    alternatives = tuple(
+        ((tokens[at], (1 + lead) / 2), (_WORDS[(at + 3) % len(_WORDS)], (1 - lead) / 2))
+        for at, lead in enumerate(margin)
+    )
+    return Content(tuple(tokens), alternatives, count)
 
 
 def multiply(path: Path, times: int) -> Path:

@@ -18,6 +18,7 @@ from corevital_otel.report import RequestReport
 from corevital_otel.service.loop import Hub
 from corevital_otel.service.patience import Patience
 from corevital_otel.settings import Settings
+from corevital_otel.store.content import Content
 
 DROPPED = "corevital.telemetry.dropped"
 
@@ -71,9 +72,9 @@ class Scene:
         self.reports: list[RequestReport] = []
         put: Callable[..., Any] = self.hub._outputs.put
 
-        def seen(report: RequestReport) -> None:
+        def seen(report: RequestReport, content: Content | None = None) -> None:
             self.reports.append(report)
-            put(report)
+            put(report, content)
 
         self.hub._outputs.put = seen  # type: ignore[method-assign]
 

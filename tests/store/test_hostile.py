@@ -197,7 +197,7 @@ def test_a_file_made_to_hang_or_mislead_is_refused(tmp_path: Path, schema: str) 
     path = tmp_path / "evil.db"
     with opened(path) as connection:
         connection.execute(schema)
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     start = time.monotonic()
     for read in (StoreReader(path).list_reports, StoreReader(path).learned, lambda: Outbox(path)):
         with pytest.raises(StoreError, match="no table"):

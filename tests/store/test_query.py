@@ -42,7 +42,7 @@ def store(tmp_path: Path, report: Callable[..., RequestReport]) -> Path:
         ),
         ("WITH one AS (SELECT 1 AS a) SELECT a FROM one", [["a"], (1,)]),
         ("SELECT name FROM pragma_table_info('resources')", [["name"], ("id",), ("attributes",)]),
-        ("PRAGMA user_version", [["user_version"], (3,)]),
+        ("PRAGMA user_version", [["user_version"], (4,)]),
     ],
 )
 def test_it_reads(store: Path, sql: str, expected: list[object]) -> None:
@@ -98,7 +98,7 @@ def test_what_does_not_only_read_is_one_line_and_changes_nothing(store: Path, sq
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert (query(store, "SELECT * FROM reports"), query(store, "SELECT * FROM sqlite_master")) == before
-    assert query(store, "PRAGMA user_version") == [(3,)]
+    assert query(store, "PRAGMA user_version") == [(4,)]
     assert sorted(path.name for path in store.parent.glob("*.db")) == ["corevital.db"]
 
 

@@ -74,7 +74,7 @@ def test_the_backup_takes_the_place_and_the_former_store_is_kept(backup: Path, s
     for ending, data in copies.items():
         Path(f"{store}{ending}").write_bytes(data)
     done = restore(backup, store)
-    assert (done.requests, done.version, done.damaged) == (40, 3, 0)
+    assert (done.requests, done.version, done.damaged) == (40, 4, 0)
     assert names(store) == {f"old-{number}" for number in range(40)}
     assert names(done.former) == {"new-1", "in-the-log"}
     assert sorted(path.name for path in store.parent.glob("*") if path.suffix != "-shm") == sorted(
@@ -138,12 +138,13 @@ def test_a_backup_of_an_older_schema_is_migrated_and_a_newer_one_refused(backup:
     with opened(backup) as connection:
         connection.executescript(
             "DROP TABLE resources; DROP TABLE baseline; ALTER TABLE reports DROP COLUMN resource_id; "
+            "ALTER TABLE reports DROP COLUMN content; "
             "PRAGMA user_version = 2"
         )
     assert restore(backup, store).version == 2
     assert len(names(store)) == 40
     query(backup, "PRAGMA user_version = 9")
-    with pytest.raises(StoreError, match=r"schema 9 is newer than ours \(3\): upgrade corevital or use another file$"):
+    with pytest.raises(StoreError, match=r"schema 9 is newer than ours \(4\): upgrade corevital or use another file$"):
         restore(backup, store)
     assert len(names(store)) == 40
 

@@ -53,7 +53,7 @@ def test_a_row_has_the_columns_of_the_contract(tmp_path: Path, report: Make) -> 
     with sqlite3.connect(path) as connection:
         connection.row_factory = sqlite3.Row
         (row,) = connection.execute("SELECT * FROM reports").fetchall()
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
         assert connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     connection.close()
     assert row["request_id"] == "chatcmpl-1"
@@ -278,19 +278,21 @@ def test_times_sort_as_text(tmp_path: Path, report: Make) -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, 6000, tzinfo=UTC)
     write(tmp_path / "c.db", [report(end_ns=int(moment.timestamp() * 1e9))], days=36500)
     assert StoreReader(tmp_path / "c.db").list_reports()[0].created_at_utc == "2026-01-02T03:04:05.006Z"
-    assert schema.VERSION == 3
+    assert schema.VERSION == 4
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_store_of_an_older_schema_is_migrated_on_request_and_then_written(
     tmp_path: Path, report: Make, version: int
 ) -> None:
     path = tmp_path / "corevital.db"
     write(path, [report()])
     with sqlite3.connect(path) as connection:  # back to what those versions made
-        connection.execute("DROP TABLE resources")
-        connection.execute("DROP TABLE baseline")
-        connection.execute("ALTER TABLE reports DROP COLUMN resource_id")
+        connection.execute("ALTER TABLE reports DROP COLUMN content")
+        if version < 3:
+            connection.execute("DROP TABLE resources")
+            connection.execute("DROP TABLE baseline")
+            connection.execute("ALTER TABLE reports DROP COLUMN resource_id")
         if version == 1:
             connection.execute("DROP INDEX reports_unsent")
             for column in ("parent_span_id", "start_ns", "end_ns", "export"):
@@ -301,8 +303,8 @@ def test_a_store_of_an_older_schema_is_migrated_on_request_and_then_written(
         StoreReader(path).count()
     command = [sys.executable, "-m", "corevital_otel.cli", "db", "migrate", "--db", str(path)]
     log_lines = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert f"schema 3, migrated from schema {version}" in log_lines[0]
-    assert "schema 3, already up to date" in log_lines[1]
+    assert f"schema 4, migrated from schema {version}" in log_lines[0]
+    assert "schema 4, already up to date" in log_lines[1]
     counters = Counters()
     writer = StoreWriter(path, 36500, 1024, counters, {"service.name": "vllm"})
     writer.put(record_of(report(request_id="new"), ids(2)))

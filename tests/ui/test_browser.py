@@ -15,6 +15,7 @@ from tests.harness import served
 from tests.harness.chromium import CHROMIUM, browser, serving
 
 from corevital_otel.report import RequestReport, Risk
+from corevital_otel.store.content import Content
 from corevital_otel.store.listing import Filter, Listing
 from corevital_otel.ui.application import Application
 from corevital_otel.ui.pages import missing_scripts
@@ -178,3 +179,31 @@ def test_hostile_texts_run_nothing(tab: Open, url: str, store: Path, report: Cal
         page.goto(f"{url}{place}")
         page.wait_for_selector("h1", state="attached")
     assert page.evaluate("window.ran") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_stored_text_is_read_with_the_keyboard_and_runs_nothing(
+    chromium: Any, tmp_path: Path, report: Callable[..., RequestReport], scheme: str
+) -> None:
+    made = report(tokens=40, risk=Risk(score=0.9, level="high"))
+    text = Content(("A", " safe", HOSTILE, *(" word" for _ in range(37))), (((HOSTILE, 0.5), ("b", 0.25)),) * 40, 40)
+    db = served.fill(tmp_path / "text.db", [made], text=lambda _: text)
+    with serving(Application(db, None)) as address:
+        page = chromium.new_page(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+        page.goto(f"{address}/request?id=chatcmpl-1")
+        page.wait_for_selector("#charts[data-drawn]")
+        assert page.locator("#tokens").text_content().strip().startswith(f"A safe{HOSTILE} word word")
+        page.locator("#tokens").focus()
+        for _ in range(3):
+            page.keyboard.press("ArrowRight")
+        line = page.locator("#token").text_content()
+        assert line.startswith("token 2 “<img src=x")
+        assert line.endswith("“b” 25.0%")
+        page.locator("#tokens li").nth(1).hover()
+        assert page.locator("#token").text_content().startswith("token 1 “ safe”")
+        assert page.evaluate("window.ran") is None
+        styles = "token => { const its = getComputedStyle(token); return [its.color, its.backgroundColor] }"
+        for token in (0, 39):
+            ink, ground = page.locator("#tokens li").nth(token).evaluate(styles)
+            assert ink != ground
+        page.close()

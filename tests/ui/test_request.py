@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from tests.harness import served
 
+from corevital.frames.lifecycle import Segment
 from corevital_otel.report import Assessed, Features, Health, Part, RequestReport, Risk, Segments, Series
 from corevital_otel.store import decode
-from corevital_otel.ui.request import TOKENS, TraceLink
+from corevital_otel.store.content import Content
+from corevital_otel.ui.request import TraceLink
+from corevital_otel.ui.tokens import TOKENS
 
 Browse = Callable[..., Any]
 One = Callable[..., Path]
@@ -170,3 +173,85 @@ def test_every_number_may_be_missing(one: One, browse: Browse, report: Callable[
     db = one(features=Features(), risk=Risk(score=None, level="unknown"), series=None, admitted=admitted)
     shown = text_of(browse(db).get("/request?id=chatcmpl-1").text)
     assert "No score: too few tokens." in shown
+
+
+HOSTILE_TEXT = "</li><script>window.ran=1</script>"
+TEXT = Content(
+    ("Hello", " wörld\n", "", HOSTILE_TEXT, "\u202e\x1b[2J"),
+    ((("Hello", 0.5), (HOSTILE_TEXT, 0.25)), ((" wörld\n", 1.0),)),
+    7,
+    (Segment("reasoning", 1, 2), Segment("mark", 2, 3), Segment("tool_call", 3, 9)),
+)
+
+
+def with_text(tmp_path: Path, report: RequestReport, text: Content = TEXT) -> Path:
+    return served.fill(tmp_path / "text.db", [report], text=lambda _: text)
+
+
+def tokens_of(page: str) -> list[tuple[str, str, str]]:
+    """The class, the line and the text of each token."""
+    found = re.findall(r'<li class="([^"]*)" title="([^"]*)" data-at="\d+">(.*?)</li>', page, re.DOTALL)
+    return [(style, html.unescape(about), html.unescape(text)) for style, about, text in found]
+
+
+def test_stored_text_is_coloured_with_alternatives_segments_and_the_loop(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    values = np.array([0.01, 9.0, 2.5, np.nan, 0.2], np.float32)
+    series = Series(entropy=values, surprisal=values, margin=values, topk_mass=values)
+    looping = Health(repetition_loop_detected=True, loop_onset=4, loop_period=1)
+    db = with_text(tmp_path, report(tokens=5, series=series, health=looping))
+    page = browse(db).get("/request?id=chatcmpl-1").text
+    found = tokens_of(page)
+    assert [style for style, *_ in found] == [
+        "s0",
+        "s8 reasoning",
+        "s4",
+        "unknown tool_call",
+        "s1 tool_call loop onset",
+    ]
+    assert [text for *_, text in found] == ["Hello", " wörld\n", "<i>▫</i>", HOSTILE_TEXT, "\\u202e\\x1b[2J"]
+    assert found[0][1] == (
+        "token 0 “Hello” · surprisal 0.01 · entropy 0.01 bits · margin 0.01 · likeliest: “Hello” 50.0%, "
+        f"“{HOSTILE_TEXT}” 25.0%"
+    )
+    assert found[1][1].endswith(r"likeliest: “ wörld\n” 100.0%")
+    assert "(part of a character)" in found[2][1]
+    shown = text_of(page)
+    for part in ("The store has the text of the first 5 tokens", "reasoning", "tool calls", "the loop starts, token 4"):
+        assert part in shown, part
+    assert "<script>window" not in page
+
+
+def test_stored_text_is_in_no_url_and_no_json(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    client = browse(with_text(tmp_path, report(tokens=5)))
+    links = re.findall(r'(?:href|src|data-url|action)="([^"]*)"', client.get("/request?id=chatcmpl-1").text)
+    assert links
+    assert not [link for link in links if "Hello" in link or "window" in link]
+    for place in ("/requests", "/series?id=chatcmpl-1", "/report?id=chatcmpl-1", "/trends"):
+        assert "Hello" not in client.get(place).text, place
+
+
+def test_text_without_a_series_is_shown_without_colours(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    page = browse(with_text(tmp_path, report(tokens=5, series=None))).get("/request?id=chatcmpl-1").text
+    assert [style.split()[0] for style, *_ in tokens_of(page)] == ["unknown"] * 5
+    assert "No per-token series: capture mode" in text_of(page)
+
+
+def test_without_text_the_page_names_the_setting(one: One, browse: Browse) -> None:
+    page = browse(one(tokens=3)).get("/request?id=chatcmpl-1").text
+    assert [text for *_, text in tokens_of(page)] == ["", "", ""]
+    assert "COREVITAL_DB_CONTENT=1 keeps that of requests at high risk or with a flag" in text_of(page)
+
+
+def test_long_text_comes_in_parts_that_go_on_without_text(
+    tmp_path: Path, report: Callable[..., RequestReport], browse: Browse
+) -> None:
+    text = Content(tuple(f"w{at} " for at in range(TOKENS + 1)), (), TOKENS + 3)
+    client = browse(with_text(tmp_path, report(tokens=TOKENS + 3), text))
+    found = tokens_of(client.get(f"/request?id=chatcmpl-1&from={TOKENS}").text)
+    assert [text for *_, text in found] == [f"w{TOKENS} ", "<i>▫</i>", "<i>▫</i>"]

@@ -64,6 +64,7 @@ class Assembler:
         max_windows: of those, sequences with records, which need more memory (see :class:`Windows`).
         max_series_tokens: tokens kept of a series at most; those beyond are counted, and the series is that much
             shorter than the output.
+        likeliest_tokens: tokens at the beginning of an output, of which the likeliest alternatives are kept.
         clock: the clock of ``tick`` and ``close``, by which sequences are given up. It must stop while records are
             known to be unread.
         wall_ns: wall clock, for sequences that never ended.
@@ -84,6 +85,7 @@ class Assembler:
         max_live: int = 100_000,
         max_windows: int = 16_384,
         max_series_tokens: int = 32_768,
+        likeliest_tokens: int = 0,
         clock: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -101,7 +103,7 @@ class Assembler:
         self._clock = clock
         self._wall_ns = wall_ns
         self._thresholds = thresholds or Thresholds()
-        self._windows = Windows(self._thresholds, max_series_tokens)
+        self._windows = Windows(self._thresholds, max_series_tokens, likeliest_tokens)
         self._live: dict[int, LiveSequence] = {}  # oldest first
         self._pending: dict[int, LiveSequence] = {}  # ended ones to look at: new, with new records, or due
         self._deadlines: list[tuple[float, int, LiveSequence]] = []  # a heap; may hold sequences reported since
@@ -380,6 +382,7 @@ class Assembler:
         if capture.keeps(sequence.capture, risk, health):
             series = self._windows.series(sequence, tails, i, length) if length else None
             self._count_loss(Loss.SERIES_TOO_LONG, max(length - self._max_series_tokens, 0))
+        likeliest = self._windows.likeliest(sequence, tails, i, length) if capture.is_marked(risk, health) else None
         source = sequence.source or sequence.admitted  # without records: what the frontend knows
         if risk.shifted:
             health = replace(health, traffic_shifted=True)
@@ -397,6 +400,7 @@ class Assembler:
             admission=sequence.admission,
             counted=sequence.counted,
             segments=parts,
+            likeliest=likeliest,
         )
 
     def _segments(self, tails: Tails, sequences: list[tuple[int, LiveSequence]]) -> dict[int, Segments]:

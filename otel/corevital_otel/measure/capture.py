@@ -28,4 +28,12 @@ def keeps(mode: CaptureMode, risk: Risk, health: Health) -> bool:
     than a quiet one; not that of one that is merely
     incomplete, which says something of the telemetry and nothing of the output.
     """
-    return mode == "full" or (mode == "on_risk" and (risk.level == "high" or bool(health.loud_flags)))
+    return mode == "full" or (mode == "on_risk" and is_marked(risk, health))
+
+
+def is_marked(risk: Risk, health: Health) -> bool:
+    """Whether an ended sequence's risk is high or it has a flag up, other than a quiet one.
+
+    With ``COREVITAL_DB_CONTENT=1`` the text of such a sequence is stored.
+    """
+    return risk.level == "high" or bool(health.loud_flags)

@@ -45,6 +45,7 @@ class Chunk:
         top: ``[S, T]`` int, id of the likeliest token, negative where not known.
         forced: ``[S, T]`` bool, whether all tokens but one were masked; None where that is so nowhere. Such a token has
             no values: that it is certain comes of the mask and not of the model.
+        rows: ``[S, T]``, those that the values are of; None where they are gone.
     """
 
     values: Array
@@ -54,6 +55,7 @@ class Chunk:
     inf: Array
     top: Array
     forced: Array | None = None
+    rows: Array | None = None
 
 
 def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chunk:
@@ -85,7 +87,8 @@ def measure(rows: Array, observed: Array, tokens: Array, logprobs: Array) -> Chu
         estimated &= finite[SURPRISAL]
     nan: Array = np.any((rows["nan_count"] > 0) & observed, axis=1)
     inf: Array = np.any((rows["posinf_count"] > 0) & observed, axis=1)
-    return Chunk(values, observed, estimated, nan, inf, np.where(observed, rows["topk_ids"][..., 0], -1), forced)
+    top = np.where(observed, rows["topk_ids"][..., 0], -1)
+    return Chunk(values, observed, estimated, nan, inf, top, forced, rows)
 
 
 def _confidence(rows: Array, observed: Array, out: Array) -> Array | None:

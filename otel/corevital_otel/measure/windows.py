@@ -27,7 +27,7 @@ from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital.supported import CaptureMode
 from corevital_otel.measure import features, loops, token_values
 from corevital_otel.measure.thresholds import Thresholds
-from corevital_otel.report import Admission, Features, Series
+from corevital_otel.report import Admission, Features, Likeliest, Series
 
 Array = npt.NDArray[Any]
 
@@ -47,6 +47,9 @@ _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
 SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
 """The first columns of the per-token values."""
+ALTERNATIVES: Final = 5
+"""Of a place's likeliest tokens, so many are kept where content is stored."""
+LIKELIEST: Final = np.dtype([("id", "<i4"), ("logprob", "<f4")])
 _FORCED: Final = np.array([[0.0], [0.0], [1.0], [1.0], [-np.inf]], np.float32)
 """What is kept of a forced token, by column: its series has what the mask left; the last one tells it from others."""
 
@@ -65,6 +68,7 @@ class LiveSequence:
         columns: of the per-token values, those that are kept: those of its series if that may be wanted, all if its
             segments may be known, or none.
         chunks: folded per-token values ``[columns, CHUNK]``.
+        likeliest: the likeliest tokens of the first folded chunks, ``[CHUNK, k]`` of :data:`LIKELIEST`.
         checksum: CRC-32 of the tokens folded, by which they are compared with the client's.
         unknown: folded tokens that no ``sampled`` record named.
         counted: tokens that are in :attr:`Windows.fresh`, or were.
@@ -83,6 +87,7 @@ class LiveSequence:
     facts: CoreFacts | None = None
     deadline: float = math.inf
     chunks: list[Array] = field(default_factory=list)
+    likeliest: list[Array] = field(default_factory=list)
     checksum: int = 0
     unknown: int = 0
     counted: int = 0
@@ -128,9 +133,11 @@ class Windows:
     Args:
         thresholds: of the flags.
         max_series_tokens: tokens kept of a series at most.
+        likeliest_tokens: tokens of an output whose likeliest alternatives are kept at most.
     """
 
-    def __init__(self, thresholds: Thresholds, max_series_tokens: int) -> None:
+    def __init__(self, thresholds: Thresholds, max_series_tokens: int, likeliest_tokens: int = 0) -> None:
+        self._likeliest_tokens = likeliest_tokens
         self._high_entropy_bits = thresholds.high_entropy_bits
         self._loop_tokens = thresholds.loop_tokens
         self._watch = thresholds.alarm and thresholds.alarm[1]
@@ -318,6 +325,8 @@ class Windows:
                 if owner.columns > len(SERIES):
                     some = all_columns = _kept(chunk, owner.columns) if all_columns is None else all_columns
                 owner.chunks.append(some[:, i].copy())
+            if first[i] < self._likeliest_tokens:
+                owner.likeliest.append(_likeliest(chunk, i))
 
     def _read(self, slots: Array, first: Array, last: Array) -> tuple[token_values.Chunk, Array, Array]:
         """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
@@ -399,6 +408,21 @@ class Windows:
             topk_mass=values[token_values.TOPK_MASS],
         )
 
+    def likeliest(self, sequence: LiveSequence, tails: Tails, i: int, length: int) -> Likeliest | None:
+        """The likeliest tokens of a sequence, the ``i``-th of the tails, at the first places at most; None: not kept.
+
+        There are fewer of an output that has chunks missing.
+        """
+        if not self._likeliest_tokens:
+            return None
+        parts = [*sequence.likeliest]
+        if len(parts) * CHUNK == tails.first[i]:
+            parts.append(_likeliest(tails.chunk, i)[: tails.last[i] - tails.first[i]])
+        if not parts:
+            return None
+        found = np.concatenate(parts)[: min(length, self._likeliest_tokens)]
+        return Likeliest(found["id"], found["logprob"])
+
     def values(self, sequence: LiveSequence, tails: Tails, i: int, length: int, columns: int) -> Array:
         """The first columns of the per-token values of a sequence, the ``i``-th of the tails: ``[columns, T]`` float32.
 
@@ -412,6 +436,16 @@ class Windows:
             known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
             values[:, : known.shape[1]] = known
         return values
+
+
+def _likeliest(chunk: token_values.Chunk, sequence: int) -> Array:
+    """The likeliest tokens of one sequence of a chunk: ``[T, k]`` of :data:`LIKELIEST`."""
+    assert chunk.rows is not None  # for the types: it was made of rows
+    rows = chunk.rows[sequence]
+    found = np.empty((len(rows), ALTERNATIVES), LIKELIEST)
+    found["id"] = np.where(chunk.observed[sequence, :, None], rows["topk_ids"][:, :ALTERNATIVES], _UNKNOWN)
+    found["logprob"] = rows["topk_logprobs"][:, :ALTERNATIVES]
+    return found
 
 
 def _kept(chunk: token_values.Chunk, columns: int, sequence: int | None = None) -> Array:

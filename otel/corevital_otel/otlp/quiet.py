@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_LIBRARIES: Final = ("opentelemetry", "urllib3", "requests", "grpc")
+_LIBRARIES: Final = ("opentelemetry", "urllib3", "requests", "grpc", "httpx", "httpcore")
 _MOST_LINES: Final = 20
 _MOST_CHARACTERS: Final = 2_000
 

@@ -70,6 +70,8 @@ class CoreIntake:
             outcome = self._texts(core).resolve(outcome, outcome.stop_rule)
         if self._content and outcome.text is None and core.tokenizer:
             outcome = replace(outcome, text=self._texts(core).decode_text(outcome.token_ids))
+        if core.tokenizer:
+            outcome = replace(outcome, tokenizer=(core.tokenizer, core.revision))
         kept = self._intake.finished(outcome)
         if not self._assembler.finish(key, kept):
             self._intake.release(kept.text)

@@ -47,11 +47,13 @@ from corevital_otel.service.core_intake import CoreIntake
 from corevital_otel.service.cores import Cores
 from corevital_otel.service.early import EarlyFrames
 from corevital_otel.service.intake import Intake
+from corevital_otel.service.output_texts import OutputTexts
 from corevital_otel.service.outputs import Outputs
 from corevital_otel.service.patience import Patience
 from corevital_otel.service.relay import Relay
 from corevital_otel.settings import Settings
 from corevital_otel.spans.random_ids import random_id
+from corevital_otel.store.content import MAX_TOKENS
 from corevital_otel.store.reader import StoreError, StoreReader
 from corevital_otel.verdicts.collector import Expected
 
@@ -120,6 +122,7 @@ class Hub:
         identity: of a hub process; None: a new one.
         on_report: called with each report, besides.
         protect: puts the route to reports behind the key of the engine's own server; None: it has no such server.
+        tokenizer: name or directory of the tokenizer of this process's engine, empty where unknown, and its revision.
 
     Raises:
         OSError: its address is in use, or does not belong to this host.
@@ -136,6 +139,7 @@ class Hub:
         identity: HubIdentity | None = None,
         on_report: Callable[[RequestReport], None] | None = None,
         protect: Protect | None = None,
+        tokenizer: tuple[str, str | None] = ("", None),
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
         self._settings = settings
@@ -153,6 +157,7 @@ class Hub:
         self._reports = Reports(self.is_running, settings.db)
         self._route = None if protect is None else EngineRoute(protect, self._reports)
         self._intake = Intake(self.counters)
+        self._texts = OutputTexts(self.counters, tokenizer) if settings.stores_content else None
         self._patience = Patience(grace_s=0.0 if identity is None else _GRACE_S)
         self._risk = risk_model(settings, profile, self._outputs.store.learn)
         self._assembler = Assembler(
@@ -160,6 +165,7 @@ class Hub:
             counters=self.counters,
             risk=self._risk,
             capture=settings.capture,
+            likeliest_tokens=MAX_TOKENS if settings.stores_content else 0,
             clock=lambda: self._patience.now,
             facts_expected=_FACTS_EXPECTED if settings.hub is not None and identity is None else 0,
             thresholds=Thresholds(
@@ -492,7 +498,7 @@ class Hub:
         self._is_reporting = True
         self._lately.append(report.admitted.known_id)
         try:
-            self._outputs.put(report)
+            self._outputs.put(report, None if self._texts is None else self._texts.of(report))
         finally:
             self._is_reporting = False
         if self._on_report is not None:

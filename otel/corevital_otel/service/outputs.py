@@ -22,13 +22,15 @@ from corevital_otel.otlp.variables import endpoint_of
 from corevital_otel.report import RequestReport
 from corevital_otel.sampling import Sampler, is_kept
 from corevital_otel.settings import Settings
-from corevital_otel.spans import backends
+from corevital_otel.spans import backends, langfuse_scores
 from corevital_otel.spans.emitter import SpanEmitter
 from corevital_otel.spans.evaluations import EvaluationLogs
 from corevital_otel.spans.http_context import follow_requests
 from corevital_otel.spans.http_server import HttpSpans
+from corevital_otel.spans.langfuse_scores import LangfuseScores
 from corevital_otel.spans.posted import PostedSpan
 from corevital_otel.spans.record import SpanRecord
+from corevital_otel.store.content import Content
 from corevital_otel.store.writer import StoreWriter
 from corevital_otel.verdicts.answer import Answer
 
@@ -71,6 +73,7 @@ class Outputs:
             settings.db, settings.db_retention_days, settings.db_max_mb, counters, self._spans.resource.attributes
         )
         self._logs = self._evaluation_logs()
+        self._scores = self._langfuse_scores(where)
         self._http = HttpSpans(self._spans, sampler, propagate_inwards=engine_traces)
         self.metrics = Recorder(list(self._measured()), counters, [cut(model)] if model else [])
 
@@ -83,6 +86,17 @@ class Outputs:
             return None if where is None else EvaluationLogs(self._counters, self._spans.resource, where)
         except SettingsError as error:
             warn_once("logs", "%s; evaluations are on spans only", error)
+            return None
+
+    def _langfuse_scores(self, where: Destination | None) -> LangfuseScores | None:
+        """None where no spans go to Langfuse, it has no keys, or a variable is wrong."""
+        if self._spans.processor is None or "langfuse" not in backends.wanted(self._settings.otel_profile, where):
+            return None
+        try:
+            account = langfuse_scores.account(os.environ, where)
+            return None if account is None else LangfuseScores(self._counters, account)
+        except SettingsError as error:
+            warn_once("scores", "%s; no scores are sent", error)
             return None
 
     def _measured(self) -> Iterator[Output]:
@@ -112,24 +126,31 @@ class Outputs:
 
         follow_requests(instrument, lambda send: Answer(send, self._counters))
 
-    def put(self, report: RequestReport) -> None:
-        """Put a report out. An error is counted and never raised."""
+    def put(self, report: RequestReport, content: Content | None = None) -> None:
+        """Put a report out. An error is counted and never raised.
+
+        Args:
+            report: the report.
+            content: the text of its tokens, for the store alone.
+        """
         with about(report.admitted.known_id) as fields:  # also for the line on an error
             try:
-                self._put(report, fields)
+                self._put(report, fields, content)
             except Exception:
                 self._counters.count_loss(Loss.REPORT_FAULT)
                 swallow("a report's output")
 
-    def _put(self, report: RequestReport, fields: dict[str, str]) -> None:
+    def _put(self, report: RequestReport, fields: dict[str, str], content: Content | None) -> None:
         exemplar: SpanRecord | None = None  # the span, if it can be found
         if is_kept(report):
             record = self._spans.record(report)
             fields["trace_id"] = record.ids.trace_id
-            self.store.put(record)  # first: the span's fate is noted in its row
+            self.store.put(record, content)  # first: the span's fate is noted in its row
             self._spans.send(record)
             if self._logs is not None:
                 self._logs.send(record)
+            if self._scores is not None:
+                self._scores.send(record)
             if record.ids.exported:
                 exemplar = record
                 if record.parent is not None and not record.parent.trace_flags.sampled:
@@ -160,11 +181,12 @@ class Outputs:
 
     def close(self) -> None:
         """Deliver what waits, within a bound."""
-        logs = self._logs
+        logs, scores = self._logs, self._scores
         for step in (
             lambda: logs.stop() if logs is not None else None,  # first: it ends beside the spans
             lambda: self._spans.shutdown(5.0),
             lambda: logs.shutdown(1.0) if logs is not None else None,
+            lambda: scores.close(1.0) if scores is not None else None,
             lambda: self.store.close(3.0),
             lambda: self.metrics.refresh({}, {}, {"event": 0, "report": 0}),
             lambda: self.metrics.close(1.0),

@@ -92,19 +92,20 @@ def start(
     model: str,
     facts: Facts,
     kernel: str,
+    tokenizer: tuple[str, str | None] = ("", None),
     *,
     exports: bool,
 ) -> Callable[[], None] | None:
     """Measure an engine's requests in a hub process. See :func:`corevital_otel.service.startup.start`.
 
     Args:
-        attach, model, facts, kernel: see there.
+        attach, model, facts, kernel, tokenizer: see there.
         settings: the server's.
         exports: spans are sent somewhere.
     """
     keeper = HubKeeper(model, facts, kernel, has_port=False)
     metrics = guarded("the start of /metrics")(hub_metrics)()
-    hub = RemoteHub(wanted=keeper.start, metrics=None if metrics is None else metrics.take)
+    hub = RemoteHub(*tokenizer, wanted=keeper.start, metrics=None if metrics is None else metrics.take)
     choice = sampler.choose(settings)
     draws = Sampler(choice.rate, by_trace_id=choice.by_trace_id, obeys_caller=choice.obeys_caller)
 

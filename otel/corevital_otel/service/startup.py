@@ -66,6 +66,7 @@ def start(
     engine_endpoint: str | None = None,
     on_report: Callable[[RequestReport], None] | None = None,
     protect: Protect | None = None,
+    tokenizer: tuple[str, str | None] = ("", None),
 ) -> Callable[[], None] | None:
     """Measure an engine's requests from here on.
 
@@ -79,6 +80,7 @@ def start(
         on_report: a program's own receiver of reports, called in the hub's thread. There is a store then only where
             ``COREVITAL_DB`` names it: a program does not expect a file beside it.
         protect: puts the route to reports behind the key of the engine's own server; None: it has no such server.
+        tokenizer: name or directory of the model's, empty where unknown, and its revision.
 
     Returns:
         What ends it, idempotent; None where the engine could not be attached.
@@ -96,7 +98,7 @@ def start(
 
         why = separate.obstacle(settings, engine_endpoint, on_report)
         if why is None:
-            return separate.start(attach, settings, model, facts, kernel, exports=where is not None)
+            return separate.start(attach, settings, model, facts, kernel, tokenizer, exports=where is not None)
         log.configure()
         log.warn_once("process", "COREVITAL_PROCESS=process is ignored (%s): telemetry runs in a thread", why)
     if on_report is not None and "db" not in settings.model_fields_set:
@@ -109,6 +111,7 @@ def start(
         engine_traces=engine_endpoint is not None,
         on_report=on_report,
         protect=protect,
+        tokenizer=tokenizer,
     )
     if not attach(hub, settings):
         return None

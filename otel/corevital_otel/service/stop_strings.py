@@ -3,24 +3,19 @@
 The core sees tokens. A frontend that decodes them elsewhere stops at a stop string by aborting the sequence, and to the
 core that is an abort like any other, some tokens late. Here the last tokens are decoded as such a frontend does it,
 one after the other, and the first stop string that they complete is looked for.
-
-The library ``tokenizers`` comes with the engines and is not a dependency of ours. A tokenizer's files are read where
-they are; nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from corevital.frames.lifecycle import Finished, StopRule
 from corevital.guard import swallow
 from corevital.log import warn_once
-from corevital.text import printable
 from corevital_otel import conventions as names
+from corevital_otel.service.tokenizer import pieces, read_tokenizer
 
 STOP_STRING: Final = "stop_string"
 """The stop reason where the string itself may not leave the process."""
@@ -31,12 +26,6 @@ _BEFORE: Final = 16
 """Tokens before those, which may change how the first ones are written."""
 _MOST_S: Final = 0.05
 """Time for one sequence; beyond it the abort stays."""
-_CLOCK_EVERY: Final = 128
-"""Tokens between two looks at the clock."""
-_INCOMPLETE: Final = "\N{REPLACEMENT CHARACTER}"
-"""A text ends with it while bytes of a character are missing."""
-_OTHER_BYTES: Final = "Invalid prefix encountered"
-"""Begin of the message of ``tokenizers`` where a token changes the text before it."""
 
 
 class StopStrings:
@@ -65,7 +54,12 @@ class StopStrings:
         """
         if not self._is_loaded:
             self._is_loaded = True
-            self._tokenizer = self._read()
+            self._tokenizer = read_tokenizer(
+                self._name,
+                self._revision,
+                self._download_dir,
+                without="A request that a stop string ends is reported as aborted",
+            )
         return self._tokenizer is not None
 
     def resolve(self, outcome: Finished, stop: StopRule) -> Finished:
@@ -114,30 +108,6 @@ class StopStrings:
             swallow("the text of tokens")
             return None
 
-    def _read(self) -> Any:
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            self._warn("the package tokenizers is not installed")
-            return None
-        path = _find(self._name, self._revision, self._download_dir)
-        if path is None:
-            self._warn("it has no tokenizer.json on this host")
-            return None
-        try:
-            return Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain exceptions
-            self._warn(f"its tokenizer.json cannot be read ({printable(error, 120)})")
-            return None
-
-    def _warn(self, why: str) -> None:
-        warn_once(
-            f"tokenizer:{self._name}",
-            "cannot decode tokens of %s: %s. A request that a stop string ends is reported as aborted",
-            printable(self._name, 120),
-            why,
-        )
-
 
 class Found(NamedTuple):
     """A stop string that ended an output.
@@ -166,18 +136,29 @@ def find_stop(tokenizer: Any, token_ids: Sequence[int], rule: StopRule) -> Found
     longest = max(map(len, rule.stop))
     begin = max(len(token_ids) - _TOKENS, 0)
     before = (*rule.prompt_end, *token_ids[max(begin - _BEFORE, 0) : begin])[-_BEFORE:]
-    pieces: list[str] = []
+    known: list[str] = []
+    count = begin
     recent = ""  # the last characters before the piece, where a stop string can begin
-    for count, piece in enumerate(_pieces(tokenizer, before, token_ids[begin:], rule.skip_special_tokens), begin + 1):
+    found = pieces(
+        tokenizer,
+        token_ids[begin:],
+        before=before,
+        skip_special_tokens=rule.skip_special_tokens,
+        within_s=_MOST_S,
+    )
+    for count, piece in enumerate(found, begin + 1):
         text = recent + piece
         match = _match(text, len(recent), rule.stop) if piece and count > rule.min_tokens else None
         if match is not None:
             stop, start = match
             end = start + len(stop) if rule.include_stop_str else start
-            whole = "".join((*pieces, piece))
+            whole = "".join((*known, piece))
             return Found(stop, count, None if begin else whole[: len(whole) - len(text) + end])
-        pieces.append(piece)
+        known.append(piece)
         recent = text[max(len(text) - longest + 1, 0) :]
+    if count < len(token_ids):
+        warn_once("slow-stops", "decoding takes too long: a request that a stop string ends may be reported as "
+                  "aborted; further ones are not logged")  # fmt: skip
     return None
 
 
@@ -187,48 +168,3 @@ def _match(text: str, known: int, stops: Sequence[str]) -> tuple[str, int] | Non
     ends = [(start + len(stop), number, stop) for number, (start, stop) in enumerate(starts) if start >= 0]
     end, _, stop = min(ends, default=(0, 0, ""))
     return (stop, end - len(stop)) if ends else None
-
-
-def _pieces(
-    tokenizer: Any, before: Sequence[int], token_ids: Sequence[int], skip_special_tokens: bool
-) -> Iterator[str]:
-    """The text that each token adds; "" where a character is not complete yet. Ends early if it takes too long.
-
-    ``DecodeStream`` is what frontends use, primed with the prompt in the same way.
-    """
-    from tokenizers.decoders import DecodeStream
-
-    primed = [int(token) for token in before if token >= 0]
-    if tokenizer.decode(primed, skip_special_tokens=skip_special_tokens).endswith(_INCOMPLETE):
-        primed = []  # the stream would give their text out again
-    stream = DecodeStream(ids=primed, skip_special_tokens=skip_special_tokens)
-    deadline = time.monotonic() + _MOST_S
-    for number, token in enumerate(token_ids, 1):
-        try:
-            piece = stream.step(tokenizer, int(token))
-        except (OverflowError, TypeError):  # not a token
-            piece = None
-        except Exception as error:  # start again, as frontends do
-            if not str(error).startswith(_OTHER_BYTES):
-                raise
-            stream = DecodeStream(skip_special_tokens=skip_special_tokens)
-            piece = stream.step(tokenizer, int(token))
-        yield piece or ""
-        if number % _CLOCK_EVERY == 0 and time.monotonic() > deadline:
-            warn_once("slow-stops", "decoding takes too long: a request that a stop string ends may be "
-                      "reported as aborted; further ones are not logged")  # fmt: skip
-            return
-
-
-def _find(name: str, revision: str | None, download_dir: str | None) -> Path | None:
-    """The file ``tokenizer.json`` of a tokenizer on this host, if there is one."""
-    if Path(name).is_dir():
-        path = Path(name) / "tokenizer.json"
-        return path if path.is_file() else None
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(name, "tokenizer.json", cache_dir=download_dir, revision=revision)
-    except Exception:  # not installed, or no valid name
-        return None
-    return Path(found) if isinstance(found, str) else None

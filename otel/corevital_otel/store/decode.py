@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from corevital.text import printable
 from corevital_otel import conventions as names
 from corevital_otel.report import Series
-from corevital_otel.store import series
+from corevital_otel.store import content, series
+from corevital_otel.store.content import Content
 
 MAX_SUMMARY: Final = 2**20
 """Bytes of a row's attributes that are read at most: a row has about 2 KB."""
@@ -138,6 +139,22 @@ def unpacked(data: object) -> Series | None:
         return series.unpack(data)
     except ValueError as error:
         raise Damage(f"series: {error}") from None
+
+
+def text(data: object) -> Content | None:
+    """The column ``content``.
+
+    Raises:
+        Damage: it is not a text's tokens.
+    """
+    if data is None:
+        return None
+    if not isinstance(data, bytes):
+        raise Damage("content: not bytes")
+    try:
+        return content.unpack(data)
+    except ValueError as error:
+        raise Damage(f"content: {error}") from None
 
 
 def signals(values: Sequence[object], count: int) -> tuple[str, str, list[float]]:

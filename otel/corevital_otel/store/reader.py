@@ -6,7 +6,7 @@ import math
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ from corevital_otel import conventions as names
 from corevital_otel.report import Series
 from corevital_otel.risk.baseline import WIDTH
 from corevital_otel.store import decode, files, schema
+from corevital_otel.store.content import Content
 from corevital_otel.store.files import EmptyStoreError, Limit, StoreError
 from corevital_otel.store.rows import iso
 
@@ -48,7 +49,7 @@ def ids_of(request_id: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class StoredReport:
-    """One row; ``flags`` and ``summary`` decoded, ``series`` only if requested and kept."""
+    """One row; ``flags`` and ``summary`` decoded, ``series`` and ``content`` only if requested and kept."""
 
     request_id: str
     sequence: int
@@ -65,6 +66,7 @@ class StoredReport:
     flags: list[str]
     summary: dict[str, Any]
     series: Series | None = None
+    content: Content | None = None
 
     @property
     def is_sampled(self) -> bool:
@@ -72,8 +74,9 @@ class StoredReport:
         return self.summary.get(names.SAMPLED) is not False
 
     def as_json(self) -> dict[str, Any]:
-        """The row as JSON values, by the store's column names; unknown values of a series are null."""
-        row = asdict(self)
+        """The row as JSON values, by the store's column names; unknown values of a series are null. Never its text."""
+        row = asdict(replace(self, content=None))
+        del row["content"]
         if self.series is not None:
             row["series"] = {
                 name: [value if math.isfinite(value) else None for value in getattr(self.series, name).tolist()]
@@ -177,12 +180,12 @@ class StoreReader:
         return self._read(whole, list(ids_of(request_id)), _MOST_OF_A_REQUEST, "series" if series else "NULL")
 
     def get_span(self, span_id: str) -> StoredReport | None:
-        """The sequence of a span, with its series; None where there is none.
+        """The sequence of a span, with its series and text; None where there is none.
 
         Raises:
             StoreError: the file is missing or unreadable, or the row is damaged.
         """
-        found = self._read("SELECT id FROM reports WHERE span_id = ?", [span_id], 1, "series")
+        found = self._read("SELECT id FROM reports WHERE span_id = ?", [span_id], 1, "series", "content")
         return found[0] if found else None
 
     def count(self) -> int:
@@ -219,7 +222,9 @@ class StoreReader:
                     self._leave_out("?", error)
         return found[::-1]
 
-    def _read(self, query: str, values: list[Any], most: int, series: str = "NULL") -> list[StoredReport]:
+    def _read(
+        self, query: str, values: list[Any], most: int, series: str = "NULL", content: str = "NULL"
+    ) -> list[StoredReport]:
         """The reports of a query for row ids. Each row is read alone: one that cannot be does not hide others."""
         self.damaged, self.damage = 0, ""
         found: list[StoredReport] = []
@@ -234,7 +239,7 @@ class StoreReader:
                     break
                 seen.add(row)
                 try:
-                    found.append(self._report(connection, row, series))
+                    found.append(self._report(connection, row, series, content))
                 except decode.Damage as error:
                     self._leave_out(row, error)
         if self.damaged and not found:
@@ -250,8 +255,8 @@ class StoreReader:
         self.damaged += 1
         self.damage = self.damage or f"row {printable(row, 32)}, {error}"
 
-    def _report(self, connection: sqlite3.Connection, row: object, series: str) -> StoredReport:
-        query = f"SELECT {_COLUMNS}, flags, summary, {series} FROM reports WHERE id = ?"
+    def _report(self, connection: sqlite3.Connection, row: object, series: str, content: str) -> StoredReport:
+        query = f"SELECT {_COLUMNS}, flags, summary, {series}, {content} FROM reports WHERE id = ?"
         try:
             values = connection.execute(query, [row]).fetchone()
         except sqlite3.Error as error:
@@ -260,12 +265,13 @@ class StoreReader:
             raise decode.Damage(files.why(error)) from None
         if values is None:
             raise decode.Damage("its index is damaged")
-        *columns, flags, summary, packed = values
+        *columns, flags, summary, packed, text = values
         return StoredReport(
             **decode.plain(decode.Columns, columns),
             flags=decode.flags(flags),
             summary=decode.attributes(summary),
             series=decode.unpacked(packed),
+            content=decode.text(text),
         )
 
     def _unopened(self, error: Exception) -> StoreError:

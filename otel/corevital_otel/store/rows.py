@@ -13,10 +13,13 @@ from corevital_otel import conventions as names
 from corevital_otel.report import Series
 from corevital_otel.spans.record import SpanRecord
 from corevital_otel.store import series
+from corevital_otel.store.content import Content
+from corevital_otel.store.content import pack as pack_content
 
 COLUMNS: Final = (
     "request_id, sequence, created_at_utc, model, finish_reason, prompt_tokens, output_tokens, risk_score, risk_level, "
-    "risk_basis, trace_id, span_id, flags, summary, series, parent_span_id, start_ns, end_ns, export, resource_id"
+    "risk_basis, trace_id, span_id, flags, summary, series, parent_span_id, start_ns, end_ns, export, resource_id, "
+    "content"
 )
 WIDTH: Final = COLUMNS.count(",") + 1
 
@@ -29,7 +32,11 @@ _ROW_BYTES: Final = 4 * 1024
 
 
 class Row:
-    """One report on its way to the disk, with what its row will hold: no token ids, no content.
+    """One report on its way to the disk, with what its row will hold: no token ids.
+
+    Args:
+        record: its span.
+        content: the text of its tokens, where that is to be stored.
 
     Attributes:
         span_id: its span's id in hex.
@@ -38,9 +45,20 @@ class Row:
         size: memory it takes, bytes, about.
     """
 
-    __slots__ = ("_attributes", "_columns", "_flags", "_series", "export", "size", "span_id", "trace_id", "writing")
+    __slots__ = (
+        "_attributes",
+        "_columns",
+        "_content",
+        "_flags",
+        "_series",
+        "export",
+        "size",
+        "span_id",
+        "trace_id",
+        "writing",
+    )
 
-    def __init__(self, record: SpanRecord) -> None:
+    def __init__(self, record: SpanRecord, content: Content | None = None) -> None:
         found, ids = record.attributes.get, record.ids
         self._columns = (
             record.request_id,
@@ -62,10 +80,12 @@ class Row:
         self._flags = record.flags
         self._attributes, texts = _kept(record.attributes)
         self._series = record.series
+        self._content = content
         self.span_id, self.trace_id = ids.span_id, ids.trace_id
         self.export = "queued" if ids.exported else None
         self.writing = False
         self.size = _ROW_BYTES + texts + _series_bytes(record.series)
+        self.size += 0 if content is None else content.size
 
     @property
     def request_id(self) -> str:
@@ -80,8 +100,9 @@ class Row:
         """
         *first, parent_id, start_ns, end_ns = self._columns
         packed = None if self._series is None else series.pack(self._series)
+        text = None if self._content is None else pack_content(self._content)
         flags, summary = to_json(self._flags), to_json(self._attributes)
-        return (*first, flags, summary, packed, parent_id, start_ns, end_ns, self.export, resource_id)
+        return (*first, flags, summary, packed, parent_id, start_ns, end_ns, self.export, resource_id, text)
 
 
 def to_json(value: Mapping[str, Any] | Sequence[str]) -> str:

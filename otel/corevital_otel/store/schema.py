@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-VERSION: Final = 3
+VERSION: Final = 4
 
 _CREATE: Final = """
 CREATE TABLE reports (
@@ -24,7 +24,8 @@ CREATE TABLE reports (
     span_id         TEXT NOT NULL UNIQUE,       -- one row a span: writing a report again changes nothing
     flags           TEXT NOT NULL,              -- JSON array
     summary         TEXT NOT NULL,              -- JSON object: every attribute of the span
-    series          BLOB,                       -- see below; NULL: not captured
+    series          BLOB,                       -- see above; NULL: not captured
+    content         BLOB,                       -- the output's tokens as text, see above; NULL: not stored
     parent_span_id  TEXT,                       -- NULL: a root
     start_ns        INTEGER,                    -- of the span, since the epoch
     end_ns          INTEGER,                    -- the same
@@ -63,6 +64,7 @@ ALTER TABLE reports ADD COLUMN resource_id INTEGER;
 CREATE TABLE resources (id INTEGER PRIMARY KEY, attributes TEXT NOT NULL UNIQUE);
 """
     + _BASELINE,
+    3: "ALTER TABLE reports ADD COLUMN content BLOB;\n",
 }
 """What turns a version into the next one."""
 

@@ -27,6 +27,7 @@ from corevital_otel.risk.baseline import WINDOW
 from corevital_otel.spans.record import SpanRecord
 from corevital_otel.store import schema, statements
 from corevital_otel.store.clock import DAY_S, AgeClock
+from corevital_otel.store.content import Content
 from corevital_otel.store.files import StoreFile
 from corevital_otel.store.rows import Row, to_json
 from corevital_otel.store.upkeep import STEP_S, Upkeep
@@ -126,12 +127,12 @@ class StoreWriter:
         """Whether the last write failed, or the store is refused. Any thread may ask."""
         return self._failing or self._refused
 
-    def put(self, record: SpanRecord) -> None:
-        """Take a report in, as its span's record; returns at once."""
+    def put(self, record: SpanRecord, content: Content | None = None) -> None:
+        """Take a report in, as its span's record, and its text where that is stored; returns at once."""
         if self._path is None:
             return
         try:
-            row = Row(record)
+            row = Row(record, content)
         except statements.ROW_ERRORS as error:
             self._unfit(1, record.request_id, record.ids.trace_id, error)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,8 @@ from corevital_otel.report import Series
 from corevital_otel.risk.meaning import flag_text, meaning
 from corevital_otel.risk.summary import parameters, parts
 from corevital_otel.store.reader import StoredReport, StoreReader, ids_of
-from corevital_otel.ui import pictures
+from corevital_otel.ui import pictures, tokens
 from corevital_otel.ui.listing import level
-
-TOKENS: Final = 1024
-"""Tokens that are shown at a time."""
 
 _FACTS: Final = (
     ("entropy", ("entropy_mean", "entropy_max", "entropy_sum"), "bits"),
@@ -109,10 +105,7 @@ def view(report: StoredReport, siblings: Sequence[StoredReport], start: int, lin
         "capture": found.get(names.CAPTURE, "unknown"),
         "charts": None if series is None else _charts(series, onset),
         "onset": onset if series is not None and isinstance(onset, int) and onset < len(series) else None,
-        "tokens": [] if series is None else _tokens(series, start, onset),
-        "count": 0 if series is None else len(series),
-        "start": start,
-        "step": TOKENS,
+        **tokens.view(series, report.content, start, onset),
     }
 
 
@@ -179,24 +172,3 @@ def _charts(series: Series, onset: object) -> dict[str, Any]:
         "margin": pictures.lines(margin, 1),
         "onset": pictures.place(onset, len(series)) if isinstance(onset, int) else None,
     }
-
-
-def _tokens(series: Series, start: int, onset: object) -> list[dict[str, Any]]:
-    """Tokens by position: the shade of each one's surprisal, and its values for the hover."""
-    columns = [getattr(series, name)[start : start + TOKENS].tolist() for name in ("surprisal", "entropy", "margin")]
-    first = onset if isinstance(onset, int) else math.inf
-    return [
-        {
-            "at": position,
-            "shade": pictures.shade(surprisal),
-            "text": f"token {position} · surprisal {_value(surprisal)} · entropy {_value(entropy)} bits · "
-            f"margin {_value(margin)}",
-            "loop": position >= first,
-            "onset": position == first,
-        }
-        for position, (surprisal, entropy, margin) in enumerate(zip(*columns, strict=True), start)
-    ]
-
-
-def _value(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "unknown"

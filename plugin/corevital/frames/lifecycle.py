@@ -239,6 +239,8 @@ class Finished:
         core: what the engine core knows.
         stop_rule: for an abort that may be a match of a stop string, which the core does not see; None where the
             frontend reported the end.
+        tokenizer: name or directory of the tokenizer of the tokens, and its revision, where it is not that of the
+            hub's own engine.
     """
 
     reason: str
@@ -252,6 +254,7 @@ class Finished:
     segments: tuple[Segment, ...] = ()
     core: CoreFacts = CoreFacts()
     stop_rule: StopRule | None = None
+    tokenizer: tuple[str, str | None] | None = None
 
     def bounded(self, characters: int) -> Finished:
         """See :meth:`Admitted.bounded`."""

@@ -1,5 +1,6 @@
 """The demo's summary of its traffic, and its failures."""
 
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from corevital_otel.cli.demo import command
 from corevital_otel.cli.demo.command import run
 from corevital_otel.cli.demo.server import Server, ServerError, free_port
 from corevital_otel.cli.demo.summary import Judged, judge, selection, separation
@@ -47,6 +49,26 @@ def test_the_selection_spans_each_kind_from_least_to_most_risky() -> None:
     chosen = selection([judged("add", risk / 10, True) for risk in range(10)] + [judged("loop", 0.5, None)])
     assert [item.report.risk_score for item in chosen if item.exchange.task.kind == "add"] == [0.0, 0.4, 0.9]
     assert len(chosen) == 4
+
+
+@pytest.mark.parametrize("found", [None, "/usr/bin/corevital"])
+def test_it_ends_with_commands_that_can_be_copied(found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: found)
+    items = [judged("add", 0.1, True), judged("add", 0.9, False)]
+    for item, kind in zip(items, ("text_completion", "chat"), strict=True):
+        item.report.summary["gen_ai.operation.name"] = kind
+    lines = list(command._next_steps(items, "chatcmpl-1", Path("my runs/c.db")))
+    show, ui, place, compare = (line.partition(":")[2].strip() for line in lines)
+    name = show.partition(" show ")[0]
+    assert (name == "corevital") is (found is not None)
+    assert show == f"{name} show chatcmpl-1 --db 'my runs/c.db'"
+    assert ui == f"{name} ui --db 'my runs/c.db'"
+    assert place == "http://127.0.0.1:8765/request?id=chatcmpl-1"
+    program, verb, a, b = shlex.split(compare)
+    assert (program, verb) == (name, "compare")
+    for written, kind in ((a, "chat"), (b, "text_completion")):
+        assert written == f"my runs/c.db@gen_ai.operation.name={kind}"
+    assert list(command._next_steps(items[:1], None, Path("c.db")))[-1].endswith(" compare OLD.db NEW.db")
 
 
 def start(tmp_path: Path, code: str) -> Server:

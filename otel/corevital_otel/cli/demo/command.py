@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import signal
 import sys
 import time
@@ -11,12 +14,14 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlencode
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from corevital_otel import conventions as names
 from corevital_otel.cli.common import cell, console, flags_text, number_of, print_text, risk_text
 from corevital_otel.cli.demo.library import generate
 from corevital_otel.cli.demo.server import Server, ServerError, free_port
@@ -51,6 +56,7 @@ def run(*, requests: int, engine: str, port: int | None, db: Path | None) -> Non
     settings = {
         "COREVITAL_DB": str(database.resolve()),
         "COREVITAL_CAPTURE": "full",
+        "COREVITAL_DB_CONTENT": "1",  # the demo's own prompts: nobody's text
         "COREVITAL_ENABLED": "1",
         "COREVITAL_SAMPLE_RATE": "1",
     }
@@ -68,7 +74,7 @@ def run(*, requests: int, engine: str, port: int | None, db: Path | None) -> Non
         raise CommandError(f"{error} (the engine's log: {log})") from None
     judged = judge(exchanges, {(row.request_id, row.sequence): row for row in rows})
     screen.print(_table(selection(judged), screen.width))
-    _summarise(screen, judged)
+    _summarise(screen, judged, database)
     asked = len({exchange.request_id for exchange in exchanges})
     print_text(f"demo: {asked} requests, {len(rows)} spans, DB at {database}")
     if not len(rows) == len(judged) == len(exchanges):
@@ -184,12 +190,38 @@ def _table(chosen: list[Judged], width: int) -> Table:
     return table
 
 
+def _next_steps(judged: list[Judged], request_id: str | None, database: Path) -> Iterator[str]:
+    """The commands that show one request, all of them in a browser, and what differs between two kinds of them.
+
+    Args:
+        judged: the demo's sequences.
+        request_id: of the one to look at; None: there is none.
+        database: the store they are in.
+    """
+    command, store = _command(), shlex.quote(str(database))
+    if request_id is not None:
+        yield f"\nOne request in full:  {command} show {shlex.quote(request_id)} --db {store}"
+    yield f"All in a browser:     {command} ui --db {store}"
+    if request_id is not None:
+        yield f"Its tokens there:     http://127.0.0.1:8765/request?{urlencode({'id': request_id})}"
+    kinds = sorted({str(item.report.summary.get(names.OPERATION_NAME)) for item in judged})
+    slices = [f"{store}@{names.OPERATION_NAME}={kind}" for kind in kinds]
+    compared = " ".join(slices) if len(slices) == 2 else "OLD.db NEW.db"
+    yield f"Two slices compared:  {command} compare {compared}"
+
+
+def _command() -> str:
+    """``corevital``, or the path to it where a shell does not find it."""
+    own = Path(sys.executable).parent / "corevital"
+    return "corevital" if shutil.which("corevital") or not own.exists() else os.path.relpath(own)
+
+
 def _short(text: str, width: int) -> str:
     line = cell(" ".join(text.split()))
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def _summarise(screen: Console, judged: list[Judged]) -> None:
+def _summarise(screen: Console, judged: list[Judged], database: Path) -> None:
     screen.print()
     for kind in KINDS:
         of_kind = [item for item in judged if item.exchange.task.kind == kind]
@@ -213,7 +245,6 @@ def _summarise(screen: Console, judged: list[Judged]) -> None:
             "Its basis here is `prior`: a shipped default that is not calibrated on this model."
         )
     loud = max(judged, key=lambda item: len(item.report.flags) + (item.report.risk_score or 0), default=None)
-    if loud is not None:
-        screen.print(f"\nOne request in full:  corevital show {loud.report.request_id}")
-    screen.print("All in a browser:     corevital ui\nTwo runs compared:    corevital compare OLD.db NEW.db")
+    for line in _next_steps(judged, None if loud is None else loud.report.request_id, database):
+        screen.print(line, soft_wrap=True, markup=False, highlight=False)
     screen.print(_ELSEWHERE, soft_wrap=True)

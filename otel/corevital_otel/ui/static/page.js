@@ -71,6 +71,7 @@
     if (!by) return;
     event.preventDefault();
     show(here ? (by > 0 ? here.nextElementSibling : here.previousElementSibling) : tokens.firstElementChild);
+    here?.scrollIntoView({ block: "nearest" });
   });
   document.addEventListener("corevital:chart", (event) => {
     const token = tokens.querySelector(`[data-at="${event.detail}"]`);
