@@ -37,17 +37,26 @@ class Vllm(Group):
             [str(BIN / command[0]), *command[1:], *arguments], environment(env), folder, folder / "vllm.log"
         )
 
+    def ready(self) -> bool:
+        """Whether it answers.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        if self.process.poll() is not None:
+            raise RuntimeError(f"vLLM ended with {self.process.returncode}:\n{self.text()[-4000:]}")
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=2):
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
     def wait_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"vLLM ended with {self.process.returncode}:\n{self.text()[-4000:]}")
-            try:
-                with urllib.request.urlopen(f"{self.url}/health", timeout=2):
-                    return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
-        raise TimeoutError(self.text()[-4000:])
+        while not self.ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(self.text()[-4000:])
+            time.sleep(0.5)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,20 @@ def until(condition: Callable[[], bool], timeout_s: float, what: str) -> float:
     return time.monotonic() - start
 
 
+ENV = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+ARGUMENTS = (
+    "--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital", "--dtype", "float32",
+    "--shutdown-timeout", "30",  # as in the Helm chart: requests in flight are answered
+)  # fmt: skip
+
+
+def shortened_files(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Rule files, by their names, with shortened durations."""
+    for name, text in texts.items():
+        (folder / name).write_text(shortened_rules(text))
+    return [folder / name for name in texts]
+
+
 @contextmanager
 def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
     """Everything started, no traffic yet.
@@ -51,7 +65,7 @@ def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
         folder: for logs, data and the store.
         otlp: endpoint that spans go to by HTTP; none without.
     """
-    env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path()}
+    env = dict(ENV)
     if otlp:
         env |= {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
         env |= {
@@ -60,13 +74,9 @@ def watched(folder: Path, otlp: str | None = None) -> Iterator[Watched]:
             "OTEL_BSP_SCHEDULE_DELAY": "200",
             "COREVITAL_OTEL_PROFILE": "phoenix",
         }
-    processors = ("--logits-processors", "integration.harness.faults:PoisonedLogits", "corevital")
-    rules = []
-    for rule in RULES:
-        rules.append(folder / rule.name)
-        rules[-1].write_text(shortened_rules(rule.read_text()))
+    rules = shortened_files(folder, {rule.name: rule.read_text() for rule in RULES})
     with (
-        vllm(folder, *processors, "--dtype", "float32", env=env, plugin=False, ready_s=300) as server,
+        vllm(folder, *ARGUMENTS, env=env, plugin=False, ready_s=300) as server,
         alertmanager(folder) as manager,
         prometheus(folder, {"vllm": server.port}, rules, manager.url) as prom,
         Traffic(server.url).flowing() as traffic,

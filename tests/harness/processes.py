@@ -45,11 +45,17 @@ class Group:
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path, pass_fds: Sequence[int] = ()
     ) -> None:
         self.log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                command, env=dict(env), cwd=cwd, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                pass_fds=pass_fds,
-            )  # fmt: skip
+        log.write_bytes(b"")
+        self._begin = lambda output: subprocess.Popen(
+            command, env=dict(env), cwd=cwd, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            pass_fds=pass_fds,
+        )  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        """Start the command, again where it has ended: the same arguments, the same log."""
+        with self.log.open("ab") as output:
+            self.process = self._begin(output)
 
     def members(self) -> dict[int, str]:
         """Living processes of the group: pid and command line."""
