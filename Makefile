@@ -63,7 +63,10 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+# Three servers at a time, one of which restarts: minutes on two cores.
+FLEET := integration/tests/test_fleet.py
+
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -81,12 +84,16 @@ demo: $(ENGINE)
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
 test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(CLIENTS) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
-	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%) --ignore=$(FLEET)
 	$(BIN)/python -m pytest --part engine $(TIMED)
 
 # Real servers of engines other than vLLM: a part of `make test`.
 test-engines: $(DEV) $(SGLANG)
 	$(BIN)/python -m pytest --part engine integration/tests/sglang
+
+# A quarter of an hour or more: a fleet of three real servers, and the alerts of a restart, a loop and a hang.
+test-fleet: $(DEV) $(PROMETHEUS)
+	$(BIN)/python -m pytest -s --part engine $(FLEET)
 
 # Hours on two cores: five versions of vLLM, each in its own environment, both model runners.
 test-compat: $(DEV)

@@ -34,7 +34,7 @@ class Replica:
     server: Vllm
     traffic: Traffic
 
-    def restart(self, meanwhile: Callable[[], object], ready_s: float = 300.0) -> float:
+    def restart(self, meanwhile: Callable[[], object], ready_s: float = 360.0) -> float:
         """As a deploy does it: no new requests, SIGTERM to the server, the same again.
 
         Args:
@@ -100,16 +100,16 @@ class Replicas:
 
 
 @contextmanager
-def replicas(folder: Path, first: Vllm) -> Iterator[Replicas]:
-    """A running server and two more, with a separate Prometheus and Alertmanager; no traffic yet."""
+def replicas(folder: Path) -> Iterator[Replicas]:
+    """Everything started, no traffic yet."""
     with ExitStack() as stack:
-        servers = {"gpu-a": first}
-        for name in ("gpu-b", "gpu-c"):
+        servers: dict[str, Vllm] = {}
+        for name in ("gpu-a", "gpu-b", "gpu-c"):
             (folder / name).mkdir()
             servers[name] = Vllm(folder / name, *ARGUMENTS, env=ENV, plugin=False)
             stack.callback(servers[name].stop)
         for server in servers.values():
-            server.wait_ready(300)
+            server.wait_ready(600)
         ports = {name: server.port for name, server in servers.items()}
         manager = stack.enter_context(alertmanager(folder))
         files = shortened_files(folder, rules.files(_CONFIG))
