@@ -35,6 +35,7 @@ class Loss(Enum):
     SEQUENCE_OTHER_TOKENS = "sequence", "other_tokens"
     CONTENT_TOO_MUCH = "content", "too_much"
     CONTENT_NO_TOKENIZER = "content", "no_tokenizer"
+    CONTENT_BUSY = "content", "busy"
     CONTENT_FAULT = "content", "fault"
     REPORT_FAULT = "report", "fault"
     REPORT_STORE_FULL = "report", "store_full"

@@ -119,3 +119,25 @@ def test_an_application_that_is_not_the_engines_has_no_route(store: Path) -> Non
     other = Starlette()
     other.state.engine_client = Engine()
     assert ask(routed(other, store), ONE).status_code == 404
+
+
+def test_an_operators_own_middleware_may_guard_only_the_engines_paths(tmp_path: Path) -> None:
+    arguments = type("None", (), {"api_key": None, "middleware": ["company.auth.Tokens"]})
+    application = routed(server(arguments=arguments), tmp_path / "corevital.db", {"chatcmpl-one"})
+    assert ask(application, ONE).status_code == 404
+
+
+def test_a_host_header_does_not_change_the_path_that_the_key_is_asked_for(tmp_path: Path) -> None:
+    class ByUrl(AuthenticationMiddleware):
+        """It takes the path from the URL, which older versions of Starlette make with the Host header."""
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            host = dict(scope["headers"]).get(b"host", b"server").decode()
+            is_guarded = httpx.URL(f"http://{host}{scope['path']}").path.startswith("/v1")
+            checked = {**scope, "path": "/v1" if is_guarded else "/"}
+            await AuthenticationMiddleware(lambda _, *rest: self.app(scope, *rest), self.tokens)(checked, receive, send)
+
+    ByUrl.__name__ = "AuthenticationMiddleware"
+    application = routed(server(Middleware(ByUrl, tokens=["sesame"]), arguments=Arguments()), tmp_path / "corevital.db")
+    assert ask(application, ONE, host="server/x").status_code == 401
+    assert ask(application, ONE, host="server/x", authorization="Bearer sesame").status_code in (404, 425)

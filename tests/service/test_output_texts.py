@@ -76,6 +76,15 @@ def test_the_tokens_of_a_marked_output_and_its_alternatives(tokenizers: str, rep
     ]
 
 
+def test_decoding_takes_a_share_of_the_time(tokenizers: str, report: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output_texts, "_BURST_S", 0.0)
+    counters = Counters()
+    texts = OutputTexts(counters, (tokenizers, None))
+    time.sleep(0.01)
+    assert texts.of(report(tokens=5, risk=HIGH)) is None, "no time has come together"
+    assert counters.get("corevital.telemetry.dropped", what="content", why="busy") == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "stored"),
     [

@@ -128,6 +128,16 @@ def test_a_stream_gets_one_event_before_its_usage_or_its_end(report: Make, usage
     assert b"x-corevital-risk-level" not in headers(sent)
 
 
+def test_a_text_about_streams_ends_none(report: Make) -> None:
+    about = CHUNK + b'{"content":"data: [DONE]"}}]}\n\n'
+    sent = ask(streamed(Engine(report()), SAID, about, about + DONE))
+    before, event, after = body(sent).partition(
+        b'data: {"id":"c1","object":"chat.completion.chunk","created":7,"model":"tiny","choices":[],'
+    )
+    assert (before, bool(event)) == (SAID + about + about, True)
+    assert after.endswith(b"}\n\n" + DONE)
+
+
 def test_events_that_come_in_one_message_are_kept_apart(report: Make) -> None:
     sent = ask(streamed(Engine(report()), SAID + DONE))
     before, event, after = body(sent).partition(b'"choices":[],"corevital"')

@@ -21,7 +21,8 @@ from corevital_otel.store.reader import EmptyStoreError, StoreError, StoreReader
 PATH: Final = "/corevital/v1/requests/{id:path}"
 LONGEST_WAIT_S: Final = 30.0
 """How long a request may wait for a report."""
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.1, 0.5
+"""Between two looks: initially, and at most."""
 _READERS: Final = 4
 """Threads that read the store at a time."""
 _SHOWN: Final = 100
@@ -52,12 +53,14 @@ class Reports:
         """
         request_id, clock = request.path_params["id"], asyncio.get_running_loop().time
         end = clock() + _wait_s(request)
+        pause, longest = _POLL_S
         while True:
             found = await self._report(request_id)
             left = end - clock()
             if found.status_code not in (404, 425) or left <= 0 or self.closing or await request.is_disconnected():
                 return found
-            await asyncio.sleep(min(_POLL_S, left))
+            await asyncio.sleep(min(pause, left))
+            pause = min(1.5 * pause, longest)
 
     async def _report(self, request_id: str) -> Response:
         shown = printable(repr(request_id[:_SHOWN]))

@@ -105,6 +105,7 @@ class Assembler:
         self._thresholds = thresholds or Thresholds()
         self._windows = Windows(self._thresholds, max_series_tokens, likeliest_tokens)
         self._live: dict[int, LiveSequence] = {}  # oldest first
+        self._ids: Counter[str] = Counter()  # of their requests
         self._pending: dict[int, LiveSequence] = {}  # ended ones to look at: new, with new records, or due
         self._deadlines: list[tuple[float, int, LiveSequence]] = []  # a heap; may hold sequences reported since
         self._order = count()
@@ -116,9 +117,9 @@ class Assembler:
         """Sequences admitted and not reported yet."""
         return len(self._live)
 
-    def admitted(self) -> list[Admitted]:
-        """Those sequences. Any thread may ask."""
-        return [sequence.admitted for sequence in list(self._live.values())]
+    def runs(self, request_id: str) -> bool:
+        """Whether one of them is of this request, by the client's id. Any thread may ask."""
+        return request_id in self._ids
 
     @property
     def ended(self) -> set[int]:
@@ -173,6 +174,7 @@ class Assembler:
         mode = capture.mode_of(admitted.capture, self._capture)
         columns = COLUMNS if admitted.segmented else len(SERIES) if capture.collects(mode) else 0
         self._live[key] = LiveSequence(key, admitted, admission, mode, columns)
+        self._ids[admitted.known_id] += 1
         self._running[admitted.model] += 1
 
     @np.errstate(all="ignore")  # a broken worker's values may be anything
@@ -421,6 +423,9 @@ class Assembler:
 
     def _forget(self, sequence: LiveSequence, complete: bool) -> None:
         del self._live[sequence.key]
+        self._ids[known := sequence.admitted.known_id] -= 1
+        if not self._ids[known]:
+            del self._ids[known]
         if sequence.outcome is None:
             self._left(sequence.admitted.model)
         self._pending.pop(sequence.key, None)

@@ -292,6 +292,8 @@ class Cores:
             del self._last_at[client]
             self._metrics_at.pop(client, None)
         if gone:
+            for key in [key for key, client in self._watched.items() if client in gone]:
+                del self._watched[key]
             for key in [key for key, client in self._client_of.items() if client in gone and key not in self._ended]:
                 self._listener.is_gone(key)
 

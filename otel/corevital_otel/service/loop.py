@@ -385,7 +385,7 @@ class Hub:
         """Whether a request runs, or its row is not in the store yet. Any thread may call it."""
         if request_id in list(self._coming.values()):
             return True
-        if any(request_id == each.known_id for each in self._assembler.admitted()):
+        if self._assembler.runs(request_id):
             return True
         return (self._is_reporting or self._outputs.store.waiting > 0) and request_id in list(self._lately)
 

@@ -32,6 +32,7 @@ _COPIED: Final = ("id", "object", "created", "model")
 """What the event has of the stream's first one, as every event of its kind."""
 _DATA: Final = b"data: {"
 _DONE: Final = b"data: [DONE]"
+"""At the start of a line: the text of an answer may have it too, but has no raw line end."""
 _NO_CHOICES: Final = b'"choices":[]'
 """As no text can have it: JSON escapes quotation marks."""
 _LENGTH: Final = b"content-length"
@@ -133,7 +134,8 @@ class Answer:
         body: bytes = message.get("body", b"")
         if not self._first and _DATA in body:
             self._first = body
-        is_last = _DONE in body or not message.get("more_body", False)
+        done = 0 if body.startswith(_DONE) else body.find(b"\n" + _DONE) + 1 or None
+        is_last = done is not None or not message.get("more_body", False)
         if not is_last and not (_NO_CHOICES in body and self._collector.has_ended):
             self._last = body or self._last
             return [message]
@@ -145,7 +147,7 @@ class Answer:
             event = None
         if event is None:
             return [message]
-        at = body.find(_DONE) if _DONE in body and _NO_CHOICES not in body else 0
+        at = 0 if done is None or _NO_CHOICES in body else done
         more = {**message, "body": body[:at] + event, "more_body": True}
         return [more, {**message, "body": body[at:]}]
 

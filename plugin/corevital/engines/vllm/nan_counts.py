@@ -10,6 +10,7 @@ import os
 from typing import Any, Final
 
 from corevital.engines.vllm.request_args import STOP_ON
+from corevital.log import warn_once
 
 _VARIABLE: Final = "VLLM_COMPUTE_NANS_IN_LOGITS"
 
@@ -42,6 +43,12 @@ class Counting:
         from vllm import envs
 
         self._is_on = on
+        if not envs.VLLM_ENABLE_V1_MULTIPROCESSING:  # vLLM makes its own counters once, at its start
+            warn_once(
+                "nan in process",
+                "corevital_stop_on=nan has no effect where the engine is in this process: set COREVITAL_STOP_ON=nan",
+            )
+            return
         if on:
             setattr(envs, _VARIABLE, True)  # an attribute hides what the module works out from the environment
         else:

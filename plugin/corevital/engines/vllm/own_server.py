@@ -33,7 +33,8 @@ def protect(application: Any, ours: App) -> App | None:
     arguments = getattr(state, "args", None)
     layers = [layer for layer in application.user_middleware if getattr(layer.cls, "__name__", "") == _LAYER]
     has_key = arguments is None or getattr(arguments, "api_key", None) or os.environ.get("VLLM_API_KEY")
-    if has_key and not layers:
+    has_others = bool(getattr(arguments, "middleware", None))  # of the operator, which may know only vLLM's paths
+    if (has_key or has_others) and not layers:
         _warn()
         return None
     for layer in layers:
@@ -46,7 +47,9 @@ def _guarded(layer: Any, ours: App) -> App:
     check, probe = (layer.cls(app, *getattr(layer, "args", ()), **layer.kwargs) for app in (ours, _note))
 
     async def call(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        shown = {**scope, "path": _GUARDED, "root_path": "", "app_root_path": ""}
+        # by its Host, Starlette may take a path for another one
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"host"]
+        shown = {**scope, "path": _GUARDED, "root_path": "", "app_root_path": "", "headers": headers}
         reached: list[bool] = []
         await probe({**shown, "method": "GET", "headers": [], _PROBE: reached}, receive, _drop)
         if reached:  # without a key: better no route than an open one

@@ -146,9 +146,14 @@ def _follow_removals(tokens: Any, adapter: V2Adapter) -> None:
 def _removing(original: Any) -> Any:
     def remove_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         slot = original(self, *args, **kwargs)
-        adapter = _adapters.get(getattr(self, "all_token_ids", None))
-        if adapter is not None and isinstance(slot, int):
-            adapter.removed(slot)
+        _removed(self, slot)
         return slot
 
     return remove_request
+
+
+@guarded("the V2 adapter's removals")
+def _removed(state: Any, slot: object) -> None:
+    adapter = _adapters.get(state.all_token_ids)
+    if adapter is not None and isinstance(slot, int):
+        adapter.removed(slot)
