@@ -66,7 +66,7 @@ TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm o
 # Three servers at a time, one of which restarts: minutes on two cores.
 FLEET := integration/tests/test_fleet.py
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-tgi check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -84,8 +84,15 @@ demo: $(ENGINE)
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
 test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(CLIENTS) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
-	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%) --ignore=$(FLEET)
-	$(BIN)/python -m pytest --part engine $(TIMED)
+	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%) --ignore=$(FLEET) integration
+	$(MAKE) --no-print-directory -j 2 test-timed test-kernels
+
+test-timed:
+	$(BIN)/python -m pytest --part engine --durations=20 $(TIMED)
+
+# Beside those about time, which mostly wait, and behind them in priority.
+test-kernels:
+	nice -n 19 $(BIN)/python -m pytest -q --part engine tests
 
 # Real servers of engines other than vLLM: a part of `make test`.
 test-engines: $(DEV) $(SGLANG)

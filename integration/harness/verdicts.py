@@ -79,7 +79,7 @@ def check_route(url: str, *, has_it: bool) -> None:
 
 
 def _check_running(http: httpx.Client, path: str) -> None:
-    begun, seen = threading.Event(), []
+    begun, asked, seen = threading.Event(), threading.Event(), []
 
     def long() -> None:
         body = _body(max_tokens=1900, ignore_eos=True, stream=True)
@@ -88,6 +88,8 @@ def _check_running(http: httpx.Client, path: str) -> None:
                 if line.startswith("data: {"):
                     seen.append(json.loads(line.removeprefix("data: "))["id"])
                     begun.set()
+                if asked.is_set():
+                    return  # hangs up
 
     asking = threading.Thread(target=long)
     asking.start()
@@ -95,6 +97,7 @@ def _check_running(http: httpx.Client, path: str) -> None:
         assert begun.wait(30)
         assert http.get(path + seen[0]).status_code == 425
     finally:
+        asked.set()
         asking.join()
 
 
