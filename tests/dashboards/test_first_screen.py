@@ -156,7 +156,7 @@ def test_from_a_trace_to_its_tokens() -> None:
     assert len(tables) == 7
     link = next(link for _, link in links("corevital-requests") if link["url"].startswith("${hub}"))
     assert link["title"] == "Its tokens: corevital show ${__value.raw}"
-    assert '"/corevital/v1/requests/{id' in (DASHBOARDS.parent / "otel/corevital_otel/http/application.py").read_text()
+    assert '"/corevital/v1/requests/{id' in (DASHBOARDS.parent / "otel/corevital_otel/http/reports.py").read_text()
     assert application
 
 

@@ -182,4 +182,4 @@ def _warn_of(name: str, field: str) -> None:
     bare = name[: len(_PREFIX) + 32].removeprefix(_PREFIX)
     close = difflib.get_close_matches(bare, _NAMES, 1) or _NAMES
     warn_once("xargs", "%s: unknown argument %s, ignored: use %s; further ones are not logged",
-              field, _shown(name), " or ".join(f"{_PREFIX}{meant}" for meant in close))  # fmt: skip
+              field, _shown(name), _PREFIX + ", _".join(close))  # fmt: skip
