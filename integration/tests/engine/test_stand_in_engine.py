@@ -26,6 +26,7 @@ from corevital.steps.recorder import Recorder
 from corevital.steps.slots import Owners, scale
 from corevital_otel.report import RequestReport
 from corevital_otel.service.outputs import Outputs
+from corevital_otel.store.content import Content
 
 VOCAB = 100
 PLACE = Source("toy", "loop", "pre_grammar")
@@ -158,9 +159,9 @@ def test_an_engine_whose_tokens_come_in_the_same_step_is_measured_exactly(monkey
     reports_made: list[RequestReport] = []
     put = Outputs.put
 
-    def noting(outputs: Outputs, report: RequestReport) -> None:
+    def noting(outputs: Outputs, report: RequestReport, content: Content | None) -> None:
         reports_made.append(report)
-        put(outputs, report)
+        put(outputs, report, content)
 
     monkeypatch.setattr(Outputs, "put", noting)
     engine: Engine[Toy, Request, None] = sys.modules[__name__]

@@ -23,6 +23,7 @@ from corevital.engines.tgi.engine import Running
 from corevital.entry import Telemetry
 from corevital_otel.report import RequestReport
 from corevital_otel.service.outputs import Outputs
+from corevital_otel.store.content import Content
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = ROOT / "tests/harness/tgi/server"
@@ -89,9 +90,9 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Served]]:
         served = Served(kind, **options)
         put = Outputs.put
 
-        def noting(outputs: Outputs, report: RequestReport) -> None:
+        def noting(outputs: Outputs, report: RequestReport, content: Content | None) -> None:
             served.reports.append(report)
-            put(outputs, report)
+            put(outputs, report, content)
 
         monkeypatch.setattr(Outputs, "put", noting)
         close = Telemetry(engine).start(Running(served.service), {})
