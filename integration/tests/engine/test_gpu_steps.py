@@ -113,8 +113,11 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     return counting
 
 
-class Owned(SimpleNamespace):
+class Owned:
     """What weak references can be made to, as to vLLM's own."""
+
+    def __init__(self, gpu: torch.Tensor) -> None:
+        self.gpu = gpu
 
 
 def stamped(key: int) -> SimpleNamespace:
