@@ -142,6 +142,7 @@ class Hub:
         tokenizer: tuple[str, str | None] = ("", None),
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
+        alarm = watch_of(settings, profile)
         self._settings = settings
         self._on_report = on_report
         self.counters = Counters()
@@ -173,7 +174,7 @@ class Hub:
                 high_entropy_tokens=settings.high_entropy_tokens,
                 collapse_tokens=settings.collapse_tokens,
                 loop_tokens=settings.loop_tokens,
-                alarm=watch_of(settings, profile),
+                alarm=alarm,
             ),
         )
         self._events: deque[Callable[[], None]] = deque()
@@ -189,7 +190,7 @@ class Hub:
             self._events.append,
             self._outputs.take_http_span,
         )
-        if "alarm" in settings.stops and watch_of(settings, profile) is None:
+        if "alarm" in settings.stops and alarm is None:
             warn_once(
                 "stop on alarm",
                 "COREVITAL_STOP_ON names alarm, and there is none: set COREVITAL_PROFILE to a profile with an alarm",
@@ -225,10 +226,11 @@ class Hub:
     def admit(self, request: Admitted) -> Stamp | None:
         """See :meth:`Observer.admit`; called inside the request's task, whose trace context becomes the parent."""
         collector = self._callers.collector(request)
-        is_full = len(self._events) >= _MOST_EVENTS
-        if is_full or self._stopping.is_set() or request.sample is False:
-            if is_full and not self._stopping.is_set() and request.sample is not False:
-                self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+        is_left_out = self._stopping.is_set() or request.sample is False
+        if not is_left_out and len(self._events) >= _MOST_EVENTS:
+            self.counters.count_loss(Loss.SEQUENCE_QUEUE_FULL)
+            is_left_out = True
+        if is_left_out:
             if collector is not None:
                 collector.give_up()
             return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final, TypeVar
 
 import pydantic_core
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,8 @@ MAX_SUMMARY: Final = 2**20
 
 _INT: Final = 2**63
 _HEALTH: Final = tuple(names.HEALTH + flag for flag in (*names.FLAGS, *names.CONDITIONS) if flag != "alarm_raised")
+_T = TypeVar("_T")
+
 _TEXTS: Final = {
     names.OPERATION_NAME, names.PROVIDER_NAME, names.REQUEST_MODEL, names.RESPONSE_MODEL, names.RESPONSE_ID,
     names.OUTPUT_TYPE, names.ERROR_TYPE, names.RISK_LEVEL, names.RISK_BASIS, names.ALARM_SIGNAL, names.LOGITS_STAGE,
@@ -131,14 +133,7 @@ def unpacked(data: object) -> Series | None:
     Raises:
         Damage: it is not a series.
     """
-    if data is None:
-        return None
-    if not isinstance(data, bytes):
-        raise Damage("series: not bytes")
-    try:
-        return series.unpack(data)
-    except ValueError as error:
-        raise Damage(f"series: {error}") from None
+    return _packed("series", data, series.unpack)
 
 
 def text(data: object) -> Content | None:
@@ -147,14 +142,18 @@ def text(data: object) -> Content | None:
     Raises:
         Damage: it is not a text's tokens.
     """
+    return _packed("content", data, content.unpack)
+
+
+def _packed(column: str, data: object, unpack: Callable[[bytes], _T]) -> _T | None:
     if data is None:
         return None
     if not isinstance(data, bytes):
-        raise Damage("content: not bytes")
+        raise Damage(f"{column}: not bytes")
     try:
-        return content.unpack(data)
+        return unpack(data)
     except ValueError as error:
-        raise Damage(f"content: {error}") from None
+        raise Damage(f"{column}: {error}") from None
 
 
 def signals(values: Sequence[object], count: int) -> tuple[str, str, list[float]]:
