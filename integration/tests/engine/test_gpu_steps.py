@@ -113,13 +113,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     return counting
 
 
-class Owned:
-    """What weak references can be made to, as to vLLM's own."""
-
-    def __init__(self, gpu: torch.Tensor) -> None:
-        self.gpu = gpu
-
-
 def stamped(key: int) -> SimpleNamespace:
     """Sampling parameters; key 0: not measured."""
     extra = {EXTRA_ARG: str(Stamp("0" * 32, key))} if key else None
@@ -162,7 +155,7 @@ def v2_steps(keys: list[int], dtype: torch.dtype, drafts: int, parts: int) -> It
     lengths = SimpleNamespace(np=np.full(SLOTS, 3, np.int32))
     states: Any = SimpleNamespace(
         max_num_reqs=SLOTS,
-        all_token_ids=Owned(gpu=torch.zeros((SLOTS, TOKENS), dtype=torch.int32)),
+        all_token_ids=SimpleNamespace(gpu=torch.zeros((SLOTS, TOKENS), dtype=torch.int32)),
         total_len=SimpleNamespace(gpu=torch.zeros(SLOTS, dtype=torch.int32)),
         prompt_len=lengths,
         prefill_len=lengths,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 
 import pytest
 from integration.harness.runners import RUNNERS
@@ -80,6 +82,17 @@ def test_under_v2_the_end_of_an_urgent_request_hurries_also_without_a_next_step(
     runner.remove("c")
     runner.add("d", v2.Request(4, [1]))
     assert turn() == 1, "the slot has a new owner"
+
+
+def test_an_adapter_whose_worker_is_gone_keeps_none_of_its_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from integration.tests.engine import test_v2_slots as v2
+
+    monkeypatch.setattr("vllm.v1.worker.gpu.buffer_utils.is_uva_available", lambda: False)
+    runner = v2.Runner(Sink())
+    tokens = weakref.ref(runner.states.all_token_ids)
+    del runner
+    gc.collect()
+    assert tokens() is None
 
 
 def test_the_frame_thread_sends_at_once_when_it_is_hurried() -> None:

@@ -65,6 +65,7 @@ class Runner:
     def __init__(self, sink: Sink, slots: int = 4, drafts: int = 0, reports: Any = lambda slot: True) -> None:
         self.states = RequestState(slots, MAX_LEN, 256, drafts, VOCAB, CPU)
         self.adapter = V2Adapter(sink.post, LogitsProcRequestState.from_request_state(self.states), reports)
+        self.adapter.follow_removals()
         self.drafts = drafts
         self.running: dict[str, Request] = {}
         self.truth: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}

@@ -62,7 +62,9 @@ def observe(worker: Worker, recorder: Recorder) -> V1Adapter | V2Adapter:
     if worker.states is not None:
         from corevital.engines.vllm.runner_v2 import V2Adapter
 
-        return V2Adapter(recorder, worker.states, reports(worker))
+        adapter = V2Adapter(recorder, worker.states, reports(worker))
+        adapter.follow_removals()
+        return adapter
     from corevital.engines.vllm.runner_v1 import V1Adapter
 
     return V1Adapter(recorder, emits=reports(worker)(0))  # of all slots, or none

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
 
-_adapters: WeakKeyDictionary[Any, V2Adapter] = WeakKeyDictionary()
-"""By the buffer of tokens that they share with their runner's states."""
+_adapters: WeakKeyDictionary[Any, ref[V2Adapter]] = WeakKeyDictionary()
+"""By the buffer of tokens that they share with their runner's states, and hold."""
 
 
 class V2Adapter:
@@ -58,7 +58,6 @@ class V2Adapter:
         self._unobserved = Unobserved()
         self._urgent: set[int] = set()  # slots of sequences whose statistics somebody waits for
         self._has_ended = False  # one of them has
-        _follow_removals(states.all_token_ids, self)
         # rows; and their slots and lengths, where the table does not keep them
         self._pending: list[tuple[Observed, tuple[torch.Tensor, torch.Tensor] | None]] = []
 
@@ -90,6 +89,14 @@ class V2Adapter:
         if self._has_ended:
             self._has_ended = False
             self._recorder.hurry()
+
+    @guarded("the V2 adapter's removals")
+    def follow_removals(self) -> None:
+        """Have vLLM's slots call ``removed``; without it statistics are gathered for a quarter of a second."""
+        from vllm.v1.worker.gpu.states import RequestState
+
+        _adapters[self._states.all_token_ids] = ref(self)
+        on_class(RequestState, "remove_request", _removing)
 
     @guarded("the V2 adapter's removal")
     def removed(self, slot: int) -> None:
@@ -134,15 +141,6 @@ class V2Adapter:
             self._pending.append((observed, place))
 
 
-@guarded("the V2 adapter's removals")
-def _follow_removals(tokens: Any, adapter: V2Adapter) -> None:
-    """Have an adapter's ``removed`` called; without it statistics are gathered for a quarter of a second."""
-    from vllm.v1.worker.gpu.states import RequestState
-
-    _adapters[tokens] = adapter
-    on_class(RequestState, "remove_request", _removing)
-
-
 def _removing(original: Any) -> Any:
     def remove_request(self: Any, *args: Any, **kwargs: Any) -> Any:
         slot = original(self, *args, **kwargs)
@@ -154,6 +152,7 @@ def _removing(original: Any) -> Any:
 
 @guarded("the V2 adapter's removals")
 def _removed(state: Any, slot: object) -> None:
-    adapter = _adapters.get(state.all_token_ids)
+    known = _adapters.get(state.all_token_ids)
+    adapter = None if known is None else known()
     if adapter is not None and isinstance(slot, int):
         adapter.removed(slot)
