@@ -25,9 +25,9 @@ from corevital.frames.sender import FrameSender
 from corevital.frames.stamp import Stamp
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
-from corevital_otel.service.cores import Cores
+from corevital_otel.service.cores import CORE_SILENT_S, Cores
 from corevital_otel.service.early import EarlyFrames
-from corevital_otel.service.loop import CORE_SILENT_S, Hub
+from corevital_otel.service.loop import Hub
 from corevital_otel.settings import Settings
 from corevital_otel.store.reader import StoredReport, StoreError, StoreReader
 

@@ -174,7 +174,7 @@ def test_a_workers_count_of_lost_records_is_bounded(hub: Callable[..., Hub]) -> 
     assert running.counters.get(DROPPED, what="record", why="queue_full") == 2**32
     for sender in range(5000):
         running._take(frame(sender, 1))
-    assert len(running._lost) <= 1024
+    assert len(running._losses) <= 1024
     for _ in range(3):
         running._take(frame(7, 0))  # says less than before: nothing is taken back
     assert running.counters.get(DROPPED, what="record", why="queue_full") < 2**33

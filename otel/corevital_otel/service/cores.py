@@ -27,10 +27,13 @@ from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
 from corevital_otel.spans.posted import PostedSpan
 
+CORE_SILENT_S: Final = 2.5
+"""An engine core sends something every second. One that has not for so long has ended."""
+
 _REMEMBERED: Final = 65_536
 """Keys of reported sequences that are kept: events of those are only answered."""
 
-_SILENT_S: Final = 60.0
+_GONE_S: Final = 60.0
 """A core sends a message every second. After this long without one it is gone, and so are its running sequences."""
 
 _MOST_LOST: Final = 2**32
@@ -241,14 +244,14 @@ class Cores:
             self._reported.popitem(last=False)
         self._unwritten.append((self._rows()[0], self._clock() + _WRITTEN_S, client, key))
 
-    def unended(self, silent_s: float) -> tuple[list[int], list[int]]:
-        """Keys of sequences that have not ended: of cores that sent something within ``silent_s``, and of others."""
+    def unended(self) -> tuple[list[int], list[int]]:
+        """Keys of sequences that have not ended: of cores that still run, and of others."""
         now = self._clock()
         living: list[int] = []
         dead: list[int] = []
         for key, client in list(self._client_of.items()):
             if key not in self._ended:
-                (living if now - self._last_at.get(client, -silent_s) < silent_s else dead).append(key)
+                (living if now - self._last_at.get(client, -math.inf) < CORE_SILENT_S else dead).append(key)
         return living, dead
 
     def answer(self, *, at_end: bool = False) -> None:
@@ -284,10 +287,10 @@ class Cores:
         now = self._clock()
         if now < self._check_at:
             return
-        if self._check_at and now - self._check_at > _SILENT_S / 2:  # this process stood still
+        if self._check_at and now - self._check_at > _GONE_S / 2:  # this process stood still
             self._last_at = dict.fromkeys(self._last_at, now)
-        self._check_at = now + _SILENT_S / 10
-        gone = {client for client, at in self._last_at.items() if now - at > _SILENT_S}
+        self._check_at = now + _GONE_S / 10
+        gone = {client for client, at in self._last_at.items() if now - at > _GONE_S}
         for client in gone:
             del self._last_at[client]
             self._metrics_at.pop(client, None)

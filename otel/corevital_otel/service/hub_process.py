@@ -25,8 +25,9 @@ from corevital_otel.errors import SettingsError
 from corevital_otel.otlp.destination import destination
 from corevital_otel.otlp.resource import Facts
 from corevital_otel.otlp.variables import tidy
+from corevital_otel.service.cores import CORE_SILENT_S
 from corevital_otel.service.keeper import CLEAN, IN_USE
-from corevital_otel.service.loop import CORE_SILENT_S, Hub
+from corevital_otel.service.loop import Hub
 from corevital_otel.service.port import open_port
 from corevital_otel.service.startup import line
 from corevital_otel.settings import HTTP_OF_A_HUB, Settings, load

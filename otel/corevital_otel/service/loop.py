@@ -24,7 +24,6 @@ from corevital.frames.lifecycle import INTERNAL_KINDS, Admitted, Finished
 from corevital.frames.receiver import Letter, Receiver, Transit
 from corevital.frames.stamp import Stamp
 from corevital.guard import guarded, swallow
-from corevital.log import warn_once
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.http.engine_route import EngineRoute, Protect
@@ -32,7 +31,6 @@ from corevital_otel.http.health import Health
 from corevital_otel.http.reports import Reports
 from corevital_otel.losses import Loss
 from corevital_otel.measure.assembler import Assembler
-from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.metrics import families
 from corevital_otel.metrics.instruments import OTHER
 from corevital_otel.otlp import sampler
@@ -40,13 +38,17 @@ from corevital_otel.otlp.destination import Destination
 from corevital_otel.otlp.resource import Facts
 from corevital_otel.report import Admission, RequestReport
 from corevital_otel.risk.baseline import BaselineRisk
-from corevital_otel.risk.bases import profile_of, risk_model, watch_of
+from corevital_otel.risk.bases import profile_of, risk_model
 from corevital_otel.sampling import Sampler
+from corevital_otel.service import flag_settings
 from corevital_otel.service.callers import Callers
 from corevital_otel.service.core_intake import CoreIntake
 from corevital_otel.service.cores import Cores
+from corevital_otel.service.drains import Drains
 from corevital_otel.service.early import EarlyFrames
+from corevital_otel.service.frame_losses import MOST_LOST, FrameLosses
 from corevital_otel.service.intake import Intake
+from corevital_otel.service.open_requests import OpenRequests
 from corevital_otel.service.output_texts import OutputTexts
 from corevital_otel.service.outputs import Outputs
 from corevital_otel.service.patience import Patience
@@ -75,12 +77,6 @@ the interpreter with the one that serves requests."""
 
 _AFTER_ERROR_S: Final = 0.5
 
-CORE_SILENT_S: Final = 2.5
-"""An engine core sends something every second. One that has not for so long has ended."""
-
-_LATELY: Final = 256
-"""Reported requests whose rows may still wait for the store."""
-
 _GRACE_S: Final = 3.0
 """A new hub process gives up no sequence for this long: workers try to connect once a second."""
 
@@ -92,21 +88,6 @@ _REFRESH_S: Final = 0.5
 
 _MOST_EVENTS: Final = 65_536
 """Events that may wait for this thread. Beyond it no sequence is admitted; those already admitted may still end."""
-
-_SENDERS: Final = 1024
-"""Workers whose count of lost records is remembered; the least recent one is forgotten first."""
-
-_MOST_LOST: Final = 2**32
-"""Records that a worker can have lost, or sequences that it can have run unobserved, between two frames; a larger count
-is cut to this."""
-
-
-class _Drain:
-    """A caller waits until the sequences that had ended at its call are reported."""
-
-    def __init__(self) -> None:
-        self.left: set[int] | None = None  # keys; None: not looked at yet
-        self.done = threading.Event()
 
 
 class Hub:
@@ -142,7 +123,6 @@ class Hub:
         tokenizer: tuple[str, str | None] = ("", None),
     ) -> None:
         profile = profile_of(settings)  # first: if it is wrong, nothing is open yet
-        alarm = watch_of(settings, profile)
         self._settings = settings
         self._on_report = on_report
         self.counters = Counters()
@@ -169,16 +149,10 @@ class Hub:
             likeliest_tokens=MAX_TOKENS if settings.stores_content else 0,
             clock=lambda: self._patience.now,
             facts_expected=_FACTS_EXPECTED if settings.hub is not None and identity is None else 0,
-            thresholds=Thresholds(
-                high_entropy_bits=settings.high_entropy_bits,
-                high_entropy_tokens=settings.high_entropy_tokens,
-                collapse_tokens=settings.collapse_tokens,
-                loop_tokens=settings.loop_tokens,
-                alarm=alarm,
-            ),
+            thresholds=flag_settings.thresholds(settings, profile),
         )
         self._events: deque[Callable[[], None]] = deque()
-        self._coming: dict[int, str] = {}  # ids of admitted requests whose events wait, by key
+        self._open = OpenRequests(self._assembler.runs, lambda: self._outputs.store.waiting > 0)
         content = settings.capture_content
         listener = CoreIntake(
             self._assembler,
@@ -190,11 +164,6 @@ class Hub:
             self._events.append,
             self._outputs.take_http_span,
         )
-        if "alarm" in settings.stops and alarm is None:
-            warn_once(
-                "stop on alarm",
-                "COREVITAL_STOP_ON names alarm, and there is none: set COREVITAL_PROFILE to a profile with an alarm",
-            )
         store = self._outputs.store
         self._cores = Cores(
             self._receiver,
@@ -209,12 +178,9 @@ class Hub:
         self._callers = Callers()
         self._thread = threading.Thread(target=self._run, name="corevital-hub", daemon=True)
         self._quiet_turns = 0
-        self._lost: dict[int, int] = {}  # sender -> records it had dropped at its last frame
-        self._foreign: dict[Loss, int] = {}  # the receiver's counts when they were last passed on
-        self._drains: deque[_Drain] = deque()
+        self._losses = FrameLosses(self.counters)
+        self._drains = Drains()
         self._failed = False
-        self._lately: deque[str] = deque(maxlen=_LATELY)
-        self._is_reporting = False
         self._begun_at = self._turned_at = time.monotonic()
 
     def start(self) -> None:
@@ -239,7 +205,7 @@ class Hub:
         admission = self._sampler.admit(kept, context.get_current())
         if collector is not None:
             admission = replace(admission, on_report=self._callers.admit(key, collector))
-        self._coming[key] = kept.known_id
+        self._open.coming(key, kept.known_id)
         self._events.append(lambda: self._admitted(key, kept, admission))
         return self._stamp(key)._replace(urgent=collector is not None)
 
@@ -267,24 +233,15 @@ class Hub:
             sequences: new ones; 0 or less counts nothing.
         """
         if sequences > 0:
-            self.counters.add(names.SEQUENCES_UNOBSERVED, min(sequences, _MOST_LOST))
+            self.counters.add(names.SEQUENCES_UNOBSERVED, min(sequences, MOST_LOST))
 
     def drain(self, timeout_s: float) -> bool:
         """See :meth:`Observer.drain`."""
         if threading.current_thread() is self._thread:
             return False
-        drain = _Drain()
-        self._drains.append(drain)
-        self._receiver.wake()
-        deadline = time.monotonic() + timeout_s
-        try:
-            while self._thread.is_alive():
-                left = deadline - time.monotonic()
-                if drain.done.wait(max(min(left, _REFRESH_S), 0.0)) or left <= 0:
-                    return drain.done.is_set()
-            return not self._events  # it has ended, and reported all; or was never started
-        finally:
-            self._drains.remove(drain)
+        if self._drains.wait(timeout_s, self._receiver.wake, self._thread.is_alive):
+            return True
+        return not self._thread.is_alive() and not self._events  # it has ended, and reported all; or was never started
 
     def close(self, failed: bool = False) -> None:
         """Report what is still open, deliver what is queued within a bound, stop. Idempotent.
@@ -344,7 +301,7 @@ class Hub:
         moment at which the frames were read, however long the rest takes: see :class:`Patience`.
         """
         self._turned_at = time.monotonic()
-        drains = list(self._drains)
+        drains = self._drains.here()
         frames = self._read()
         self._quiet_turns = 0 if frames else self._quiet_turns + 1
         now = self._patience.turn(self._receiver.empty)
@@ -356,12 +313,12 @@ class Hub:
             except Exception:
                 self.counters.count_loss(Loss.FRAME_FAULT)
                 swallow("a frame's intake")
-        self._count_foreign()
+        self._losses.count_foreign(self._receiver)
         wait_s = self._tick(now)
         self._cores.end_alarmed(self._assembler.alarmed)
         self._cores.answer()
         if drains:
-            self._release_drains(drains)
+            self._drains.release(drains, self._assembler.ended)
         until_refresh_s = self._refresh()
         if not self._receiver.empty:
             return 0.0
@@ -385,15 +342,11 @@ class Hub:
 
     def is_running(self, request_id: str) -> bool:
         """Whether a request runs, or its row is not in the store yet. Any thread may call it."""
-        if request_id in list(self._coming.values()):
-            return True
-        if self._assembler.runs(request_id):
-            return True
-        return (self._is_reporting or self._outputs.store.waiting > 0) and request_id in list(self._lately)
+        return request_id in self._open
 
     def serves_cores(self) -> bool:
         """Whether sequences of engine cores run. Any thread may ask."""
-        return any(map(any, self._cores.unended(CORE_SILENT_S)))
+        return any(map(any, self._cores.unended()))
 
     def health(self) -> Health:
         """The state now. Any thread may call it."""
@@ -407,24 +360,6 @@ class Hub:
             losses=self.counters.losses(),
             stopping=self._stopping.is_set(),
         )
-
-    def _release_drains(self, drains: list[_Drain]) -> None:
-        ended = self._assembler.ended
-        for drain in drains:
-            drain.left = ended if drain.left is None else drain.left & ended
-            if not drain.left:
-                drain.done.set()
-
-    def _count_foreign(self) -> None:
-        """Count frames that were not taken in, and what was not a frame."""
-        receiver, before = self._receiver, self._foreign
-        self._foreign = {
-            Loss.FRAME_MALFORMED: receiver.malformed,
-            Loss.FRAME_VERSION: receiver.other_version,
-            Loss.FRAME_UNAUTHENTICATED: receiver.refused,
-        }
-        for loss, count in self._foreign.items():
-            self.counters.count_loss(loss, count - before.get(loss, 0))
 
     def _refresh(self) -> float:
         """Refresh the metrics of the current state, if it is time. Returns how long until the next time."""
@@ -449,10 +384,8 @@ class Hub:
             swallow("an event's intake")
 
     def _admitted(self, key: int, request: Admitted, admission: Admission) -> None:
-        try:
+        with self._open.arriving(key):
             self._assembler.admit(key, request, admission)
-        finally:
-            del self._coming[key]
 
     def _finished(self, key: int, outcome: Finished, expected: Expected | None) -> None:
         self._callers.wait_for(expected)
@@ -467,13 +400,7 @@ class Hub:
             return _AFTER_ERROR_S
 
     def _take(self, frame: Frame) -> None:
-        before = self._lost.pop(frame.sender, 0)
-        self._lost[frame.sender] = max(frame.dropped, before)
-        if len(self._lost) > _SENDERS:
-            del self._lost[next(iter(self._lost))]
-        if frame.dropped > before:
-            lost = min(frame.dropped - before, _MOST_LOST)
-            self.counters.count_loss(Loss.RECORD_QUEUE_FULL, lost)
+        self._losses.count_dropped(frame)
         self._assembler.frame(frame)
 
     def _end(self) -> None:
@@ -490,19 +417,15 @@ class Hub:
         guarded("the hub's end")(self._receiver.close)()
 
     def _part_from_cores(self) -> None:
-        living, dead = self._cores.unended(CORE_SILENT_S)
+        living, dead = self._cores.unended()
         for key in living:
             self._assembler.forget(key)
         for key in dead if self._failed else ():
             self._assembler.abandon(key)
 
     def _reported(self, report: RequestReport) -> None:
-        self._is_reporting = True
-        self._lately.append(report.admitted.known_id)
-        try:
+        with self._open.reporting(report.admitted.known_id):
             self._outputs.put(report, None if self._texts is None else self._texts.of(report))
-        finally:
-            self._is_reporting = False
         if self._on_report is not None:
             self._on_report(report)
         if report.admission.key is not None:
