@@ -16,7 +16,6 @@ from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
-from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +25,14 @@ from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
 from corevital.guard import swallow
 from corevital.supported import CaptureMode
 from corevital_otel.losses import Loss, LossCounter
-from corevital_otel.measure import capture, flags, loops, segments
+from corevital_otel.measure import capture
+from corevital_otel.measure.kept import SERIES
+from corevital_otel.measure.live import LiveSequence
+from corevital_otel.measure.report_maker import ReportMaker
 from corevital_otel.measure.thresholds import Thresholds
 from corevital_otel.measure.token_values import COLUMNS, ids
-from corevital_otel.measure.windows import SERIES, LiveSequence, Tails, Windows
-from corevital_otel.report import Admission, Features, Health, RequestReport, Risk, RiskModel, Segments
+from corevital_otel.measure.windows import Windows
+from corevital_otel.report import Admission, RequestReport, RiskModel
 
 Array = npt.NDArray[Any]
 
@@ -91,7 +93,6 @@ class Assembler:
     ) -> None:
         self._on_report = on_report
         self._count_loss = counters.count_loss
-        self._risk = risk
         self._capture = capture
         self._wait_s = wait_s
         self._surprisal_wait_s = min(surprisal_wait_s, wait_s)
@@ -99,11 +100,13 @@ class Assembler:
         self._facts_expected: float = facts_expected
         self._max_live = max_live
         self._max_windows = max_windows
-        self._max_series_tokens = max_series_tokens
         self._clock = clock
         self._wall_ns = wall_ns
-        self._thresholds = thresholds or Thresholds()
-        self._windows = Windows(self._thresholds, max_series_tokens, likeliest_tokens)
+        thresholds = thresholds or Thresholds()
+        self._windows = Windows(thresholds, max_series_tokens, likeliest_tokens)
+        self._reports = ReportMaker(
+            self._windows, thresholds, risk, counters, max_series_tokens, likeliest_tokens, wall_ns
+        )
         self._live: dict[int, LiveSequence] = {}  # oldest first
         self._ids: Counter[str] = Counter()  # of their requests
         self._pending: dict[int, LiveSequence] = {}  # ended ones to look at: new, with new records, or due
@@ -350,76 +353,15 @@ class Assembler:
                 self._put_deadline(sequence, self._surprisal_wait_s)
             else:
                 due.append((i, sequence))
-        parts = self._segments(tails, due)
+        parts = self._reports.segments(tails, due)
         for i, sequence in due:
-            report = self._make(sequence, tails, i, parts.get(i))
+            report = self._reports.make(sequence, tails, i, parts.get(i))
             self._forget(sequence, not report.incomplete)
             try:
                 self._on_report(report)
             except Exception:
                 self._count_loss(Loss.REPORT_FAULT)
                 swallow("a report's receiver")
-
-    def _make(self, sequence: LiveSequence, tails: Tails, i: int, parts: Segments | None) -> RequestReport:
-        """The report of a sequence, the ``i``-th of the tails."""
-        outcome = sequence.outcome or Finished(reason="abort", token_ids=(), end_ns=self._wall_ns())
-        if sequence.facts is not None:
-            outcome = replace(outcome, core=sequence.facts.over(outcome.core))
-        length = tails.last[i] if sequence.tokens is None else len(sequence.tokens)
-        summary = tails.features[i]
-        if sequence.tokens is not None:
-            self._count_loss(Loss.RECORD_MISSING, max(length - summary.tokens, 0))
-        tokens, before, agrees = self._tokens(sequence, tails, i)
-        if not agrees:
-            self._count_loss(Loss.SEQUENCE_OTHER_TOKENS)
-        lags = loops.repeated_at(tokens)
-        summary = replace(summary, repetition_share=loops.share(lags))
-        found = loops.find(tokens, self._thresholds.loop_tokens, cut_off=outcome.reason == "length", lags=lags)
-        if found is not None:
-            found = found._replace(onset=found.onset + before)
-        assessed = None if parts is None else parts.assessed
-        health = flags.judge(sequence.admitted, outcome, tails, i, found, self._thresholds, assessed)
-        risk = self._assess(assessed.features if assessed else summary, health, sequence.admitted)
-        series = None
-        if capture.keeps(sequence.capture, risk, health):
-            series = self._windows.series(sequence, tails, i, length) if length else None
-            self._count_loss(Loss.SERIES_TOO_LONG, max(length - self._max_series_tokens, 0))
-        likeliest = self._windows.likeliest(sequence, tails, i, length) if capture.is_marked(risk, health) else None
-        source = sequence.source or sequence.admitted  # without records: what the frontend knows
-        if risk.shifted:
-            health = replace(health, traffic_shifted=True)
-        return RequestReport(
-            admitted=sequence.admitted,
-            outcome=outcome,
-            features=summary,
-            health=health,
-            risk=risk,
-            series=series,
-            capture=sequence.capture,
-            incomplete=not (tails.whole[i] and agrees),
-            runner=source.runner,
-            stage=source.stage,
-            admission=sequence.admission,
-            counted=sequence.counted,
-            segments=parts,
-            likeliest=likeliest,
-        )
-
-    def _segments(self, tails: Tails, sequences: list[tuple[int, LiveSequence]]) -> dict[int, Segments]:
-        """The parts of the sequences whose end names them and whose values were kept, by their places in the tails."""
-        outputs = {
-            i: segments.Output(outcome.segments, self._windows.values(sequence, tails, i, len(tokens), COLUMNS), tokens)
-            for i, sequence in sequences
-            if (outcome := sequence.outcome) is not None
-            and outcome.segments
-            and (tokens := sequence.tokens) is not None
-            and sequence.columns == COLUMNS
-        }
-        if not outputs:
-            return {}
-        limits = self._thresholds
-        found = segments.measure([*outputs.values()], limits.high_entropy_bits, limits.alarm and limits.alarm[1])
-        return dict(zip(outputs, found, strict=True))
 
     def _forget(self, sequence: LiveSequence, complete: bool) -> None:
         del self._live[sequence.key]
@@ -434,30 +376,6 @@ class Assembler:
         self._reported[sequence.key] = complete
         if len(self._reported) > _REMEMBERED:
             del self._reported[next(iter(self._reported))]
-
-    def _assess(self, summary: Features, health: Health, admitted: Admitted) -> Risk:
-        if admitted.role is not None:  # no basis is about such sequences, nor may a baseline learn from them
-            return Risk(score=None, level="unknown")
-        try:
-            return self._risk.assess(summary, health, admitted)
-        except Exception:
-            self._count_loss(Loss.RISK_FAULT)
-            swallow("the risk model")
-            return Risk(score=None, level="unknown")
-
-    def _tokens(self, sequence: LiveSequence, tails: Tails, i: int) -> tuple[Array, int, bool]:
-        """The output's tokens; how many are missing before them; and whether the tokens folded are the client's.
-
-        The client's tokens are what counts. Of a sequence without any, the last ones are known.
-        """
-        tokens, folded = sequence.tokens, tails.first[i]
-        if tokens is None:
-            last = self._windows.last_folded(sequence)
-            rest = tails.tokens[i, : tails.last[i] - folded]
-            return np.concatenate((last, rest)), folded - len(last), True
-        if folded <= len(tokens) and sequence.checksum == crc32(tokens[:folded].tobytes()):
-            return tokens, 0, True
-        return tokens, 0, sequence.unknown > 0 or folded > len(tokens)
 
 
 def _batches(sequences: dict[int, LiveSequence]) -> Iterator[list[LiveSequence]]:

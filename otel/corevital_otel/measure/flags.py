@@ -7,9 +7,9 @@ from typing import Final
 from corevital.frames.lifecycle import Admitted, Finished
 from corevital.supported import stopped_by
 from corevital_otel.measure import features
+from corevital_otel.measure.kept import Tails
 from corevital_otel.measure.loops import Repetition
 from corevital_otel.measure.thresholds import Thresholds
-from corevital_otel.measure.windows import Tails
 from corevital_otel.report import Assessed, Health
 
 _ASKED_FOR: Final = 1024

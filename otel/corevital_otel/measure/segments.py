@@ -38,8 +38,7 @@ class Output(NamedTuple):
     Attributes:
         segments: the parts that are not the answer; what is beyond the output or overlaps an earlier part does not
             count.
-        values: ``[COLUMNS, T]`` of the first tokens at least, as :class:`corevital_otel.measure.windows.Windows` keeps
-            them.
+        values: ``[COLUMNS, T]`` of the first tokens at least, as :mod:`corevital_otel.measure.kept` has them.
         tokens: ``[T]`` ids of its tokens.
     """
 

@@ -1,4 +1,4 @@
-"""Live sequences and their windows: the last records of each, before they are folded into its features.
+"""The windows of live sequences: the last records of each, before they are folded into its features.
 
 Records come keyed by (sequence, output index), and a later one replaces an earlier one: a chunked prefill sends index 0
 several times, a rejected draft is withdrawn, a preempted sequence resumes where it was. So the last indices of a
@@ -12,32 +12,27 @@ ended are measured together.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
 
-from corevital.frames.layout import REJECTED, ROW, Source
-from corevital.frames.lifecycle import Admitted, CoreFacts, Finished
-from corevital.supported import CaptureMode
+from corevital.frames.layout import REJECTED, ROW
 from corevital_otel.measure import features, loops, token_values
+from corevital_otel.measure.kept import CHUNK, SERIES, UNKNOWN, Tails, kept, likeliest_of
+from corevital_otel.measure.live import LiveSequence
 from corevital_otel.measure.thresholds import Thresholds
-from corevital_otel.report import Admission, Features, Likeliest, Series
 
 Array = npt.NDArray[Any]
 
-CHUNK: Final = 32
 WINDOW: Final = 2 * CHUNK + 8
 """The last ``CHUNK`` indices at least are open; a window may be folded up to eight indices before it must be."""
 FURTHEST: Final = 8192
 """An index this far beyond a sequence's window counts as wrong and is dropped."""
 
-_UNKNOWN: Final = -1
 _RUNNING: Final = np.iinfo(np.int64).max
 _FIRST_CAPACITY: Final = 64
 _KEPT_CAPACITY: Final = 1024
@@ -45,83 +40,6 @@ _KEPT_CAPACITY: Final = 1024
 _RAW: Final = np.dtype((np.void, ROW.itemsize))  # copies of rows as plain bytes are several times faster
 _NO_FEATURES: Final = features.initial(1)[0]
 _NO_LOOP: Final = loops.initial(1)[0]
-SERIES: Final = (token_values.ENTROPY, token_values.SURPRISAL, token_values.MARGIN, token_values.TOPK_MASS)
-"""The first columns of the per-token values."""
-ALTERNATIVES: Final = 5
-"""Of a place's likeliest tokens, so many are kept where content is stored."""
-LIKELIEST: Final = np.dtype([("id", "<i4"), ("logprob", "<f4")])
-_FORCED: Final = np.array([[0.0], [0.0], [1.0], [1.0], [-np.inf]], np.float32)
-"""What is kept of a forced token, by column: its series has what the mask left; the last one tells it from others."""
-
-
-@dataclass(slots=True, eq=False)
-class LiveSequence:
-    """One admitted sequence that has not been reported yet.
-
-    Attributes:
-        capture: the capture mode that applies.
-        slot: its window, negative before its first record.
-        source: where its logits were seen, None before its first record.
-        outcome, tokens, finished_at: its end, once the frontend has reported it; ``tokens`` are the client's.
-        facts: what the engine's core has sent of it.
-        deadline: the next time at which it is looked at even if no record comes.
-        columns: of the per-token values, those that are kept: those of its series if that may be wanted, all if its
-            segments may be known, or none.
-        chunks: folded per-token values ``[columns, CHUNK]``.
-        likeliest: the likeliest tokens of the first folded chunks, ``[CHUNK, k]`` of :data:`LIKELIEST`.
-        checksum: CRC-32 of the tokens folded, by which they are compared with the client's.
-        unknown: folded tokens that no ``sampled`` record named.
-        counted: tokens that are in :attr:`Windows.fresh`, or were.
-    """
-
-    key: int
-    admitted: Admitted
-    admission: Admission
-    capture: CaptureMode
-    columns: int = 0
-    slot: int = -1
-    source: Source | None = None
-    outcome: Finished | None = None
-    tokens: Array | None = None
-    finished_at: float = 0.0
-    facts: CoreFacts | None = None
-    deadline: float = math.inf
-    chunks: list[Array] = field(default_factory=list)
-    likeliest: list[Array] = field(default_factory=list)
-    checksum: int = 0
-    unknown: int = 0
-    counted: int = 0
-
-    @property
-    def length(self) -> int | None:
-        """Tokens the client got; None while the sequence runs."""
-        return None if self.tokens is None else len(self.tokens)
-
-
-class Tails(NamedTuple):
-    """What is still in the windows of ``S`` sequences, up to their last tokens; ``T`` are the longest's.
-
-    Attributes:
-        first, last: ``[S]`` output indices where a tail begins, and one beyond its end.
-        chunk: the values; behind a sequence's own end nothing is observed.
-        tokens: ``[S, T]`` int32 ids, negative where unknown.
-        features: of the whole sequences.
-        nan, inf: whether a row of the sequence had a NaN or +Inf among its logits.
-        whole: every token of the client was observed, and nothing else was folded.
-        exact: no surprisal in the tail is an estimate that a record still to come could replace.
-        alarmed_at: output index at which the watched maximum crossed its threshold, negative: it did not.
-    """
-
-    first: list[int]
-    last: list[int]
-    chunk: token_values.Chunk
-    tokens: Array
-    features: list[Features]
-    nan: list[bool]
-    inf: list[bool]
-    whole: list[bool]
-    exact: list[bool]
-    alarmed_at: list[int]
 
 
 class Windows:
@@ -181,7 +99,7 @@ class Windows:
         self._owner: list[LiveSequence | None] = []
         self._free: list[int] = []
         self._row = np.empty((0, WINDOW), _RAW)
-        self._row_index = np.empty((0, WINDOW), np.int64)  # which output index a place holds, or _UNKNOWN
+        self._row_index = np.empty((0, WINDOW), np.int64)  # which output index a place holds, or UNKNOWN
         self._token_index = np.empty((0, WINDOW), np.int64)
         self._token = np.empty((0, WINDOW), np.int32)
         self._logprob = np.empty((0, WINDOW), np.float32)
@@ -220,7 +138,7 @@ class Windows:
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        self._row_index[slot] = self._token_index[slot] = _UNKNOWN
+        self._row_index[slot] = self._token_index[slot] = UNKNOWN
         self._folded[slot] = self._missing[slot] = 0
         self._length[slot] = _RUNNING if sequence.length is None else sequence.length
         self._features[slot] = _NO_FEATURES
@@ -292,7 +210,7 @@ class Windows:
         if rejected.any():
             gone, at = at[rejected], at[~rejected]
             row_index = self._row_index.reshape(-1)
-            row_index[gone[row_index[gone] == index[rejected]]] = _UNKNOWN
+            row_index[gone[row_index[gone] == index[rejected]]] = UNKNOWN
             index, sampled = index[~rejected], sampled[~rejected]
         self._token.reshape(-1)[at] = sampled["token"]
         self._logprob.reshape(-1)[at] = sampled["logprob"]
@@ -309,7 +227,7 @@ class Windows:
         self._missing[slots] += CHUNK - chunk.observed.sum(axis=1)
         self._folded[slots] = first + CHUNK
 
-        series, all_columns = _kept(chunk, len(SERIES)), None
+        series, all_columns = kept(chunk, len(SERIES)), None
         unknown = (tokens < 0).sum(axis=1).tolist()
         counts = chunk.observed.sum(axis=1).tolist()
         for i, slot in enumerate(slots.tolist()):
@@ -323,10 +241,10 @@ class Windows:
             if owner.columns and first[i] < self._max_series_tokens:
                 some = series
                 if owner.columns > len(SERIES):
-                    some = all_columns = _kept(chunk, owner.columns) if all_columns is None else all_columns
+                    some = all_columns = kept(chunk, owner.columns) if all_columns is None else all_columns
                 owner.chunks.append(some[:, i].copy())
             if first[i] < self._likeliest_tokens:
-                owner.likeliest.append(_likeliest(chunk, i))
+                owner.likeliest.append(likeliest_of(chunk, i))
 
     def _read(self, slots: Array, first: Array, last: Array) -> tuple[token_values.Chunk, Array, Array]:
         """Values and tokens of the output indices from ``first [S]`` up to ``last [S]``, as far as they are there.
@@ -339,7 +257,7 @@ class Windows:
         at = slots[:, None] * WINDOW + index % WINDOW
         observed = (self._row_index.reshape(-1)[at] == index) & (index < last[:, None])
         named = self._token_index.reshape(-1)[at] == index
-        tokens = np.where(named, self._token.reshape(-1)[at], _UNKNOWN)
+        tokens = np.where(named, self._token.reshape(-1)[at], UNKNOWN)
         if (self._length[slots] != _RUNNING).any():
             self._take_client_tokens(slots, first, tokens, named)
         logprobs = np.where(named, self._logprob.reshape(-1)[at], np.nan)
@@ -374,7 +292,7 @@ class Windows:
         slots = np.array([sequence.slot for sequence in sequences], np.int64)
         first, length = self._folded[slots], self._length[slots]
         held = self._row_index[slots]
-        held[held >= length[:, None]] = _UNKNOWN  # what the client did not get does not count
+        held[held >= length[:, None]] = UNKNOWN  # what the client did not get does not count
         last = np.maximum(held.max(axis=1) + 1, first)
         chunk, tokens, named = self._read(slots, first, last)
         state = self._features[slots]
@@ -397,61 +315,3 @@ class Windows:
     def last_folded(self, sequence: LiveSequence) -> Array:
         """The last of a sequence's folded tokens, ``[n]`` int32."""
         return loops.last_tokens(self._loops[sequence.slot], int(self._folded[sequence.slot]))
-
-    def series(self, sequence: LiveSequence, tails: Tails, i: int, length: int) -> Series:
-        """The series of a sequence, the ``i``-th of the tails; see :meth:`values`."""
-        values = self.values(sequence, tails, i, length, len(SERIES))
-        return Series(
-            entropy=values[token_values.ENTROPY],
-            surprisal=values[token_values.SURPRISAL],
-            margin=values[token_values.MARGIN],
-            topk_mass=values[token_values.TOPK_MASS],
-        )
-
-    def likeliest(self, sequence: LiveSequence, tails: Tails, i: int, length: int) -> Likeliest | None:
-        """The likeliest tokens of a sequence, the ``i``-th of the tails, at the first places at most; None: not kept.
-
-        There are fewer of an output that has chunks missing.
-        """
-        if not self._likeliest_tokens:
-            return None
-        parts = [*sequence.likeliest]
-        if len(parts) * CHUNK == tails.first[i]:
-            parts.append(_likeliest(tails.chunk, i)[: tails.last[i] - tails.first[i]])
-        if not parts:
-            return None
-        found = np.concatenate(parts)[: min(length, self._likeliest_tokens)]
-        return Likeliest(found["id"], found["logprob"])
-
-    def values(self, sequence: LiveSequence, tails: Tails, i: int, length: int, columns: int) -> Array:
-        """The first columns of the per-token values of a sequence, the ``i``-th of the tails: ``[columns, T]`` float32.
-
-        At most ``max_series_tokens`` of them; NaN where one is not known. The confidence of a forced token is -inf.
-        """
-        parts = [part[:columns] for part in sequence.chunks]
-        if len(parts) * CHUNK == tails.first[i]:
-            parts.append(_kept(tails.chunk, columns, i)[:, 0, : tails.last[i] - tails.first[i]])
-        values = np.full((columns, min(length, self._max_series_tokens)), np.nan, np.float32)
-        if parts:
-            known = np.concatenate(parts, axis=1)[:, : values.shape[1]]
-            values[:, : known.shape[1]] = known
-        return values
-
-
-def _likeliest(chunk: token_values.Chunk, sequence: int) -> Array:
-    """The likeliest tokens of one sequence of a chunk: ``[T, k]`` of :data:`LIKELIEST`."""
-    assert chunk.rows is not None  # for the types: it was made of rows
-    rows = chunk.rows[sequence]
-    found = np.empty((len(rows), ALTERNATIVES), LIKELIEST)
-    found["id"] = np.where(chunk.observed[sequence, :, None], rows["topk_ids"][:, :ALTERNATIVES], _UNKNOWN)
-    found["logprob"] = rows["topk_logprobs"][:, :ALTERNATIVES]
-    return found
-
-
-def _kept(chunk: token_values.Chunk, columns: int, sequence: int | None = None) -> Array:
-    """The first columns of a chunk, of all its sequences or one, as they are kept: ``[columns, S, T]`` float32."""
-    some = slice(None) if sequence is None else slice(sequence, sequence + 1)
-    values: Array = chunk.values[:columns, some].astype(np.float32)
-    if chunk.forced is not None:
-        values[:, chunk.forced[some]] = _FORCED[:columns]
-    return values
