@@ -44,6 +44,10 @@ async def ask(server: Vllm, prompts: list[str], **body: Any) -> list[tuple[str, 
         return await asyncio.gather(*(one(http, prompt) for prompt in prompts))
 
 
+GIBBERISH = ["zq xv jj 00 __ ?!" * 3] * 10
+LONG: dict[str, Any] = {"temperature": 2.0, "ignore_eos": True, "max_tokens": 1800}
+
+
 async def watched(server: Vllm, prompts: list[str]) -> tuple[list[tuple[str, str]], float]:
     """Send long requests at a high temperature, again until the gauge has counted most of them.
 
@@ -55,7 +59,7 @@ async def watched(server: Vllm, prompts: list[str]) -> tuple[list[tuple[str, str
     most, answers, deadline = 0.0, [], time.monotonic() + 120
     async with httpx.AsyncClient(timeout=60) as http:
         while most < MOST * len(prompts) and time.monotonic() < deadline:
-            asked = asyncio.create_task(ask(server, prompts, temperature=2.0, ignore_eos=True, max_tokens=1800))
+            asked = asyncio.create_task(ask(server, prompts, **LONG))
             while not asked.done():
                 text = (await http.get(f"{server.url}/metrics")).text
                 most = max([most, *map(float, re.findall(r"corevital_sequences_alarmed\{.*\} ([\d.]+)", text))])
@@ -110,14 +114,22 @@ def test_from_traffic_to_a_baseline_and_from_labels_to_a_profile(tmp_path: Path)
 
     with vllm(tmp_path, env={"COREVITAL_PROFILE": str(profile), "COREVITAL_ALARM_RATE": "0.1"}) as server:
         calm = asyncio.run(ask(server, [task.prompt for task in TASKS[:20]], temperature=0.7))
-        wild, alarmed_at_once = asyncio.run(watched(server, ["zq xv jj 00 __ ?!" * 3] * 10))
-        assert bases(db, [request_id for request_id, _ in calm + wild]) == {"calibrated": 20 + len(wild)}
+        wild, alarmed_at_once = asyncio.run(watched(server, GIBBERISH))
+        ended = asyncio.run(ask(server, GIBBERISH, **LONG, vllm_xargs={"corevital_stop_on": "alarm"}))
+        asked = [request_id for request_id, _ in calm + wild + ended]
+        assert bases(db, asked) == {"calibrated": len(asked)}
         metrics = httpx.get(f"{server.url}/metrics").text
     of = {report.request_id: report for report in reports(db)}
     assert alarmed_at_once >= MOST * 10
     alarmed = [of[request_id].summary for request_id, _ in wild if "alarm_raised" in of[request_id].flags]
     assert len(alarmed) >= MOST * len(wild)
     assert all(0 <= summary["corevital.alarm.onset"] < 1800 for summary in alarmed)
+    stopped = [of[request_id] for request_id, _ in ended if "corevital.stop_reason" in of[request_id].summary]
+    assert len(stopped) >= MOST * len(ended)
+    for report in stopped:
+        assert report.summary["corevital.stop_reason"] == "corevital:alarm"
+        assert report.finish_reason == "stop"
+        assert report.summary["corevital.alarm.onset"] < report.output_tokens < LONG["max_tokens"]
     counted = re.search(r'corevital_health_warnings_total\{.*warning="alarm_raised"\} ([\d.]+)', metrics)
     assert counted is not None
     assert float(counted[1]) >= len(alarmed)
