@@ -63,10 +63,11 @@ DOCS := .venv-docs/.installed
 # Of the engine part, two files run at a time: an engine's start keeps one core busy. These are about time, and run alone.
 TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm outage requests risk serving sessions slots tracing))
 
-# Three servers at a time, one of which restarts: minutes on two cores.
+# Several servers at a time: minutes on two cores, and separate targets.
 FLEET := integration/tests/test_fleet.py
+LEGS := integration/tests/test_disaggregated.py
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat test-disaggregated bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm load test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -84,7 +85,7 @@ demo: $(ENGINE)
 # Every test, once: those that need no engine on the built wheel, in an environment without an engine; then the others.
 test: wheel-environment $(ENGINE) $(DEV) $(PROMETHEUS) $(CHROMIUM) $(PHOENIX) $(CLIENTS) $(DOCS) $(KUBE) $(TRITONS) $(SGLANG) $(REAL) frontends
 	.venv-wheel/env/bin/python -m pytest -q --part unit -n logical --dist loadfile
-	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%) --ignore=$(FLEET) integration
+	$(BIN)/python -m pytest -q --part engine -n 2 --dist loadfile --no-loadscope-reorder $(TIMED:%=--ignore=%) --ignore=$(FLEET) --ignore=$(LEGS) integration
 	$(MAKE) --no-print-directory -j 2 test-timed test-kernels
 
 test-timed:
@@ -101,6 +102,10 @@ test-engines: $(DEV) $(SGLANG)
 # A quarter of an hour or more: a fleet of three real servers, and the alerts of a restart, a loop and a hang.
 test-fleet: $(DEV) $(PROMETHEUS)
 	$(BIN)/python -m pytest -s --part engine $(FLEET)
+
+# A few minutes: one request served by two vLLM servers, and NIXL between them.
+test-disaggregated: $(DEV) .venv-nixl/.installed
+	NIXL=$(CURDIR)/.venv-nixl $(BIN)/python -m pytest --part engine $(LEGS)
 
 # Hours on two cores: five versions of vLLM, each in its own environment, both model runners.
 test-compat: $(DEV)
@@ -156,6 +161,11 @@ bench-risk: $(DEV)
 # BENCH_REAL: its options.
 bench-real: $(DEV) $(REAL)
 	$(BIN)/python -m integration.bench.real $(BENCH_REAL)
+
+# A quarter of an hour on two idle cores: Locust's users against real vLLM with the plugin and without; targets are in
+# integration/load/targets.toml, and docs/develop/performance.md has its table. LOAD: its options; LOAD=--page for Locust's page.
+load: $(DEV) .venv-load/.installed
+	$(BIN)/python -m integration.load .venv-load/bin/locust $(LOAD)
 
 # Some minutes: serves the demo model, and a copy rounded to int8; docs/operate/pipeline.md has its output.
 bench-compare: $(DEV)
@@ -246,6 +256,17 @@ $(CHROMIUM): $(BIN)/uv
 .venv-clickhouse/.installed: $(BIN)/uv pyproject.toml
 	@echo "setup: installing chdb, ClickHouse as a library (0.8 GB)"
 	$(call environment,.venv-clickhouse,--editable . chdb==4.4.0 opentelemetry-exporter-prometheus)
+	@touch $@
+
+# On the path of vLLM's environment, and not in it: without NIXL vLLM is as most people have it.
+.venv-nixl/.installed: $(ENGINE)
+	@echo "setup: installing NIXL (0.1 GB)"
+	@$(UV) pip install --target $(@D) --no-deps nixl==1.5.1 nixl-cu12==1.5.1
+	@touch $@
+
+.venv-load/.installed: $(BIN)/uv
+	@echo "setup: installing Locust"
+	$(call environment,.venv-load,locust==2.47.0)
 	@touch $@
 
 .venv-datadog/.installed: $(BIN)/uv pyproject.toml

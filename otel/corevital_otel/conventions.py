@@ -52,8 +52,8 @@ USAGE_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 USAGE_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 """Tokens returned to the client."""
 USAGE_CACHE_READ_INPUT_TOKENS: Final = "gen_ai.usage.cache_read.input_tokens"
-"""Tokens of the prompt that were read from the engine's cache. No engine reports how many tokens it wrote to it, so
-``gen_ai.usage.cache_write.input_tokens`` is never set."""
+"""Tokens of the prompt that were read from the engine's cache or came from another server. No engine reports how many
+tokens it wrote to its cache, so ``gen_ai.usage.cache_write.input_tokens`` is never set."""
 USAGE_REASONING_OUTPUT_TOKENS: Final = "gen_ai.usage.reasoning.output_tokens"
 """Tokens of the output that a reasoning parser took out of the answer; absent where it is not known."""
 

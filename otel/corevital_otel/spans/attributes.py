@@ -24,7 +24,7 @@ def span_attributes(report: RequestReport) -> dict[str, Value]:
     """All attributes of a report's span. What is not known, or OTLP cannot carry, is absent, never null."""
     admitted, outcome, features = report.admitted, report.outcome, report.features
     health, risk, core = report.health, report.risk, report.outcome.core
-    cached_tokens = core.cached_tokens if outcome.cached_tokens is None else outcome.cached_tokens
+    cached_tokens = outcome.cached_tokens if core.cached_tokens is None else core.cached_tokens
     model = cut(admitted.model)
     attributes: dict[str, Value | None] = {
         names.OPERATION_NAME: admitted.operation,
