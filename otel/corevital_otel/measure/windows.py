@@ -440,7 +440,7 @@ class Windows:
 
 def _likeliest(chunk: token_values.Chunk, sequence: int) -> Array:
     """The likeliest tokens of one sequence of a chunk: ``[T, k]`` of :data:`LIKELIEST`."""
-    assert chunk.rows is not None  # for the types: it was made of rows
+    assert chunk.rows is not None  # noqa: S101 - for the types: it was made of rows
     rows = chunk.rows[sequence]
     found = np.empty((len(rows), ALTERNATIVES), LIKELIEST)
     found["id"] = np.where(chunk.observed[sequence, :, None], rows["topk_ids"][:, :ALTERNATIVES], _UNKNOWN)
