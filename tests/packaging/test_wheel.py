@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -37,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     try:
         subprocess.run(
             [sys.executable, "-m", "build", "--outdir", folder, ROOT],
-            check=True, stdout=subprocess.DEVNULL, timeout=300, env={**clean(), "COREVITAL_UI_SCRIPTS": "0"},
+            check=True, stdout=subprocess.DEVNULL, timeout=500, env=clean(),
         )  # fmt: skip
     finally:
         secret.unlink()
@@ -63,24 +64,58 @@ def run(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedP
 
 
 def test_the_wheel_has_the_packages_and_is_small(built: tuple[Path, Path]) -> None:
-    names = zipfile.ZipFile(built[0]).namelist()
+    wheel = zipfile.ZipFile(built[0])
+    names = wheel.namelist()
     tops = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
     assert tops == {"corevital", "corevital_otel", "corevital_attach.pth"}
+    needed = {
+        "corevital/entry.py", "corevital/py.typed", "corevital_otel/py.typed", "corevital_otel/ui/templates/base.html",
+        "corevital_otel/cli/demo/model/model.safetensors", "corevital_otel/ui/static/page.css",
+    }  # fmt: skip
+    assert needed <= set(names)
     assert not [name for name in names if "secrets/" in name or "__pycache__" in name or "/schema/" in name]
+    metadata = wheel.read(next(name for name in names if name.endswith("METADATA"))).decode()
+    for engine in ("vllm", "torch", "triton", "numba"):
+        assert f"Requires-Dist: {engine}" not in metadata, "the user brings the engine"
     assert built[0].stat().st_size < LARGEST_WHEEL
 
 
-def test_the_archive_has_what_a_release_says(built: tuple[Path, Path]) -> None:
-    """An image can be built of it, the tests run in it, and the documentation is there."""
+@pytest.mark.skipif(
+    shutil.which("npm") is None, reason="no npm here: the wheel has none of the scripts that it fetches"
+)
+def test_the_wheel_has_the_page_s_scripts_with_their_licences(built: tuple[Path, Path]) -> None:
+    folder = "corevital_otel/ui/static/vendor/"
+    names = {name.removeprefix(folder) for name in zipfile.ZipFile(built[0]).namelist() if name.startswith(folder)}
+    assert names >= {"htmx.min.js", "htmx.LICENSE", "uPlot.iife.min.js", "uPlot.min.css", "uPlot.LICENSE"}
+
+
+def test_the_archive_has_what_builds_tests_documents_and_deploys_the_package(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     needed = {
-        "dashboards/docker/Dockerfile", "dashboards/docker/Dockerfile.dockerignore", "docker-compose.otel.yml",
-        "dashboards/kubernetes/chart/Chart.yaml", "docs/operate/upgrade.md", "CHANGELOG.md", "SECURITY.md", "LICENSE",
-        "Makefile", "tests/packaging/test_wheel.py", "integration/harness/overrides.txt", "PKG-INFO", ".env.example",
+        "conftest.py", "hatch_build.py", "constraints.txt", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE",
+        "Makefile", "PKG-INFO", "pyproject.toml", "README.md", "docker-compose.otel.yml", ".env.example",
+        "dashboards/docker/Dockerfile.dockerignore",
     }  # fmt: skip
     assert needed <= names
+    for folder in ("plugin", "otel", "tests", "integration", "dashboards", "docs"):
+        kinds = (".py", ".md", ".yml", ".yaml", ".json", ".sh")
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*") if path.suffix in kinds}
+        assert files - names == set()
     assert not [name for name in names if "secrets/" in name or "ui/static/vendor" in name]
+
+
+def test_it_starts_without_torch_and_an_engine(installed: Path, tmp_path: Path) -> None:
+    python = str(installed / "python")
+    listed = [python, "-m", "pip", "list"]
+    present = subprocess.run(listed, env=clean(), capture_output=True, text=True, timeout=60, check=True).stdout.lower()
+    for absent in ("torch", "vllm", "numba", "transformers"):
+        assert f"\n{absent} " not in present
+    code = "import corevital.kernels, corevital_otel.service.loop; print(corevital.__file__)"
+    done = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, env=clean(), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(str(installed.parent))
 
 
 def test_its_assets_are_the_repository_s(installed: Path, tmp_path: Path) -> None:
