@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,26 @@ def test_the_archive_has_what_builds_tests_documents_and_deploys_the_package(bui
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*") if path.suffix in kinds}
         assert files - names == set()
     assert not [name for name in names if "secrets/" in name or "ui/static/vendor" in name]
+
+
+@pytest.mark.parametrize("file", ["Dockerfile", "Dockerfile.hub"])
+def test_an_image_s_build_has_all_that_the_wheel_needs(tmp_path: Path, file: str) -> None:
+    """The wheel, built of what the image copies alone."""
+    text = (ROOT / "dashboards/docker" / file).read_text()
+    for line in re.findall(r"^COPY (.+ /src/\S*)$", text, re.MULTILINE):
+        *names, target = line.split()
+        for name in names:
+            to = tmp_path / target.removeprefix("/src/") / ("" if len(names) == 1 else name)
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, to, ignore=shutil.ignore_patterns("__pycache__", "secrets"))
+            else:
+                shutil.copy(ROOT / name, to)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", tmp_path],
+        check=True, stdout=subprocess.DEVNULL, timeout=500, env={**clean(), "COREVITAL_UI_SCRIPTS": "0"},
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    assert "corevital_otel/assets/docker-compose.otel.yml" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_it_starts_without_torch_and_an_engine(installed: Path, tmp_path: Path) -> None:
