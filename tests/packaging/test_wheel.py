@@ -54,8 +54,8 @@ def installed(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
     """The ``bin`` of an environment that has the wheel and what it requires, and nothing else."""
     folder = tmp_path_factory.mktemp("empty") / "env"
     venv.create(folder, with_pip=True)
-    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"corevital[ui] @ file://{built[0]}"], check=True, timeout=300, env=clean())
+    pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--no-compile", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"corevital[ui] @ file://{built[0]}"], check=True, timeout=500, env=clean())
     return folder / "bin"
 
 
