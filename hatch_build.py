@@ -1,6 +1,7 @@
 """What the wheel has beside the files of the repository.
 
 - ``corevital_attach.pth`` beside the packages, unless ``COREVITAL_PTH=0`` is set where the wheel is built.
+- What ``corevital assets`` writes: ``dashboards/``, the Compose file and ``.env.example``, inside the package.
 - The scripts of others that ``corevital ui`` uses, with their licences. npm fetches them; an archive with other content
   than the one named here is refused. Without npm, or with ``COREVITAL_UI_SCRIPTS=0``, the wheel is built without them:
   the page then works without scripts.
@@ -8,6 +9,7 @@
 
 import hashlib
 import os
+import runpy
 import subprocess
 import tarfile
 import tempfile
@@ -17,6 +19,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FILE = "corevital_attach.pth"
+LISTED = "otel/corevital_otel/asset_files.py"
 VENDOR = "otel/corevital_otel/ui/static/vendor"
 PACKAGES = {
     "htmx.org@4.0.1": (
@@ -41,6 +44,10 @@ class Hook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called before the wheel is made."""
+        if version != "editable":
+            listed = runpy.run_path(str(Path(self.root) / LISTED))
+            for name, file in listed["in_repository"](Path(self.root)).items():
+                build_data["force_include"][str(file)] = f"corevital_otel/{listed['PACKAGED']}/{name}"
         if os.environ.get("COREVITAL_PTH", "1") != "0":
             build_data["force_include" + ("_editable" if version == "editable" else "")][f"plugin/{FILE}"] = FILE
         if os.environ.get("COREVITAL_UI_SCRIPTS", "1") == "0":
@@ -63,7 +70,7 @@ def fetch(folder: Path) -> None:
             continue
         with tempfile.TemporaryDirectory() as name:
             command = ["npm", "pack", "--silent", "--fetch-retries=1", f"--pack-destination={name}", package]
-            subprocess.run(command, cwd=name, check=True, capture_output=True, timeout=NPM_S)
+            subprocess.run(command, cwd=name, check=True, capture_output=True, timeout=NPM_S)  # noqa: S603 - a list of ours, without a shell
             (archive,) = Path(name).glob("*.tgz")
             found = sha256(archive)
             if found != digest:

@@ -326,13 +326,13 @@ SERVER_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
 """Histogram, seconds."""
 SERVER_REQUEST_DURATION_BUCKETS: Final = tuple(0.01 * 2**power for power in range(14))
 """Seconds: 0.01 to 81.92."""
-SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
+SERVER_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"  # noqa: S105 - a name, not a secret
 """Histogram, seconds."""
 SERVER_TIME_TO_FIRST_TOKEN_BUCKETS: Final = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 )  # fmt: skip
 """Seconds."""
-SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
+SERVER_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"  # noqa: S105 - a name, not a secret
 """Histogram, seconds, after the first token."""
 SERVER_TIME_PER_OUTPUT_TOKEN_BUCKETS: Final = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,

@@ -48,7 +48,7 @@ HTTP_OF_A_HUB: Final = Address("127.0.0.1", 9464)
 _PREFIX: Final = "COREVITAL_"
 _INTERNAL: Final = ("RAISE", "ENGINE_KEY", "LOG_LAUNCHER")
 """``COREVITAL_RAISE`` is for tests: see :mod:`corevital.guard`. An engine sets the others for its hub."""
-_MAKE_SECRET: Final = "`openssl rand -hex 32`"
+_MAKE_SECRET: Final = "`openssl rand -hex 32`"  # noqa: S105 - a command, not a secret
 _KEY_LENGTH: Final = 16
 _SHOWN: Final = 80
 """Characters that are shown of a value or a name."""

@@ -116,7 +116,7 @@ def test_untrusted_text_cannot_control_the_terminal(store: Path, run: Run, argum
         ["watch", "--url", f"http://{ESCAPES}:1"],
         [ESCAPES],
         ["spans", ESCAPES],
-        ["calibrate", f"/nowhere{ESCAPES}", "--label", ESCAPES, "--out", "/tmp/x"],
+        ["calibrate", f"/nowhere{ESCAPES}", "--label", ESCAPES, "--out", "/tmp/x"],  # noqa: S108 - only named here
         ["spans", "--db", "/nowhere/\udcff"],
     ],
 )
@@ -240,7 +240,7 @@ def test_an_edited_row_is_shown_or_one_line(store: Path, run: Run, tmp_path: Pat
     copy = tmp_path / "c.db"
     copy.write_bytes(store.read_bytes())
     with sqlite3.connect(copy) as connection:
-        connection.execute(f"UPDATE reports SET {column} = ? WHERE request_id = 'chatcmpl-plain'", (value,))
+        connection.execute(f"UPDATE reports SET {column} = ? WHERE request_id = 'chatcmpl-plain'", (value,))  # noqa: S608 - text of the test
     for arguments in (["spans"], ["show", "plain"], ["show", "plain", "--json"]):
         done = run(*arguments, "--db", str(copy))
         assert done.returncode in (0, 1)

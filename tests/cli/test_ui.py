@@ -57,11 +57,11 @@ def test_it_serves_until_ctrl_c_and_logs_no_request(db: Path) -> None:
 
 
 def test_elsewhere_it_needs_a_token(db: Path, cli: Cli) -> None:
-    done = cli("ui", "--db", str(db), "--host", "0.0.0.0", "--port", "0")
+    done = cli("ui", "--db", str(db), "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - only named here
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "needs COREVITAL_HTTP_TOKEN" in done.stderr
-    with running(db, "--host", "0.0.0.0", COREVITAL_HTTP_TOKEN="a-secret") as (address, lines):
+    with running(db, "--host", "0.0.0.0", COREVITAL_HTTP_TOKEN="a-secret") as (address, lines):  # noqa: S104 - only named here
         port = address.rpartition(":")[2]
         place = f"http://127.0.0.1:{port}/requests"
         assert httpx.get(place, trust_env=False).status_code == 401

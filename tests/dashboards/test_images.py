@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from corevital_otel import asset_files
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "dashboards/docker"
 FILES = {name: (DOCKER / name).read_text() for name in ("Dockerfile", "Dockerfile.hub")}
@@ -35,6 +37,7 @@ def test_what_builds_the_package_is_copied(name: str) -> None:
     assert "custom" in wheel["hooks"], "hatch_build.py is its file"
     needed = {"pyproject.toml", "hatch_build.py", project["project"]["readme"], *project["project"]["license-files"]}
     needed |= {package.partition("/")[0] for package in wheel["packages"]}
+    needed |= {name.partition("/")[0] for name in asset_files.in_repository(ROOT)}
     assert needed <= copied(name)
     assert all((ROOT / path).exists() for path in copied(name))
 

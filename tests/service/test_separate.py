@@ -227,7 +227,7 @@ def test_facts_that_arrive_before_their_sequence_are_kept_for_it(hub: Hub, tmp_p
         ({"hub": "tcp://127.0.0.1:1", "hub_key": "k" * 16}, None, None, None, "COREVITAL_HUB is set"),
         ({}, "http://localhost:4317", None, None, "the engine's own tracing is on"),
         ({}, None, print, None, "the program receives the reports itself"),
-        ({}, None, None, "/tmp/x", "several API servers share PROMETHEUS_MULTIPROC_DIR"),
+        ({}, None, None, "/tmp/x", "several API servers share PROMETHEUS_MULTIPROC_DIR"),  # noqa: S108 - only named here
     ],
 )
 def test_where_it_stays_a_thread(

@@ -52,7 +52,9 @@ def test_what_the_core_does_not_say_is_absent(report: Make) -> None:
     assert not found.keys() & {*FACTS, "corevital.role"}
 
 
-@pytest.mark.parametrize(("frontends", "cores", "shown"), [(0, 4, 4), (6, 0, 0), (6, None, 6), (None, 4, 4), (None, None, None)])
+@pytest.mark.parametrize(
+    ("frontends", "cores", "shown"), [(0, 4, 4), (6, 0, 0), (6, None, 6), (None, 4, 4), (None, None, None)]
+)
 def test_cached_tokens_are_the_cores_else_the_frontends(
     frontends: int | None, cores: int | None, shown: int | None, report: Make
 ) -> None:

@@ -91,7 +91,7 @@ def store(tmp_path: Path, report: Make) -> Path:
 
 
 def spoil(path: Path, column: str, value: object) -> None:
-    query(path, f"UPDATE reports SET {column} = ? WHERE request_id = 'bad'", value)
+    query(path, f"UPDATE reports SET {column} = ? WHERE request_id = 'bad'", value)  # noqa: S608 - text of the test
 
 
 @pytest.mark.parametrize(("column", "value"), DAMAGED, ids=lambda value: repr(value)[:40])
@@ -239,7 +239,7 @@ def test_a_batch_of_long_series_is_a_small_one(store: Path) -> None:
             copied = "request_id, created_at_utc, model, finish_reason, prompt_tokens, output_tokens, risk_level, "
             copied += "risk_basis, trace_id, flags, summary, series, start_ns, end_ns, export"
             connection.execute(
-                f"INSERT INTO reports ({copied}, span_id) SELECT {copied}, ? FROM reports WHERE id = 1",
+                f"INSERT INTO reports ({copied}, span_id) SELECT {copied}, ? FROM reports WHERE id = 1",  # noqa: S608 - text of the test
                 (ids(number).span_id,),
             )
     with Outbox(store) as box:

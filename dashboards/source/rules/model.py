@@ -6,7 +6,7 @@ from dashboards.source.config import Config, percent
 from dashboards.source.rules.rule import Alert, Group, Scope, increase, lines
 from dashboards.source.rules.servers import WINDOW
 
-_EACH_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"
+_EACH_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - a name, not a secret
 _LOOPING: Final = "corevital_sequences_looping:ratio"
 _M: Final = "{{ $labels.gen_ai_request_model }}"
 _I: Final = "{{ $labels.instance }}"

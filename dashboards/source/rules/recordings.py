@@ -9,7 +9,7 @@ from typing import Final
 from dashboards.source.config import Config
 from dashboards.source.rules.rule import Group, Record, Scope, increase, lines, of
 
-_EACH_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"
+_EACH_TOKEN: Final = "gen_ai_server_time_per_output_token_seconds"  # noqa: S105 - a name, not a secret
 WARNINGS: Final = "sustained_high_entropy|distribution_collapsed|alarm_raised"
 _WEEK: Final = "[1w] offset 1h"
 

@@ -144,7 +144,7 @@ def _stalled(by: str) -> str:
     measure that, by their finish reason. An engine without vLLM's counters of tokens may be generating long answers:
     there, sequences must pile up besides.
     """
-    first_token = "gen_ai_server_time_to_first_token_seconds_count"
+    first_token = "gen_ai_server_time_to_first_token_seconds_count"  # noqa: S105 - a name, not a secret
     answered = increase("corevital_requests_total", "5m", by, 'finish_reason!~"abort|error"')
     return lines(
         f"(min_over_time({_RUNNING}[5m]) > 0",

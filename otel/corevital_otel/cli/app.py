@@ -336,6 +336,20 @@ def slo(
     run(file, since=since, model=model, as_json=as_json, db=db)
 
 
+@app.command()
+def assets(
+    out: Annotated[Path, typer.Option(parser=_path, metavar="DIR", help="The folder; it is made.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite changed files too.")] = False,
+) -> None:
+    """Write dashboards, rules, routes, runbooks, Collector, Compose and Kubernetes files to a folder.
+
+    Called again after an upgrade, it replaces the files that nobody changed.
+    """
+    from corevital_otel.cli.assets import run
+
+    run(out, force=force)
+
+
 @_db.command("migrate")
 def db_migrate(
     check: Annotated[

@@ -158,10 +158,9 @@ def send(db: Path | None, *, dry_run: bool) -> None:
     try:
         with outbox.Outbox(path) as box:
             waiting = box.count()
-            if dry_run or not waiting:
+            if dry_run or where is None or not waiting:
                 print_text(f"{waiting} spans are waiting to be sent")
                 return
-            assert where is not None
             sent, refused = _send(box, where, waiting)
             damaged = box.damaged + refused
             why = box.damage or "they do not make spans"

@@ -261,7 +261,7 @@ def asked(engine: Engine) -> Iterator[subprocess.Popen[str] | None]:
         yield None
         return
     command = [sys.executable, "-m", engine.asks]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:  # noqa: S603 - a list of ours, without a shell
         try:
             yield process
         finally:

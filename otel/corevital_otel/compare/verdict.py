@@ -71,8 +71,7 @@ def compare(a: Sequence[StoredReport], b: Sequence[StoredReport], *, exact: bool
     changes = {rate.change for rate in trusted} | {one.change for one in judged if not foreign}
     needed = None
     verdict: Verdict
-    if differ:
-        assert answers is not None
+    if differ and answers is not None:
         reasons.append(f"{answers.differ} of {answers.prompts} prompts at temperature 0 are answered differently")
     if "worse" in changes or (differ and "better" not in changes):
         verdict = "worse"

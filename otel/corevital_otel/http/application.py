@@ -110,7 +110,7 @@ def _exposition(registry: CollectorRegistry | None, accepted: str, names: list[s
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # for the types: it is registered for no other
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the types: it is registered for no other
     message = error.detail
     if error.status_code == 404:
         message = "no such path: use /metrics, /health or /corevital/v1/requests/ID"

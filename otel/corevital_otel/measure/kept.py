@@ -96,7 +96,7 @@ def likeliest(sequence: LiveSequence, tails: Tails, i: int, most: int) -> Likeli
 
 def likeliest_of(chunk: token_values.Chunk, sequence: int) -> Array:
     """The likeliest tokens of one sequence of a chunk: ``[T, k]`` of :data:`LIKELIEST`."""
-    assert chunk.rows is not None  # for the types: it was made of rows
+    assert chunk.rows is not None  # noqa: S101 - for the types: it was made of rows
     rows = chunk.rows[sequence]
     found = np.empty((len(rows), ALTERNATIVES), LIKELIEST)
     found["id"] = np.where(chunk.observed[sequence, :, None], rows["topk_ids"][:, :ALTERNATIVES], UNKNOWN)

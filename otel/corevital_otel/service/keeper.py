@@ -146,7 +146,7 @@ class HubKeeper:
         command = [sys.executable, "-P", "-c", _DETACHED, str(write)]  # -P: no modules of the folder
         with open(read, "rb", buffering=0) as pipe:
             try:
-                launcher = subprocess.Popen(
+                launcher = subprocess.Popen(  # noqa: S603 - a list of ours, without a shell
                     command, stdin=subprocess.PIPE, env=env, start_new_session=True, pass_fds=(write,)
                 )
             except OSError as error:
@@ -159,7 +159,7 @@ class HubKeeper:
             finally:
                 os.close(write)
             launcher.wait()
-            assert launcher.stdin is not None
+            assert launcher.stdin is not None  # noqa: S101 - for the types
             hub = _Detached(pipe)
             with contextlib.suppress(OSError), launcher.stdin as given:  # it has ended already
                 given.write(f"{json.dumps({**self._given, 'quiet': self._has_logged})}\n".encode())

@@ -84,7 +84,7 @@ class Filter:
 def _holds(column: str, path: str) -> str:
     """The condition that an array in a column of JSON has a value. The search for its text is fast, and comes first."""
     valid = f"CASE WHEN json_valid({column}) THEN {column} ELSE '[]' END"
-    return f"instr({column}, ?) > 0 AND EXISTS (SELECT 1 FROM json_each({valid}, '{path}') WHERE value = ?)"
+    return f"instr({column}, ?) > 0 AND EXISTS (SELECT 1 FROM json_each({valid}, '{path}') WHERE value = ?)"  # noqa: S608 - text of ours; values are bound
 
 
 def _json(text: str) -> str:
@@ -118,7 +118,7 @@ class Listing(StoreReader):
         where, values = which.where()
         order = "DESC" if descending else "ASC"
         query = (
-            f"SELECT id FROM reports WHERE {where} ORDER BY {_SORTS[sort]} {order} NULLS LAST, id {order} "
+            f"SELECT id FROM reports WHERE {where} ORDER BY {_SORTS[sort]} {order} NULLS LAST, id {order} "  # noqa: S608 - text of ours; values are bound
             "LIMIT ? OFFSET ?"
         )
         with self._timely():
@@ -127,16 +127,16 @@ class Listing(StoreReader):
     def how_many(self, which: Filter) -> int:
         """How many requests there are, counted up to one more than :data:`MOST_COUNTED`."""
         where, values = which.where()
-        query = f"SELECT count(*) FROM (SELECT 1 FROM reports WHERE {where} LIMIT {MOST_COUNTED + 1})"
+        query = f"SELECT count(*) FROM (SELECT 1 FROM reports WHERE {where} LIMIT {MOST_COUNTED + 1})"  # noqa: S608 - text of ours; values are bound
         return int(self._rows_of(query, values)[0][0])
 
     def choices(self) -> Choices:
         """Models and tags of recent requests, sorted."""
         newest = "(SELECT {} FROM reports ORDER BY created_at_utc DESC LIMIT {})"
-        models = f"SELECT DISTINCT model FROM {newest.format('model', _NEWEST)} LIMIT {_MOST_CHOICES}"
+        models = f"SELECT DISTINCT model FROM {newest.format('model', _NEWEST)} LIMIT {_MOST_CHOICES}"  # noqa: S608 - text of ours; values are bound
         valid = "CASE WHEN json_valid(summary) THEN summary ELSE '[]' END"
         tags = (
-            f"SELECT DISTINCT value FROM {newest.format('summary', _TAGGED)}, json_each({valid}, '{_TAGS_PATH}') "
+            f"SELECT DISTINCT value FROM {newest.format('summary', _TAGGED)}, json_each({valid}, '{_TAGS_PATH}') "  # noqa: S608 - text of ours; values are bound
             f"WHERE instr(summary, '{_json(names.TAGS)}') > 0 LIMIT {_MOST_CHOICES}"
         )
         return Choices(
@@ -155,7 +155,7 @@ class Listing(StoreReader):
         valid = "CASE WHEN json_valid(summary) THEN summary ELSE '{}' END"
         paths = "".join(f", json_extract({valid}, ?)" for _ in attributes)
         query = (
-            f"SELECT created_at_utc, risk_score, risk_level, flags, output_tokens{paths} FROM reports WHERE {where} "
+            f"SELECT created_at_utc, risk_score, risk_level, flags, output_tokens{paths} FROM reports WHERE {where} "  # noqa: S608 - text of ours; values are bound
             "ORDER BY created_at_utc DESC LIMIT ?"
         )
         return self._rows_of(query, [*(f'$."{name}"' for name in attributes), *values, most])

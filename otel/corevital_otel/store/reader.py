@@ -35,7 +35,7 @@ _LAST: Final = "\U0010ffff"
 def _has(column: str) -> str:
     """The condition that an attribute in a column of JSON has a value."""
     valid = f"CASE WHEN json_valid({column}) THEN {column} ELSE '{{}}' END"
-    return f"EXISTS (SELECT 1 FROM json_each({valid}) WHERE key IN (?, ?) AND CAST(value AS TEXT) = ?)"
+    return f"EXISTS (SELECT 1 FROM json_each({valid}) WHERE key IN (?, ?) AND CAST(value AS TEXT) = ?)"  # noqa: S608 - text of ours; values are bound
 
 
 def ids_of(request_id: str) -> tuple[str, ...]:
@@ -137,7 +137,7 @@ class StoreReader:
             values.append(risk_above)
         if flag is not None:
             valid = "CASE WHEN json_valid(flags) THEN flags ELSE '[]' END"
-            conditions.append(f"EXISTS (SELECT 1 FROM json_each({valid}) WHERE value = ?)")
+            conditions.append(f"EXISTS (SELECT 1 FROM json_each({valid}) WHERE value = ?)")  # noqa: S608 - text of ours; values are bound
             values.append(flag)
         if models:
             conditions.append(f"model IN ({', '.join('?' * len(models))})")
@@ -148,11 +148,11 @@ class StoreReader:
                 values.append(iso(moment))
         if attribute is not None:
             conditions.append(
-                f"({_has('summary')} OR resource_id IN (SELECT id FROM resources WHERE {_has('attributes')}))"
+                f"({_has('summary')} OR resource_id IN (SELECT id FROM resources WHERE {_has('attributes')}))"  # noqa: S608 - text of ours; values are bound
             )
             values += attribute * 2
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        query = f"SELECT id FROM reports {where} ORDER BY created_at_utc DESC, id DESC"
+        query = f"SELECT id FROM reports {where} ORDER BY created_at_utc DESC, id DESC"  # noqa: S608 - text of ours; values are bound
         return self._read(query, values, limit)
 
     def get(self, request_id: str) -> list[StoredReport]:
@@ -201,7 +201,7 @@ class StoreReader:
     def resource_values(self, name: str) -> set[str]:
         """The values, as text, that an attribute has in the resources of this store."""
         valid = "CASE WHEN json_valid(attributes) THEN attributes ELSE '{}' END"
-        query = f"SELECT DISTINCT CAST(value AS TEXT) FROM resources, json_each({valid}) WHERE key = ?"
+        query = f"SELECT DISTINCT CAST(value AS TEXT) FROM resources, json_each({valid}) WHERE key = ?"  # noqa: S608 - text of ours; values are bound
         with self._connection() as (connection, _):
             return {value for (value,) in connection.execute(query, [name])}
 
@@ -213,7 +213,7 @@ class StoreReader:
             # rows of an older version have other signals: they are skipped, and are not damage
             query = f"""SELECT model, bucket, signals FROM baseline
                 WHERE NOT (json_valid(signals) AND json_array_length(signals) = {_FORMER_WIDTH})
-                ORDER BY id DESC LIMIT ?"""
+                ORDER BY id DESC LIMIT ?"""  # noqa: S608 - text of ours; values are bound
             for row in connection.execute(query, [_MOST_LEARNED]):
                 limit.restart()
                 try:
@@ -256,7 +256,7 @@ class StoreReader:
         self.damage = self.damage or f"row {printable(row, 32)}, {error}"
 
     def _report(self, connection: sqlite3.Connection, row: object, series: str, content: str) -> StoredReport:
-        query = f"SELECT {_COLUMNS}, flags, summary, {series}, {content} FROM reports WHERE id = ?"
+        query = f"SELECT {_COLUMNS}, flags, summary, {series}, {content} FROM reports WHERE id = ?"  # noqa: S608 - text of ours; values are bound
         try:
             values = connection.execute(query, [row]).fetchone()
         except sqlite3.Error as error:

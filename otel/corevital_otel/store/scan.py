@@ -34,10 +34,10 @@ class RowColumns(decode.Columns):
     end_ns: int | None
 
 
-_SELECT: Final = f"SELECT {', '.join(RowColumns.model_fields)}, flags, summary, {{}} FROM reports WHERE id = ?"
+_SELECT: Final = f"SELECT {', '.join(RowColumns.model_fields)}, flags, summary, {{}} FROM reports WHERE id = ?"  # noqa: S608 - text of ours; values are bound
 _SUMMARY: Final = "SELECT summary FROM reports WHERE id = ?"
 _KEYS: Final = (
-    "SELECT created_at_utc, id FROM reports "
+    "SELECT created_at_utc, id FROM reports "  # noqa: S608 - text of ours; values are bound
     f"WHERE (created_at_utc, id) > (?, ?) AND id <= ? ORDER BY created_at_utc, id LIMIT {_PAGE}"
 )
 

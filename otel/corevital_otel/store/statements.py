@@ -20,7 +20,7 @@ _ROWS: Final = 32
 _IDS: Final = 500
 
 _INSERT: Final = (
-    f"INSERT INTO reports ({COLUMNS}) VALUES {{}} ON CONFLICT (span_id) DO UPDATE SET export = excluded.export "
+    f"INSERT INTO reports ({COLUMNS}) VALUES {{}} ON CONFLICT (span_id) DO UPDATE SET export = excluded.export "  # noqa: S608 - text of ours; values are bound
     "WHERE reports.export = 'queued' AND excluded.export IN ('sent', 'undelivered')"
 )
 _ROW: Final = f"({', '.join('?' * WIDTH)})"

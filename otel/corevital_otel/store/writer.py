@@ -309,7 +309,7 @@ class StoreWriter:
 
     def _open(self) -> sqlite3.Connection:
         """The connection to the file that is at the store's path now."""
-        assert self._path is not None
+        assert self._path is not None  # noqa: S101 - for the types
         if self._connection is not None and self._moved():
             self._disconnect()
         if self._connection is None:

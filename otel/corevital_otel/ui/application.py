@@ -109,7 +109,7 @@ class Application:
         return call
 
     async def _refused(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)  # for the types: it is registered for no other
+        assert isinstance(error, HTTPException)  # noqa: S101 - for the types: it is registered for no other
         message = error.detail
         if error.status_code == 404:
             message = "there is no such page: use the links above"

@@ -48,7 +48,7 @@ def generate(
     found: list[Exchange] = []
     with (
         log.open("wb") as messages,
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: S603 - a list of ours, without a shell
             [sys.executable, "-m", _ANSWERS, str(MODEL_DIR), MODEL_NAME],
             env={**os.environ, **_ENVIRONMENT, **settings},
             stdin=subprocess.PIPE,
@@ -83,8 +83,8 @@ def _ask(process: subprocess.Popen[str], batch: Mapping[str, Any]) -> list[dict[
 
 
 def _pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the process has no pipes")
     return process.stdin, process.stdout
 
 

@@ -106,7 +106,7 @@ class Server:
         self._ready = False
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - a list of ours, without a shell
                 command or _vllm(port),
                 env={**os.environ, **_ENVIRONMENT, **settings},
                 stdout=output,

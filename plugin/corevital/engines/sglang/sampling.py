@@ -58,7 +58,7 @@ class Sampling:
     @guarded("the sampling observer's before_grammar")
     def before_grammar(self, logits: torch.Tensor, sampling_info: Any) -> Observed | None:
         """A step's logits ``[rows, vocab]``. Changes nothing in them."""
-        assert self._recorder is not None
+        assert self._recorder is not None  # noqa: S101 - for the types
         # SGLang turns it into probabilities, in place, unless all are greedy; a bias or a processor changes it too
         biased = getattr(sampling_info, "logit_bias", None) is not None
         changes = biased or getattr(sampling_info, "has_custom_logit_processor", False)
@@ -70,7 +70,7 @@ class Sampling:
     @guarded("the sampling observer's after_sample")
     def after_sample(self, observed: Observed, token_ids: torch.Tensor) -> _OnDevice | None:
         """The tokens ``[rows]`` sampled from them."""
-        assert self._recorder is not None
+        assert self._recorder is not None  # noqa: S101 - for the types
         self._posted = None
         self._recorder.record_tokens(observed, token_ids.int())
         sampled = self._posted
