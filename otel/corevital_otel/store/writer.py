@@ -60,6 +60,7 @@ _WAL_PAGES: Final = 4000
 _CACHE_KIB: Final = 16 * 1024
 
 _FIXES: Final = {
+    "is older than ours": "run `corevital db migrate`",
     "disk is full": "free the disk or lower COREVITAL_DB_MAX_MB",
     "locked": "stop the program that holds it, or set COREVITAL_DB to another file",
     "not a database": "move it away, or set COREVITAL_DB to another file",
@@ -117,6 +118,7 @@ class StoreWriter:
         self._closing = False
         self._upkeep_until = math.inf
         self._failing = False
+        self._unfinished = Loss.REPORT_STORE_UNWRITABLE  # how a report is lost that waits at the end
         self._refused = False
         self._connection: sqlite3.Connection | None = None
         self._moved_at = -math.inf
@@ -203,7 +205,7 @@ class StoreWriter:
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
-            self._counters.count_loss(Loss.REPORT_STORE_UNWRITABLE, left)
+            self._counters.count_loss(self._unfinished, left)
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
             with self._changed:
                 for row in self._waiting.rows():
@@ -271,6 +273,10 @@ class StoreWriter:
             with self._changed:
                 self._waiting.give_back(fates)
             return True
+        except schema.OlderSchemaError as error:  # somebody will migrate it, perhaps while this server runs
+            self._unfinished = Loss.REPORT_STORE_REFUSED
+            self._fail(error.cause)
+            return False
         except schema.SchemaError as error:
             self._refuse(error)
             return False
@@ -282,7 +288,7 @@ class StoreWriter:
             self._disconnect()
             return False
         if self._failing:
-            self._failing = False
+            self._failing, self._unfinished = False, Loss.REPORT_STORE_UNWRITABLE
             _logger.warning("the store %s can be written again", self._path)
         return True
 
@@ -342,7 +348,7 @@ class StoreWriter:
         self._counters.count_loss(Loss.REPORT_STORE_REFUSED, len(lost))
         _logger.warning("the store %s is not used until a restart, requests are unaffected: %s", self._path, error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception | str) -> None:
         if not self._failing:
             self._failing = True
             fix = next((fix for cause, fix in _FIXES.items() if cause in str(error)), _FIX)
