@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness.collector import collector
 from tests.harness.faulty import Behaviour, Received, http_receiver
 from tests.harness.hub_load import finish_one
 from tests.harness.processes import environment, within
@@ -197,6 +198,23 @@ def test_what_a_server_could_not_send_at_its_end_waits_for_the_next_start(tmp_pa
     with hub(path):
         within(20, lambda: fates(path) == {"sent": 10})
     assert set(ids(received).values()) == {1}
+
+
+@pytest.mark.slow
+def test_a_real_collector_gets_a_killed_servers_spans_by_grpc(
+    tmp_path: Path, received: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.db"
+    received.does = Behaviour(status=503)
+    with server(path, received):
+        within(30, lambda: stored(path, 50))
+    with collector(tmp_path) as running:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", running.grpc)
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+        with hub(path):
+            within(30, lambda: set(fates(path)) == {"sent"})
+        within(30, lambda: running.sink.times.keys() >= rows(path))
+        assert set(running.sink.times.values()) == {1}
 
 
 def test_a_start_whose_backend_is_still_down_keeps_them(tmp_path: Path, received: Received) -> None:

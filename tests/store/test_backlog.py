@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -121,6 +122,15 @@ def test_a_lock_ends_with_its_process_and_a_fork_does_not_keep_it(tmp_path: Path
         looking.close()
         os.kill(child, signal.SIGKILL)
         process.stdout.close()
+
+
+def test_the_file_of_locks_has_the_stores_mode(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.touch()
+    path.chmod(0o660)
+    for _ in range(2):
+        Senders(path).close()
+    assert stat.S_IMODE(Path(f"{path}-senders").stat().st_mode) == 0o660
 
 
 def test_nobody_starts_while_another_looks_and_both_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

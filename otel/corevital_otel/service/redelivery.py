@@ -8,6 +8,7 @@ that it costs an engine's process next to nothing and delays no new span. It giv
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from pathlib import Path
@@ -43,7 +44,7 @@ _AGAIN_S: Final = 3600.0
 _MOST_REFUSED: Final = 10_000
 """Refused spans that are remembered."""
 _BOUND_EVERY_S: Final = 300.0
-"""Between two looks at how much waits."""
+"""Between two looks at how much waits, and for how long."""
 _BATCH: Final = 64
 _SHARE: Final = 0.02
 """Share of one CPU that it takes while it sends, about."""
@@ -70,7 +71,7 @@ class Redelivery:
         self._sender: Resender | None = None
         self._unnoted: list[str] = []  # sent, and the store could not note it
         self._refused: dict[str, float] = {}  # until when a span is left alone
-        self._bounded_at = -_BOUND_EVERY_S
+        self._bounded_at = -math.inf
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corevital-redelivery", daemon=True)
 
@@ -129,12 +130,13 @@ class Redelivery:
                 _logger.info("%d spans that waited in the store were sent to %s", sent, self._where.endpoint)
 
     def _bound(self, backlog: Backlog) -> None:
-        """Give up what is too old, and from time to time what is too much."""
+        """Give up what is too old or too much, at the first look and from time to time: each row that waits is read."""
+        if time.monotonic() - self._bounded_at < _BOUND_EVERY_S:
+            return
+        self._bounded_at = time.monotonic()
         self._counters.count_loss(Loss.SPAN_TOO_OLD, backlog.give_up_older(self._settings.db_resend_hours * 3600.0))
-        if time.monotonic() - self._bounded_at >= _BOUND_EVERY_S:
-            self._bounded_at = time.monotonic()
-            most = int(self._settings.db_resend_max_mb * 2**20)
-            self._counters.count_loss(Loss.SPAN_BACKLOG_FULL, backlog.give_up_beyond(most))
+        most = int(self._settings.db_resend_max_mb * 2**20)
+        self._counters.count_loss(Loss.SPAN_BACKLOG_FULL, backlog.give_up_beyond(most))
 
     def _send(self, backlog: Backlog, batch: list[UnsentSpan]) -> tuple[int, float]:
         """Send a batch. Returns how many were taken, and how long to pause before others are tried; 0: not at all."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 import threading
 import time
@@ -45,9 +46,7 @@ class Senders:
     def __init__(self, store: Path) -> None:
         self._mutex = threading.Lock()
         self._own: int | None = None
-        self._file: int | None = os.open(
-            files.beside(store, ENDING), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, files.MODE
-        )
+        self._file: int | None = _opened(files.beside(store, ENDING), store)
         forget = weakref.WeakMethod(self.close)
         os.register_at_fork(after_in_child=lambda: (close := forget()) and close())
 
@@ -101,6 +100,17 @@ class Senders:
     def _set(self, kind: int, resource: int) -> None:
         lock = struct.pack(_FLOCK, kind, os.SEEK_SET, resource, 1, 0)
         fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, lock)
+
+
+def _opened(path: Path, store: Path) -> int:
+    """Open the file of locks. A new one has the store's mode, as SQLite's own files beside it have."""
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, files.MODE)
+        with contextlib.suppress(OSError):
+            os.fchmod(file, stat.S_IMODE(store.stat().st_mode))
+        return file
+    return os.open(path, flags)
 
 
 def join(store: Path, resource: int, former: Senders | None = None) -> Senders | None:
