@@ -66,7 +66,7 @@ TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm o
 # Three servers at a time, one of which restarts: minutes on two cores.
 FLEET := integration/tests/test_fleet.py
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo drill test test-engines frontends docs test-compat bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm test-fleet test-kernels test-tgi test-timed check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -132,6 +132,10 @@ bench: $(DEV)
 # The export of a million requests in each format: time and memory. Needs 8 GB of disk; minutes on two idle cores.
 bench-export: $(UNIT)
 	PYTHONPATH=. $(UNIT_BIN)/python -m integration.bench.export --rows 1000000
+
+# A store is backed up under load, destroyed, restored and written on, in rounds: ten minutes. DRILL: its options.
+drill: $(UNIT)
+	PYTHONPATH=. $(UNIT_BIN)/python -m integration.drill $(DRILL)
 
 # On a GPU, eight minutes at most. GPU_PYTHON is the Python of an environment with PyTorch for that GPU, Triton, transformers,
 # numba, numpy, pytest and hypothesis; vLLM is not needed, and nothing is installed into it. .venv is for a CPU.

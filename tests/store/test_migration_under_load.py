@@ -6,12 +6,12 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.harness.old_store import store_of_0_1
 from tests.harness.processes import environment, within
 
 from corevital_otel.counters import Counters
@@ -24,40 +24,6 @@ from corevital_otel.store.writer import StoreWriter
 from .conftest import ids, query, wait_for
 
 Make = Callable[..., RequestReport]
-SCHEMA_OF_0_1 = """
-CREATE TABLE reports (
-    id INTEGER PRIMARY KEY, request_id TEXT NOT NULL, sequence INTEGER NOT NULL DEFAULT 0, created_at_utc TEXT NOT NULL,
-    model TEXT NOT NULL, finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
-    risk_score REAL, risk_level TEXT NOT NULL, risk_basis TEXT NOT NULL, trace_id TEXT NOT NULL,
-    span_id TEXT NOT NULL UNIQUE, flags TEXT NOT NULL, summary TEXT NOT NULL, series BLOB, parent_span_id TEXT,
-    start_ns INTEGER, end_ns INTEGER, resource_id INTEGER, export TEXT
-);
-CREATE TABLE resources (id INTEGER PRIMARY KEY, attributes TEXT NOT NULL UNIQUE);
-CREATE INDEX reports_by_time ON reports (created_at_utc);
-CREATE INDEX reports_by_request ON reports (request_id);
-CREATE INDEX reports_unsent ON reports (export, id) WHERE export IN ('queued', 'undelivered');
-CREATE TABLE baseline (id INTEGER PRIMARY KEY, model TEXT NOT NULL, bucket TEXT NOT NULL, signals TEXT NOT NULL);
-CREATE INDEX baseline_by_bucket ON baseline (model, bucket, id);
-PRAGMA user_version = 3;
-PRAGMA journal_mode = WAL;
-"""
-
-
-def store_of_0_1(path: Path, report: Make, count: int) -> None:
-    """A store as 0.1 left it, with rows."""
-    new = path.with_name("new.db")
-    writer = StoreWriter(new, 36500, 1024, Counters())
-    for number in range(count):
-        writer.put(record_of(report(request_id=f"old-{number}", end_ns=time.time_ns()), ids(number)))
-    writer.close(20)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.executescript(SCHEMA_OF_0_1)
-        columns = ", ".join(name for _, name, *_ in connection.execute("PRAGMA table_info(reports)"))
-        connection.execute("ATTACH ? AS new", [str(new)])
-        connection.execute(f"INSERT INTO reports ({columns}) SELECT {columns} FROM new.reports")
-    for file in path.parent.glob("new.db*"):
-        file.unlink()
 
 
 def test_reports_wait_for_the_migration_of_an_older_store(
@@ -65,7 +31,7 @@ def test_reports_wait_for_the_migration_of_an_older_store(
 ) -> None:
     monkeypatch.setattr("corevital_otel.store.writer._RETRY_S", 0.05)
     path, counters = tmp_path / "c.db", Counters()
-    store_of_0_1(path, report, 3)
+    store_of_0_1(path, 3)
     writer = StoreWriter(path, 36500, 1024, counters)
     for number in range(700):
         writer.put(record_of(report(request_id=f"new-{number}"), ids(100 + number)))
@@ -86,9 +52,9 @@ def test_reports_wait_for_the_migration_of_an_older_store(
 
 
 @pytest.mark.slow
-def test_servers_start_on_a_store_of_0_1_and_write_while_it_is_migrated(tmp_path: Path, report: Make) -> None:
+def test_servers_start_on_a_store_of_0_1_and_write_while_it_is_migrated(tmp_path: Path) -> None:
     path = tmp_path / "c.db"
-    store_of_0_1(path, report, 3000)
+    store_of_0_1(path, 3000)
     env = environment({"COREVITAL_DB": str(path), "PYTHONPATH": os.pathsep.join(sys.path)})
     servers = []
     for prefix in ("a-", "b-"):
@@ -115,5 +81,5 @@ def test_servers_start_on_a_store_of_0_1_and_write_while_it_is_migrated(tmp_path
     assert [server.wait(30) for server in servers] == [0, 0]
     assert subprocess.run([*migrate, "--check"], env=env, check=False, timeout=60).returncode == 0
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
-    found = [name for (name,) in query(path, "SELECT request_id FROM reports")]
+    found = [str(name) for (name,) in query(path, "SELECT request_id FROM reports")]
     assert sorted(found) == sorted([*(f"old-{number}" for number in range(3000)), *done()]), "each once"
