@@ -139,7 +139,7 @@ def run(store: Path, damage: str, *, rate: float, interval_s: float, noise: rand
         noise: draws that moment.
 
     Raises:
-        AssertionError: something is not as it should be, such as a store that fails its integrity check.
+        AssertionError: a command fails, or the restored store is not the backup or fails its integrity check.
     """
     backup = store.with_name("backup.db")
     rows = len(_names(store))
@@ -153,6 +153,7 @@ def run(store: Path, damage: str, *, rate: float, interval_s: float, noise: rand
     finished = dict(load.ends)
     restore_s = command(store, "restore", str(backup))
     restored = _names(store)
+    assert restored == _names(backup), "all of the backup, and nothing else"
     with closing(sqlite3.connect(store)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with _load(store, "second-", rate) as load:
