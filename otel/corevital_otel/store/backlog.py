@@ -62,8 +62,10 @@ class Backlog(Outbox):
         Raises:
             StoreError: that cannot be written.
         """
-        self._limit.restart()
         gone = 0
+        if not rows:
+            return gone
+        self._limit.restart()
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -92,7 +94,7 @@ class Backlog(Outbox):
                     total += size if isinstance(size, int) else 0
                     if total > most_bytes:
                         over.append(row)
-            gone += self.give_up(over) if over else 0
+            gone += self.give_up(over)
         return gone
 
     def _free(self, size: int, condition: str = "", values: dict[str, Any] | None = None) -> Iterator[list[int]]:
