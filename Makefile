@@ -133,7 +133,7 @@ bench: $(DEV)
 bench-export: $(UNIT)
 	PYTHONPATH=. $(UNIT_BIN)/python -m integration.bench.export --rows 1000000
 
-# A store is backed up under load, destroyed, restored and written on, in rounds: ten minutes. DRILL: its options.
+# A store is backed up under load, destroyed, restored and written on, in rounds: 20 minutes on busy cores. DRILL: its options.
 drill: $(UNIT)
 	PYTHONPATH=. $(UNIT_BIN)/python -m integration.drill $(DRILL)
 
