@@ -72,7 +72,7 @@ TIMED := $(addprefix integration/tests/test_,$(addsuffix .py,alerting gpu_vllm o
 FLEET := integration/tests/test_fleet.py
 LEGS := integration/tests/test_disaggregated.py
 
-.PHONY: unit lint demo test test-engines frontends docs test-compat test-disaggregated bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm load test-fleet test-kernels test-tgi test-timed audit sbom sbom-environment check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
+.PHONY: unit lint demo drill test test-engines frontends docs test-compat test-disaggregated bench bench-compare bench-export bench-loops bench-real bench-risk gpu gpu-vllm load test-fleet test-kernels test-tgi test-timed audit sbom sbom-environment check-clickhouse check-dashboards check-datadog collector kustomize clean build wheel-environment
 
 # The fast loop: the tests that need no engine, without the slow ones.
 unit: $(UNIT) $(PROMETHEUS) $(DOCS) $(KUBE)
@@ -142,6 +142,10 @@ bench: $(DEV)
 # The export of a million requests in each format: time and memory. Needs 8 GB of disk; minutes on two idle cores.
 bench-export: $(UNIT)
 	PYTHONPATH=. $(UNIT_BIN)/python -m integration.bench.export --rows 1000000
+
+# A store is backed up under load, destroyed, restored and written on, in rounds: 20 minutes on busy cores. DRILL: its options.
+drill: $(UNIT)
+	PYTHONPATH=. $(UNIT_BIN)/python -m integration.drill $(DRILL)
 
 # On a GPU, eight minutes at most. GPU_PYTHON is the Python of an environment with PyTorch for that GPU, Triton, transformers,
 # numba, numpy, pytest and hypothesis; vLLM is not needed, and nothing is installed into it. .venv is for a CPU.

@@ -134,6 +134,27 @@ class Settings(BaseSettings):
     db_max_mb: float = _setting(
         1024, "a number from 1 up", "the store prunes itself to this size, oldest rows first", ge=1, le=1e12
     )
+    db_resend: bool = _setting(
+        False,
+        "0 or 1",
+        "`1`: spans that the backend did not take wait in the store, also through a crash of the server, and this "
+        "server or the next start sends them; needs a store",
+    )
+    db_resend_hours: float = _setting(
+        24,
+        "a number above 0, up to 8760",
+        "with `COREVITAL_DB_RESEND=1`: a span whose request ended longer ago is given up, and counted",
+        gt=0,
+        le=8760,
+    )
+    db_resend_max_mb: float = _setting(
+        256,
+        "a number from 1 up",
+        "with `COREVITAL_DB_RESEND=1`: spans that wait have so many megabytes in the store at most; the oldest are "
+        "given up, and counted",
+        ge=1,
+        le=1e12,
+    )
     profile: Path | None = _setting(
         None,
         "a file's path",
@@ -225,6 +246,11 @@ class Settings(BaseSettings):
     def stores_content(self) -> bool:
         """Whether the text of some outputs is kept in the store."""
         return self.db_content and self.db is not None
+
+    @property
+    def resends(self) -> bool:
+        """Whether spans that were not delivered are sent from the store."""
+        return self.db_resend and self.db is not None
 
     def http_address(self, default: Address | None = None) -> Address | None:
         """Where to listen for HTTP; None: nowhere.
@@ -360,6 +386,12 @@ def _together(settings: Settings) -> Iterator[tuple[str, str]]:
             "COREVITAL_HUB",
             f"COREVITAL_HUB={settings.hub} needs COREVITAL_HUB_KEY, the same on all hosts: set it to a secret such as "
             f"the output of {_MAKE_SECRET}",
+        )
+    if settings.db_resend and settings.db is None:
+        yield (
+            "COREVITAL_DB_RESEND",
+            "COREVITAL_DB_RESEND=1 needs a store, in which spans wait: set COREVITAL_DB to a file's path, or "
+            "COREVITAL_DB_RESEND to 0",
         )
     address = settings.http_address()
     if address is not None and not address.is_loopback and settings.http_token is None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.conftest import make_report
+from tests.harness.old_store import store_of_0_1
 
 from corevital_otel.counters import Counters
 from corevital_otel.spans.record import SpanIds, record_of
@@ -56,13 +57,39 @@ def run(place: Path, script: str, shell: tuple[str, ...] = ("bash", "-eo", "pipe
 
 @pytest.mark.parametrize(
     ("heading", "schema", "file"),
-    [("GitHub Actions", "github-workflows", "model.yml"), ("GitLab", "gitlab-ci", ".gitlab-ci.yml")],
+    [
+        ("GitHub Actions", "github-workflows", "model.yml"),
+        ("Before an upgrade", "github-workflows", "upgrade.yml"),
+        ("GitLab", "gitlab-ci", ".gitlab-ci.yml"),
+    ],
 )
 def test_ci_examples_have_their_platforms_form(tmp_path: Path, heading: str, schema: str, file: str) -> None:
     (tmp_path / file).write_text(block(heading))
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", str(tmp_path / file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_upgrade_job_asks_for_a_migration_and_rehearses_it(place: Path) -> None:
+    steps = [
+        step["run"] for step in yaml.safe_load(block("Before an upgrade"))["jobs"]["store"]["steps"] if "run" in step
+    ]
+    due, rehearsal = [step for step in steps if step.startswith("corevital ")]
+    store_of_0_1(place / "production.db", 20)
+    done = run(place, f"{due}\n{rehearsal}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "::warning::run corevital db migrate" in done.stdout
+    assert "its schema 3 is older than ours" in done.stderr
+    assert "20 requests restored from production.db, migrated from schema 3" in done.stdout
+    (place / "rehearsal.db").rename(place / "production.db")
+    assert "::warning::" not in run(place, due).stdout
+    (place / "production.db").write_bytes(b"no database" * 900)
+    assert run(place, f"{due}\n{rehearsal}").returncode == 1
+    deployment = "corevital db migrate --check || corevital db migrate"
+    assert deployment in PAGE
+    store_of_0_1(place / "old.db", 5)
+    assert "migrated from schema 3" in run(place, f"export COREVITAL_DB=old.db; {deployment}").stdout
+    assert "up to date" in run(place, f"export COREVITAL_DB=old.db; {deployment}").stdout
 
 
 def test_commands_of_the_ci_examples_run(place: Path) -> None:

@@ -216,7 +216,7 @@ def test_no_label_grows_without_bound(kept: Kept, report: Make) -> None:
         sizes.append(len(set(labels)))
     assert len({dict(found)["gen_ai.request.model"] for found in labels if "gen_ai.request.model" in dict(found)}) <= 65
     assert sizes[0] == sizes[1]
-    assert sizes[1] < 16 * 65
+    assert sizes[1] - len(Loss) < 15 * 65 + 10, "by model; each loss adds one"
     assert kept.total("corevital.requests") == 1000
     assert kept.total("corevital.sequences.running") == 1500
 

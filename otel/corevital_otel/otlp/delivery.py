@@ -46,8 +46,9 @@ _UNSUPPORTED_S: Final = 300.0
 _jitter: Final = random.SystemRandom()
 _logger = logging.getLogger("corevital.otlp")
 
-Fate = Callable[[Sequence[str], bool], None]
-"""Called with the ids of items, in hex, and whether they were delivered."""
+Fate = Callable[[Sequence[str], bool], "int | None"]
+"""Called with the ids of items, in hex, and whether they were delivered. Returns how many of those that were not are
+kept elsewhere, to be sent later: they are not lost. None stands for 0."""
 
 
 class Exporter(Protocol):
@@ -104,8 +105,7 @@ class Delivery:
     def give_up(self, ids: Sequence[str]) -> None:
         """The server has stopped, and these items are still on their way: they are lost."""
         if ids:
-            self._counters.count_loss(self.kind.shutdown, len(ids))
-            self._fate(ids, False)
+            self._counters.count_loss(self.kind.shutdown, len(ids) - (self._fate(ids, False) or 0))
             _logger.warning(self.kind.left, len(ids), self._where)
 
     def export(self, items: Sequence[EncodedItem]) -> None:
@@ -128,8 +128,7 @@ class Delivery:
     def failed(self, items: Sequence[EncodedItem]) -> None:
         """These could not be delivered."""
         if ids := self.finished([item.id for item in items]):
-            self._counters.count_loss(self.kind.export_failed, len(ids))
-            self._fate(ids, False)
+            self._counters.count_loss(self.kind.export_failed, len(ids) - (self._fate(ids, False) or 0))
 
     def _deliver(self, items: Sequence[EncodedItem]) -> Verdict:
         """Try until the backend has decided, patience is over, or the server stops. A failure is not counted yet."""

@@ -6,7 +6,7 @@ Each kind has its own queue, thread and connection, so that trouble with one nev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
@@ -91,6 +91,24 @@ SPANS: Final = Kind(
     left="%d spans could not be delivered to %s before the end",
     dropped="span %s cannot be sent (%s): only this span is dropped; further such spans are only counted",
 )
+
+KEPT_SPANS: Final = replace(
+    SPANS,
+    failing="spans cannot be delivered to %s (%s): check OTEL_EXPORTER_OTLP_ENDPOINT and the collector; requests are "
+    "unaffected, spans wait in the store and are sent later",
+    refused="%s refused %d of %d spans permanently (%s): they wait in the store and are tried again; logged once",
+    left="%d spans could not be delivered to %s before the end: the next start sends them",
+)
+"""Spans that the store keeps until they are delivered."""
+
+STORED_SPANS: Final = replace(
+    SPANS,
+    failing="spans that wait in the store cannot be delivered to %s (%s): they are tried again; check "
+    "OTEL_EXPORTER_OTLP_ENDPOINT and the collector",
+    again="spans that wait in the store are delivered to %s again",
+    refused="%s refused %d of %d spans that wait in the store (%s): they are tried again in an hour; logged once",
+)
+"""The same, on their way from there."""
 
 LOGS: Final = Kind(
     signal="LOGS",

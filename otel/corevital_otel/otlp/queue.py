@@ -83,8 +83,8 @@ class Queue:
                     self._thread = threading.Thread(target=self._run, name=f"corevital-{self._kind.label}", daemon=True)
                     self._thread.start()
                 return True
-        self._counters.count_loss(self._kind.shutdown if self._stopping else self._kind.queue_full)
-        self._fate([item.id], False)
+        if not self._fate([item.id], False):
+            self._counters.count_loss(self._kind.shutdown if self._stopping else self._kind.queue_full)
         return False
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:

@@ -17,10 +17,12 @@ from corevital_otel.metrics.exposition import Exposition
 from corevital_otel.metrics.instruments import Output
 from corevital_otel.metrics.recorder import Recorder
 from corevital_otel.otlp.destination import Destination, destination, logs_destination
+from corevital_otel.otlp.kinds import KEPT_SPANS, SPANS
 from corevital_otel.otlp.resource import Facts
 from corevital_otel.otlp.variables import endpoint_of
 from corevital_otel.report import RequestReport
 from corevital_otel.sampling import Sampler, is_kept
+from corevital_otel.service.redelivery import Redelivery
 from corevital_otel.settings import Settings
 from corevital_otel.spans import backends, langfuse_scores
 from corevital_otel.spans.emitter import SpanEmitter
@@ -68,10 +70,20 @@ class Outputs:
             backends=backends.wanted(settings.otel_profile, where),
             engine=engine and {name: cut(fact) if isinstance(fact, str) else fact for name, fact in engine.items()},
             fate=self._note_fate,
+            unfit=lambda span_id: self.store.settle([span_id], False, unfit=True),
+            kind=KEPT_SPANS if settings.resends else SPANS,
         )
         self.store = StoreWriter(
-            settings.db, settings.db_retention_days, settings.db_max_mb, counters, self._spans.resource.attributes
+            settings.db,
+            settings.db_retention_days,
+            settings.db_max_mb,
+            counters,
+            self._spans.resource.attributes,
+            keeps_spans=settings.resends,
         )
+        self._redelivery: Redelivery | None = None
+        if settings.resends and where is not None and self._spans.processor is not None:
+            self._redelivery = Redelivery(settings, where, self.store, counters)
         self._logs = self._evaluation_logs()
         self._scores = self._langfuse_scores(where)
         self._http = HttpSpans(self._spans, sampler, propagate_inwards=engine_traces)
@@ -109,11 +121,12 @@ class Outputs:
             except SettingsError as error:
                 warn_once("metrics", "%s; metrics are on /metrics only", error)
 
-    def _note_fate(self, span_ids: Sequence[str], delivered: bool) -> None:
-        self.store.settle(span_ids, delivered)
+    def _note_fate(self, span_ids: Sequence[str], delivered: bool) -> int:
+        return self.store.settle(span_ids, delivered)
 
     def start(self, begin: Callable[[Any], object] | None = None) -> None:
-        """Follow HTTP requests, for their spans, the callers of their sequences, and the verdicts on their answers.
+        """Follow HTTP requests, for their spans, the callers of their sequences, and the verdicts on their answers; and
+        send spans that wait in the store.
 
         Args:
             begin: called with each application that serves, before each request.
@@ -124,6 +137,8 @@ class Outputs:
                 begin(application)
             return self._settings.http_spans and self._http.instrument(application)
 
+        if self._redelivery is not None:
+            self._redelivery.start()
         follow_requests(instrument, lambda send: Answer(send, self._counters))
 
     def put(self, report: RequestReport, content: Content | None = None) -> None:
@@ -181,9 +196,10 @@ class Outputs:
 
     def close(self) -> None:
         """Deliver what waits, within a bound."""
-        logs, scores = self._logs, self._scores
+        logs, scores, redelivery = self._logs, self._scores, self._redelivery
         for step in (
             lambda: logs.stop() if logs is not None else None,  # first: it ends beside the spans
+            lambda: redelivery.stop(0.5) if redelivery is not None else None,
             lambda: self._spans.shutdown(5.0),
             lambda: logs.shutdown(1.0) if logs is not None else None,
             lambda: scores.close(1.0) if scores is not None else None,

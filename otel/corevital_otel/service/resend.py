@@ -13,10 +13,12 @@ from corevital.text import cut, printable
 from corevital_otel import conventions as names
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
+from corevital_otel.otlp.answers import Verdict
 from corevital_otel.otlp.delivery import SPAN_BYTES, Delivery
 from corevital_otel.otlp.destination import Destination
 from corevital_otel.otlp.encoding import EncodedItem, Group, group_of, series_size
 from corevital_otel.otlp.exporter import ListeningExporter, reading_variables
+from corevital_otel.otlp.kinds import SPANS, Kind
 from corevital_otel.otlp.queue import drop
 from corevital_otel.otlp.resource import make_resource
 from corevital_otel.settings import Backend
@@ -39,18 +41,27 @@ class Resender:
     Args:
         where: the destination.
         backends: those that get additional attributes.
+        patience_s: how long to wait for a backend that is down.
+        kind: the texts of the log.
 
     Raises:
         SettingsError: an ``OTEL_*`` variable has a value that the exporter refuses.
+
+    Attributes:
+        counters: counts deliveries and losses of this one alone.
+        unfit: rows of the last call that cannot be sent because of their content. They were not tried.
     """
 
-    def __init__(self, where: Destination, backends: Sequence[Backend]) -> None:
+    def __init__(
+        self, where: Destination, backends: Sequence[Backend], patience_s: float = _PATIENCE_S, kind: Kind = SPANS
+    ) -> None:
         self._taken: list[str] = []
+        self.unfit: list[int] = []
         self._refused = 0
         self._backends = backends
         self._exporter = ListeningExporter(where)
-        self._counters = Counters()
-        self._delivery = Delivery(self._exporter, where.endpoint, self._counters, self._note_fate, _PATIENCE_S)
+        self.counters = Counters()
+        self._delivery = Delivery(self._exporter, where.endpoint, self.counters, self._note_fate, patience_s, kind)
         self._groups: dict[str, Group] = {}
         with reading_variables("TRACES"):
             self._group_of(None)  # raises where a variable is wrong
@@ -59,7 +70,12 @@ class Resender:
     @property
     def damaged(self) -> int:
         """Spans so far that cannot be sent because of their rows' content. They were not tried."""
-        return self._counters.lost(Loss.SPAN_UNENCODABLE) + self._counters.lost(Loss.SPAN_TOO_LARGE)
+        return self.counters.lost(Loss.SPAN_UNENCODABLE) + self.counters.lost(Loss.SPAN_TOO_LARGE)
+
+    @property
+    def last(self) -> Verdict:
+        """On the last request."""
+        return self._delivery.last
 
     @property
     def hopeless(self) -> bool:
@@ -68,7 +84,7 @@ class Resender:
 
     def send(self, spans: Sequence[UnsentSpan]) -> list[str]:
         """Send them. Returns the ids of those accepted; the log has the reason for others."""
-        self._taken = []
+        self._taken, self.unfit = [], []
         encoded = [each for span in spans if (each := self._encoded(span)) is not None]
         self._delivery.export(encoded)
         self._refused = self._refused + 1 if encoded and not self._taken else 0
@@ -81,10 +97,12 @@ class Resender:
             fits = record.series is None or series_size(record.series) <= SPAN_BYTES
             span = encode_record(record, self._group(row), self._limits, self._backends, with_series=fits)
         except Exception as error:  # a damaged row may hold anything
-            drop(self._counters, printable(row.span_id, 64), error)
+            drop(self.counters, printable(row.span_id, 64), error)
+            self.unfit.append(row.row)
             return None
         if span.size > SPAN_BYTES:
-            drop(self._counters, span.id, span.size)
+            drop(self.counters, span.id, span.size)
+            self.unfit.append(row.row)
             return None
         return span
 
@@ -105,6 +123,10 @@ class Resender:
     def _note_fate(self, span_ids: Sequence[str], delivered: bool) -> None:
         if delivered:
             self._taken += span_ids
+
+    def hurry(self) -> None:
+        """Try each request once more at most, without pauses."""
+        self._delivery.hurry()
 
     def close(self) -> None:
         """Close the connection."""

@@ -7,7 +7,7 @@ for their ids.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, TracerProvider
@@ -20,6 +20,7 @@ from corevital_otel.otlp.delivery import SPAN_BYTES, Delivery, Fate
 from corevital_otel.otlp.destination import Destination, destination
 from corevital_otel.otlp.encoding import EncodedItem, group_of, series_size
 from corevital_otel.otlp.exporter import ListeningExporter, reading_variables
+from corevital_otel.otlp.kinds import SPANS, Kind
 from corevital_otel.otlp.queue import SpanQueue, drop
 from corevital_otel.otlp.resource import Facts, make_resource
 from corevital_otel.otlp.variables import given, is_disabled, tidy
@@ -39,6 +40,8 @@ class SpanEmitter:
         backends: those that get additional attributes.
         engine: facts of the engine, for the resource.
         fate: called with the ids, in hex, of reports' spans, and whether they were delivered.
+        unfit: called with the id of a span that can never be sent; by default ``fate`` is.
+        kind: the texts of the log.
 
     Raises:
         SettingsError: an ``OTEL_*`` variable has a wrong value.
@@ -52,11 +55,13 @@ class SpanEmitter:
         backends: Sequence[Backend] = (),
         engine: Facts | None = None,
         fate: Fate = lambda spans, delivered: None,
+        unfit: Callable[[str], object] | None = None,
+        kind: Kind = SPANS,
     ) -> None:
         self._ids = RandomIds()
         self._backends = backends
         self._counters = counters
-        self._fate = fate
+        self._unfit = unfit or (lambda span_id: fate([span_id], False))
         self._delivery: Delivery | None = None
         self._processor: SpanQueue | None = None
         tidy()
@@ -66,7 +71,7 @@ class SpanEmitter:
             self._group = group_of(self._resource)
             self._limits = span_limits()
         if where is not None and not is_disabled(os.environ):
-            self._delivery = Delivery(ListeningExporter(where), where.endpoint, counters, fate)
+            self._delivery = Delivery(ListeningExporter(where), where.endpoint, counters, fate, kind=kind)
             self._processor = SpanQueue(self._delivery, counters, fate)
 
     @property
@@ -116,7 +121,7 @@ class SpanEmitter:
         if span is not None:
             queue.put(span)
         else:
-            self._fate([record.ids.span_id], False)
+            self._unfit(record.ids.span_id)
 
     def _encoded(self, record: SpanRecord, queue: SpanQueue) -> EncodedItem | None:
         """The span, without its series where that does not fit; None, and it is counted, where it cannot be sent."""

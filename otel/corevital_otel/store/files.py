@@ -18,7 +18,7 @@ READ_S: Final = 30.0
 LARGEST_VALUE: Final = 16 * 2**20
 """Bytes of a column that are read at most. A row with the longest series has 1 MB."""
 
-_MODE: Final = 0o600
+MODE: Final = 0o600
 _LOOK_EVERY: Final = 20_000
 """Instructions of SQLite's machine between two looks at the clock: about a millisecond."""
 _KINDS: Final = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
@@ -124,9 +124,9 @@ def create(path: Path) -> None:
     if "\0" in str(path):
         raise OSError("a path cannot have a zero byte")
     with contextlib.suppress(FileExistsError):
-        descriptor = os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        descriptor = os.open(os.path.realpath(path), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, MODE)
         try:
-            os.fchmod(descriptor, _MODE)  # a umask may have taken our own rights
+            os.fchmod(descriptor, MODE)  # a umask may have taken our own rights
         finally:
             os.close(descriptor)
 

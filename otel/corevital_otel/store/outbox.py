@@ -8,9 +8,10 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from corevital_otel import conventions as names
 from corevital_otel.report import Series
@@ -21,6 +22,7 @@ ABANDONED_S: Final = 3600.0
 """A server holds a span for minutes at most. One still queued this many seconds after its end was in a process that was
 killed."""
 
+_DAMAGED_INDEX: Final = "its index is damaged; restore a backup"
 _UNSENT: Final = "(export = 'undelivered' OR (export = 'queued' AND end_ns < :abandoned))"
 _COLUMNS: Final = ", ".join(decode.SpanColumns.model_fields)
 _ROW: Final = (
@@ -31,6 +33,10 @@ _TOKENS: Final = 100_000
 """Tokens of the series of one batch, about: as a span's events each takes some hundred bytes."""
 _NEEDED: Final = (names.RISK_LEVEL, names.RISK_BASIS)
 """Attributes without which there is no span."""
+
+
+class BusyError(StoreError):
+    """Another process is sending the store's spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +88,7 @@ class Outbox:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise StoreError(f"the store {path} is being sent by another process already: wait for it") from None
+            raise BusyError(f"the store {path} is being sent by another process already: wait for it") from None
         try:
             self._open()
         except BaseException:
@@ -106,7 +112,7 @@ class Outbox:
     def _error(self, done: str, error: Exception) -> StoreError:
         return StoreError(f"the store {self._path} cannot be {done}: {files.why(error)}")
 
-    def __enter__(self) -> Outbox:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -123,22 +129,16 @@ class Outbox:
     def batches(self, size: int) -> Iterator[list[UnsentSpan]]:
         """All of them, oldest first, in batches of at most ``size``, or of few with long series. Damaged rows are left
         out, and counted in :attr:`damaged`."""
-        last = -(2**63)
-        while rows := self._run(
-            f"SELECT id FROM reports WHERE id > :last AND {_UNSENT} ORDER BY id LIMIT :size",  # noqa: S608 - text of ours; values are bound
-            {"abandoned": self._abandoned, "last": last, "size": size},
-        ):
+        for rows in self.pages(size):
             batch: list[UnsentSpan] = []
             tokens = 0
-            for (row,) in rows:
-                if not isinstance(row, int) or row <= last:
-                    raise StoreError(f"the store {self._path} cannot be read: its index is damaged; restore a backup")
-                last = row
+            for row in rows:
                 try:
                     span = self._read(row)
                 except decode.Damage as error:
                     self.damaged += 1
                     self.damage = self.damage or f"row {row}, {error}"
+                    self.found_damaged(row)
                     continue
                 batch.append(span)
                 tokens += 0 if span.series is None else len(span.series)
@@ -147,6 +147,29 @@ class Outbox:
                     batch, tokens = [], 0
             if batch:
                 yield batch
+
+    def pages(self, size: int) -> Iterator[list[int]]:
+        """The rows of all of them, oldest first, at most ``size`` at a time."""
+        last = -(2**63)
+        while rows := self._run(
+            f"SELECT id FROM reports WHERE id > :last AND {_UNSENT} ORDER BY id LIMIT :size",  # noqa: S608 - text of ours; values are bound
+            {"abandoned": self._abandoned, "last": last, "size": size},
+        ):
+            self.require_rising([last, *(row for (row,) in rows)])
+            last = rows[-1][0]
+            yield [row for (row,) in rows]
+
+    def require_rising(self, rows: Sequence[object]) -> None:
+        """Make sure that these rows come one after the other.
+
+        Raises:
+            StoreError: they do not.
+        """
+        if not all(isinstance(row, int) for row in rows) or any(a >= b for a, b in pairwise(rows)):  # type: ignore[operator]
+            raise StoreError(f"the store {self._path} cannot be read: {_DAMAGED_INDEX}")
+
+    def found_damaged(self, row: int) -> None:
+        """A row cannot be sent, now or later."""
 
     def sent(self, span_ids: Sequence[str]) -> None:
         """Note that these spans were sent.

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from corevital_otel.store import files, schema
+from corevital_otel.store import files, schema, senders
 from corevital_otel.store.files import StoreError
 from corevital_otel.store.scan import Scan
 from corevital_otel.store.upkeep import is_busy
@@ -179,6 +179,7 @@ def _put_in_place(new: Path, store: Path) -> Path | None:
     for ending in ("-wal", "-shm", "-journal"):
         with contextlib.suppress(FileNotFoundError):
             files.beside(store, ending).rename(f"{aside}{ending}")
+    files.beside(store, senders.ENDING).unlink(missing_ok=True)  # its marks are of the former store's servers
     if store.exists():
         former = aside
         try:

@@ -73,6 +73,14 @@ class SchemaError(RuntimeError):
     """The file's schema is not the one this version writes. Its text names the fix."""
 
 
+class OlderSchemaError(SchemaError):
+    """It is an older one, which a migration turns into ours."""
+
+    def __init__(self, version: int) -> None:
+        self.cause = f"its schema {version} is older than ours ({VERSION})"
+        super().__init__(f"{self.cause}: run `corevital db migrate`")
+
+
 def check(connection: sqlite3.Connection) -> bool:
     """Whether the file has our tables; False: it is new and empty. Changes nothing in it, and never migrates.
 
@@ -87,7 +95,7 @@ def check(connection: sqlite3.Connection) -> bool:
     if version > VERSION:
         raise SchemaError(f"its schema {version} is newer than ours ({VERSION}): upgrade corevital or use another file")
     if version > 0:
-        raise SchemaError(f"its schema {version} is older than ours ({VERSION}): run `corevital db migrate`")
+        raise OlderSchemaError(version)
     if version < 0 or tables:
         raise SchemaError("it holds tables of another program: use another file")
     return False

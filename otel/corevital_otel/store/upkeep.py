@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from corevital_otel.losses import Loss, LossCounter
 from corevital_otel.risk.baseline import WINDOW
 from corevital_otel.store import files
 from corevital_otel.store.rows import moment
@@ -41,6 +42,9 @@ _TOO_OLD: Final = (
     "DELETE FROM reports WHERE id IN "
     "(SELECT id FROM reports WHERE created_at_utc < ? ORDER BY created_at_utc, id LIMIT ?)"
 )
+_UNSENT: Final = "SELECT count(*)"
+_IF: Final = "WHERE export = 'queued' AND"
+"""What turns one of these into the number of spans that go with it."""
 _FORGET: Final = (
     "DELETE FROM baseline WHERE id IN (SELECT id FROM baseline WHERE model = ?1 AND bucket = ?2 AND id < "
     "(SELECT id FROM baseline WHERE model = ?1 AND bucket = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3) LIMIT ?4)"
@@ -59,6 +63,7 @@ class Upkeep:
         max_bytes: size of its contents at most; None: no bound.
         oldest: returns the time before which rows are too old, seconds since the epoch; None: no bound.
         slack: free pages may stay in the file, for rows to come.
+        counters: counts spans that are deleted while they wait to be sent; None: none wait.
     """
 
     def __init__(
@@ -68,11 +73,13 @@ class Upkeep:
         oldest: Callable[[sqlite3.Connection], float] | None,
         *,
         slack: bool = True,
+        counters: LossCounter | None = None,
     ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._oldest = oldest
         self._slack = slack
+        self._counters = counters
         self._rows, self._pages = _Pace(_MOST_ROWS), _Pace(_MOST_PAGES, 64)
         self._row_bytes = 0.0
         self._cutoff: str | None = None
@@ -163,7 +170,17 @@ class Upkeep:
 
     def _delete(self, connection: sqlite3.Connection, query: str, pace: _Pace, most: int, *values: str) -> int:
         start = time.monotonic()
-        gone = _run(connection, query, (*values, min(pace.amount, most)))
+        bounds = (*values, min(pace.amount, most))
+        if self._counters is None:
+            gone = _run(connection, query, bounds)
+        else:
+            with connection:
+                connection.execute("BEGIN IMMEDIATE")
+                unsent = connection.execute(query.replace("DELETE", _UNSENT, 1).replace("WHERE", _IF, 1), bounds)
+                waiting = int(unsent.fetchone()[0])
+                gone = connection.execute(query, bounds).rowcount
+            loss = Loss.SPAN_TOO_OLD if query == _TOO_OLD else Loss.SPAN_BACKLOG_FULL
+            self._counters.count_loss(loss, waiting)
         pace.took(time.monotonic() - start)
         self.deleted += gone
         return gone

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from corevital_otel.store.rows import Row
@@ -17,9 +17,13 @@ class Waiting:
     """Rows in the order they came, bounded by number and memory, and fates of spans by their ids.
 
     A fate whose row waits goes into the row. One whose row has been dropped goes with it.
+
+    Args:
+        on_drop: called with each row that is dropped for want of room.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_drop: Callable[[Row], object] = lambda row: None) -> None:
+        self._on_drop = on_drop
         self._rows: deque[Row] = deque()
         self._by_span: dict[str, Row] = {}
         self._bytes = 0
@@ -95,10 +99,14 @@ class Waiting:
         self._taken = []
         self._fates = OrderedDict({**fates, **self._fates})
 
-    def clear(self) -> int:
-        """Forget everything. Returns the number of rows."""
-        lost = len(self._rows) + len(self._taken)
-        self.__init__()  # type: ignore[misc]
+    def rows(self) -> list[Row]:
+        """All that are not written yet."""
+        return [*self._taken, *self._rows]
+
+    def clear(self) -> list[Row]:
+        """Forget everything. Returns the rows."""
+        lost = self.rows()
+        self.__init__(self._on_drop)  # type: ignore[misc]
         return lost
 
     def _append(self, row: Row) -> None:
@@ -117,6 +125,7 @@ class Waiting:
         if row.export == "queued":
             self._dropped[row.span_id] = None
             _bound(self._dropped)
+        self._on_drop(row)
 
 
 def _bound(found: OrderedDict[str, str] | OrderedDict[str, None]) -> int:

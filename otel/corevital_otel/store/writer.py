@@ -29,7 +29,9 @@ from corevital_otel.store import schema, statements
 from corevital_otel.store.clock import DAY_S, AgeClock
 from corevital_otel.store.content import Content
 from corevital_otel.store.files import StoreFile
+from corevital_otel.store.ledger import Ledger
 from corevital_otel.store.rows import Row, to_json
+from corevital_otel.store.senders import Senders, join
 from corevital_otel.store.upkeep import STEP_S, Upkeep
 from corevital_otel.store.waiting import Waiting
 
@@ -58,6 +60,7 @@ _WAL_PAGES: Final = 4000
 _CACHE_KIB: Final = 16 * 1024
 
 _FIXES: Final = {
+    "is older than ours": "run `corevital db migrate`",
     "disk is full": "free the disk or lower COREVITAL_DB_MAX_MB",
     "locked": "stop the program that holds it, or set COREVITAL_DB to another file",
     "not a database": "move it away, or set COREVITAL_DB to another file",
@@ -82,6 +85,11 @@ class StoreWriter:
         retention_days, max_mb: bounds the store prunes itself to, oldest first.
         counters: counts lost reports and fates.
         resource: attributes of the resource that the reports' spans are of, for spans that are sent later.
+        keeps_spans: spans that the exporter gives up wait in the store, to be sent from there.
+
+    Attributes:
+        ledger: what of them is under way; None: they do not wait.
+        senders: this server among those that share the store; None: not open yet, or its file system has no locks.
     """
 
     def __init__(
@@ -91,13 +99,17 @@ class StoreWriter:
         max_mb: float,
         counters: Counters,
         resource: Mapping[str, Any] | None = None,
+        *,
+        keeps_spans: bool = False,
     ) -> None:
         self._path = None if path is None else path.absolute()  # a server may change its folder
         self._resource = None if resource is None else to_json(dict(sorted(resource.items())))
         self._retention_s = retention_days * DAY_S
         self._max_bytes = int(max_mb * 1024 * 1024)
         self._counters = counters
-        self._waiting = Waiting()
+        self.ledger = Ledger() if keeps_spans and path is not None else None
+        self.senders: Senders | None = None
+        self._waiting = Waiting(self._row_lost)
         self.taken_in = 0
         """Rows that came in so far; the last :attr:`waiting` of them may still be lost with the process."""
         self._learned: dict[tuple[str, str], deque[tuple[float, ...]]] = {}
@@ -106,13 +118,15 @@ class StoreWriter:
         self._closing = False
         self._upkeep_until = math.inf
         self._failing = False
+        self._unfinished = Loss.REPORT_STORE_UNWRITABLE  # how a report is lost that waits at the end
         self._refused = False
         self._connection: sqlite3.Connection | None = None
         self._moved_at = -math.inf
         self._busy = False
         if self._path is not None:
             self._clock = AgeClock(self._path, self._retention_s)
-            self._upkeep = Upkeep(self._path, self._max_bytes, self._clock.oldest)
+            counted = None if self.ledger is None else counters
+            self._upkeep = Upkeep(self._path, self._max_bytes, self._clock.oldest, counters=counted)
             self._thread = threading.Thread(target=self._run, name="corevital-store", daemon=True)
             self._thread.start()
 
@@ -140,6 +154,8 @@ class StoreWriter:
             if self._refused:
                 self._counters.count_loss(Loss.REPORT_STORE_REFUSED)
                 return
+            if self.ledger is not None and row.export is not None:
+                self.ledger.begin(row.span_id)
             gone = self._waiting.put(row, _KEPT, _KEPT_BYTES)
             self.taken_in += 1
             if len(self._waiting) in (1, _BATCH):
@@ -156,15 +172,28 @@ class StoreWriter:
                 self._learned.pop(next(iter(self._learned)))
             self._learned.setdefault(key, deque(maxlen=WINDOW)).append(tuple(signals))
 
-    def settle(self, span_ids: Iterable[str], delivered: bool) -> None:
-        """Note that spans of earlier reports were delivered, or given up; returns at once."""
+    def settle(self, span_ids: Iterable[str], delivered: bool, *, unfit: bool = False) -> int:
+        """Note that spans of earlier reports were delivered, or given up; returns at once.
+
+        Args:
+            span_ids: their ids, in hex.
+            delivered: whether they were.
+            unfit: they never can be.
+
+        Returns:
+            How many of those that were not wait in the store, to be sent from there.
+        """
         if self._path is None or self._refused:
-            return
+            return 0
+        kept: list[str] = []
+        if self.ledger is not None and not delivered and not unfit:
+            kept, span_ids = self.ledger.failed(span_ids)
         with self._changed:
             lost = self._waiting.settle(span_ids, "sent" if delivered else "undelivered")
             if 0 < self._waiting.fates <= _FATES:
                 self._changed.notify()
         self._counters.count_loss(Loss.FATE_STORE_FULL, lost)
+        return len(kept)
 
     def close(self, timeout_s: float) -> None:
         """Write what is waiting, for at most this long."""
@@ -176,9 +205,17 @@ class StoreWriter:
             self._changed.notify()
         self._thread.join(timeout_s)
         if left := self.waiting:
-            self._counters.count_loss(Loss.REPORT_STORE_UNWRITABLE, left)
+            self._counters.count_loss(self._unfinished, left)
             _logger.warning("%d reports could not be written to %s before the end", left, self._path)
+            with self._changed:
+                for row in self._waiting.rows():
+                    self._row_lost(row)
         self._counters.count_loss(Loss.FATE_STORE_UNWRITABLE, self._waiting.fates)
+
+    def _row_lost(self, row: Row) -> None:
+        """A row will not be written. Count its span if that was to wait in it."""
+        if self.ledger is not None and row.export == "queued" and self.ledger.row_lost(row.span_id):
+            self._counters.count_loss(Loss.SPAN_NOT_STORED)
 
     def _unfit(self, count: int, request_id: object, trace_id: str, cause: Exception) -> None:
         """Count reports that the store cannot hold; log the first."""
@@ -195,6 +232,8 @@ class StoreWriter:
                 pass
         finally:
             self._disconnect()
+            if self.senders is not None:
+                self.senders.close()
 
     def _turn(self) -> bool:
         """Write one batch, and take one step of upkeep. False: the thread's work is over."""
@@ -226,12 +265,18 @@ class StoreWriter:
                 self._insert(connection)
             if fates:
                 statements.settle(connection, fates)
+                if self.ledger is not None:
+                    self.ledger.noted(fates)
             self._keep_learned(connection)
             self._busy = upkeep and self._upkeep.step(connection)
         except _MovedError:
             with self._changed:
                 self._waiting.give_back(fates)
             return True
+        except schema.OlderSchemaError as error:  # somebody will migrate it, perhaps while this server runs
+            self._unfinished = Loss.REPORT_STORE_REFUSED
+            self._fail(error.cause)
+            return False
         except schema.SchemaError as error:
             self._refuse(error)
             return False
@@ -243,7 +288,7 @@ class StoreWriter:
             self._disconnect()
             return False
         if self._failing:
-            self._failing = False
+            self._failing, self._unfinished = False, Loss.REPORT_STORE_UNWRITABLE
             _logger.warning("the store %s can be written again", self._path)
         return True
 
@@ -252,7 +297,10 @@ class StoreWriter:
         rows: list[Row] = []
         values: list[tuple[Any, ...]] = []
         faulty: list[tuple[Row, Exception]] = []
+        settled: list[str] = []
         for row in self._waiting.taken:
+            if row.export not in (None, "queued"):
+                settled.append(row.span_id)
             try:
                 values.append(row.encode(resource))
                 rows.append(row)
@@ -264,6 +312,10 @@ class StoreWriter:
             raise _MovedError
         with self._changed:
             self._waiting.written()
+        if self.ledger is not None:
+            self.ledger.noted(settled)
+            for row, _ in faulty:
+                self._row_lost(row)
         if faulty:
             row, cause = faulty[0]
             self._unfit(len(faulty), row.request_id, row.trace_id, cause)
@@ -291,10 +343,12 @@ class StoreWriter:
         with self._changed:
             self._refused = True
             lost = self._waiting.clear()
-        self._counters.count_loss(Loss.REPORT_STORE_REFUSED, lost)
+            for row in lost:
+                self._row_lost(row)
+        self._counters.count_loss(Loss.REPORT_STORE_REFUSED, len(lost))
         _logger.warning("the store %s is not used until a restart, requests are unaffected: %s", self._path, error)
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception | str) -> None:
         if not self._failing:
             self._failing = True
             fix = next((fix for cause, fix in _FIXES.items() if cause in str(error)), _FIX)
@@ -328,6 +382,8 @@ class StoreWriter:
                 connection.execute("PRAGMA synchronous = NORMAL")
                 if not ours:
                     schema.create(connection)
+                if self.ledger is not None and self._resource is not None:  # before the first row
+                    self.senders = join(self._path, statements.resource_id(connection, self._resource), self.senders)
                 self._clock.begin(connection)
                 self._file.opened()
             except BaseException:
