@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 import time
@@ -112,6 +113,17 @@ def test_show_draws_the_series_within_80_columns(cli: Cli, filled: Path) -> None
     assert "surprisal (bits)" in charts
     assert "margin p1 - p2" in charts
     assert max(map(len, charts.splitlines())) <= 80
+
+
+def test_a_sequence_that_corevital_ended_is_shown_as_that(cli: Cli, filled: Path) -> None:
+    with sqlite3.connect(filled) as connection:
+        connection.execute(
+            "UPDATE reports SET summary = json_set(summary, '$.\"corevital.stop_reason\"', 'corevital:loop') "
+            "WHERE request_id = 'chatcmpl-loop'"
+        )
+    connection.close()
+    assert "finish: stop (corevital:loop)" in cli("show", "chatcmpl-loop").stdout
+    assert "stop (corevital:loop)" in cli("spans").stdout
 
 
 def test_show_prints_all_sequences_and_why_a_series_is_missing(cli: Cli, filled: Path) -> None:

@@ -29,6 +29,12 @@ def test_it_says_what_is_measured_how_and_where_it_goes(tmp_path: Path) -> None:
     assert startup.line(Settings(db=None, risk_basis="prior"), "tiny", ENGINE, "numba", None).endswith(no)
 
 
+def test_it_names_what_ends_sequences_and_what_stores_text(tmp_path: Path) -> None:
+    both = Settings(db=tmp_path / "c.db", stop_on="nan,loop", db_content=True)
+    says = "no alarm, ends early on nan, loop, text of flagged and risky outputs in the store"
+    assert startup.line(both, "tiny", ENGINE, "numba", None).endswith(says)
+
+
 @pytest.mark.parametrize(
     ("good", "rate", "says"),
     [(40, 0.05, "alarm on entropy_max at a rate of 0.05"), (5, 0.05, "no alarm"), (40, 0.0, "no alarm")],

@@ -103,6 +103,10 @@ def streamed(engine: Engine, *events: bytes) -> Any:
     return endpoint
 
 
+def test_an_answer_without_flags_has_no_header_of_them(report: Make) -> None:
+    assert b"x-corevital-flags" not in headers(ask(whole(Engine(report()))))
+
+
 def test_a_whole_answer_gets_the_key_last_and_the_header(report: Make) -> None:
     loop = report(
         sequence=1, risk=Risk(score=None, level="high"), health=Health(repetition_loop_detected=True, loop_onset=9)
@@ -115,6 +119,7 @@ def test_a_whole_answer_gets_the_key_last_and_the_header(report: Make) -> None:
          "loop_onset": 9},
     ]  # fmt: skip
     assert headers(sent)[b"x-corevital-risk-level"] == b"high"
+    assert headers(sent)[b"x-corevital-flags"] == b"repetition_loop_detected"
     assert headers(sent)[b"content-length"] == str(len(body(sent))).encode()
 
 

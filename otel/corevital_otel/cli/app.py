@@ -425,10 +425,10 @@ def db_export(
     """
     table = form is not None or out is not None or since is not None or series
     if table == (otlp or dry_run):
-        raise CommandError("corevital db export needs a destination: use --format and --out, or use --otlp alone", 2)
+        raise CommandError("db export needs a destination: use --format and --out, or use --otlp alone", 2)
     if table:
         if form is None or out is None:
-            raise CommandError("corevital db export needs a table's --format and its --out: give both", 2)
+            raise CommandError("db export needs a table's --format and its --out: give both", 2)
         from corevital_otel.cli.export import run
 
         run(db, form.value, out, since, series=series)

@@ -12,7 +12,17 @@ from rich.table import Table
 from rich.text import Text
 
 from corevital_otel import conventions as names
-from corevital_otel.cli.common import argument, cell, console, number_of, print_text, risk_text, store, warn_of_damage
+from corevital_otel.cli.common import (
+    argument,
+    cell,
+    console,
+    finish_text,
+    number_of,
+    print_text,
+    risk_text,
+    store,
+    warn_of_damage,
+)
 from corevital_otel.cli.engines import of_attribute
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.report import Series
@@ -91,7 +101,7 @@ def _facts(report: StoredReport) -> list[tuple[str, Text | str]]:
     seen = ("corevital.engine", "corevital.engine.version", "corevital.runner")
     engine = " ".join(_text(found, name) for name in seen if name in found)
     logits = f"{_text(found, 'corevital.logits.stage')} logits"
-    finish = f"{_text(found, 'gen_ai.operation.name')}, finish: {cell(report.finish_reason)}"
+    finish = f"{_text(found, 'gen_ai.operation.name')}, finish: {finish_text(report)}"
     return [
         ("model", f"{cell(report.model)}  ({finish})"),
         ("ended", cell(report.created_at_utc)),

@@ -16,6 +16,7 @@ from corevital_otel.cli.common import (
     cell,
     console,
     duration,
+    finish_text,
     flags_text,
     print_text,
     risk_text,
@@ -109,7 +110,7 @@ def table(reports: list[StoredReport], ids: dict[str, str] | None = None, *, wit
             cell(shown) + number,
             *model,
             cell(report.output_tokens),
-            cell(report.finish_reason),
+            finish_text(report),
             risk_text(report.risk_score, report.risk_level),
             flags_text(report.flags),
         )

@@ -50,7 +50,8 @@ def flag_text(flag: str, summary: Mapping[str, Any]) -> str:
 
     if flag == "repetition_loop_detected":
         onset, period = found(names.LOOP_ONSET), found(names.LOOP_PERIOD)
-        return f"repetition loop: from token {onset} on, the same {period} tokens repeat"
+        repeat = "the same token repeats" if period == "1" else f"the same {period} tokens repeat"
+        return f"repetition loop: from token {onset} on, {repeat}"
     if flag == "template_detected":
         onset, period = found(names.TEMPLATE_ONSET), found(names.TEMPLATE_PERIOD)
         return f"template: from token {onset} on, a structure of {period} tokens repeats"

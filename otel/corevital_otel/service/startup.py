@@ -154,6 +154,8 @@ def line(settings: Settings, model: str, engine: Facts, kernel: str, where: Dest
         f"store {settings.db.absolute() if settings.db else 'none'}",
         f"spans to {f'{where.endpoint} by {where.protocol}' if where else 'no endpoint'}",
         _basis(settings),
+        *([f"ends early on {', '.join(settings.stops)}"] if settings.stops else []),
+        *(["text of flagged and risky outputs in the store"] if settings.stores_content else []),
     )
     return f"corevital {__version__} measures {model}: {', '.join(parts)}"
 

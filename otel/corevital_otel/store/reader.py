@@ -300,6 +300,8 @@ class StoreReader:
                 connection.execute("BEGIN")
             yield connection, limit
         except (sqlite3.Error, ValueError, OverflowError) as error:
-            raise StoreError(f"the store {self._path} cannot be read: {files.why(error)}") from None
+            raise StoreError(
+                f"the store {self._path} cannot be read: {files.why(error)}; restore a backup, or name another file"
+            ) from None
         finally:
             connection.close()

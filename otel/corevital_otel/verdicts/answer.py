@@ -1,9 +1,10 @@
 """An answer with the verdict on it. All else stays byte for byte what the engine sent.
 
-A whole answer, a JSON object, gets the key ``corevital`` and a header. A stream gets one more event: of chat and
-completions, ``data: {…, "choices": [], "corevital": […]}`` before the event with the usage, or before ``[DONE]`` where
-there is none; of responses, an event ``keepalive`` at the end: OpenAI's Node client fails at types that it does not
-know, and takes this one as it comes. A client that reads usage reads its event last, and takes it from no other.
+A whole answer, a JSON object, gets the key ``corevital``, a header with its level, and one with its flags where there
+are any. A stream gets one more event: of chat and completions, ``data: {…, "choices": [], "corevital": […]}`` before
+the event with the usage, or before ``[DONE]`` where there is none; of responses, an event ``keepalive`` at the end:
+OpenAI's Node client fails at types that it does not know, and takes this one as it comes. A client that reads usage
+reads its event last, and takes it from no other.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from corevital.log import warn_once
 from corevital_otel.counters import Counters
 from corevital_otel.losses import Loss
 from corevital_otel.verdicts.collector import Collector
-from corevital_otel.verdicts.wording import as_json, worst
+from corevital_otel.verdicts.wording import as_json, raised, worst
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -25,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 LONGEST_WAIT_S: Final = 2.0
 """How long an answer waits for its verdict."""
 HEADER: Final = b"x-corevital-risk-level"
+FLAGS_HEADER: Final = b"x-corevital-flags"
 KEY: Final = "corevital"
 EVENT: Final = "keepalive"
 
@@ -124,6 +126,8 @@ class Answer:
             longer = b"".join((inner, b',"', KEY.encode(), b'":', as_json(found), body[len(inner) :]))
             kept = [(name, value) for name, value in start["headers"] if name.lower() != _LENGTH]
             kept += [(_LENGTH, str(len(longer)).encode()), (HEADER, worst(found).encode())]
+            if flags := raised(found):
+                kept.append((FLAGS_HEADER, ",".join(flags).encode()))
         except Exception:
             swallow(_PLACE)
             return start, body

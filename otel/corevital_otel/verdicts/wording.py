@@ -32,6 +32,11 @@ def worst(verdicts: Sequence[dict[str, Any]] | None) -> str:
     return max(levels, key=_ORDER.index) if levels else UNKNOWN
 
 
+def raised(verdicts: Sequence[dict[str, Any]] | None) -> list[str]:
+    """The flags of all of these, each once."""
+    return list(dict.fromkeys(flag for one in verdicts or () for flag in one["flags"]))
+
+
 def as_json(value: Any) -> bytes:
     """A value as compact JSON, ASCII."""
     return json.dumps(value, separators=(",", ":")).encode()

@@ -244,7 +244,8 @@ def _summarise(screen: Console, judged: list[Judged], database: Path) -> None:
             "0.5 is chance).\n"
             "Its basis here is `prior`: a shipped default that is not calibrated on this model."
         )
-    loud = max(judged, key=lambda item: len(item.report.flags) + (item.report.risk_score or 0), default=None)
+    marked = [item for item in judged if item.report.flags or item.report.risk_level == "high"]  # their text is stored
+    loud = max(marked or judged, key=lambda item: item.report.risk_score or 0, default=None)
     for line in _next_steps(judged, None if loud is None else loud.report.request_id, database):
         screen.print(line, soft_wrap=True, markup=False, highlight=False)
     screen.print(_ELSEWHERE, soft_wrap=True)
