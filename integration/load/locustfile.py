@@ -71,7 +71,8 @@ class Reader(HttpUser):
         """
         question = f"What is {self.rng.randint(1, 99)} + {self.rng.randint(1, 99)}?"
         body: dict[str, Any] = {
-            "model": MODEL, "max_tokens": self.rng.choice((8, 32, 64)), "temperature": self.rng.choice((0.0, 0.8)),
+            "model": MODEL, "max_tokens": self.rng.choice((8, 32, 64)),
+            "temperature": self.rng.choice((0.0, 0.8)) if sequences == 1 else 0.8,
             "seed": self.rng.randint(1, 10_000), "n": sequences, "stream": stream, "ignore_eos": True,
         }  # fmt: skip
         path = "/v1/chat/completions" if kind == "chat" else "/v1/completions"
