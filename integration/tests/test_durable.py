@@ -31,15 +31,13 @@ def fates(store: Path) -> dict[str, str]:
         return dict(connection.execute("SELECT span_id, export FROM reports"))
 
 
-@pytest.mark.parametrize("process", ["thread", "process"])
-def test_the_next_start_sends_the_spans_of_a_killed_server(tmp_path: Path, process: str) -> None:
+def test_the_next_start_sends_the_spans_of_a_killed_server(tmp_path: Path) -> None:
     store = tmp_path / "corevital.db"
     with collector(tmp_path) as rotel:
         env = {
             "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc,
             "COREVITAL_DB": str(store),
             "COREVITAL_DB_RESEND": "1",
-            "COREVITAL_PROCESS": process,
             "COREVITAL_HTTP": "none",
         }
         rotel.stop()
@@ -51,7 +49,7 @@ def test_the_next_start_sends_the_spans_of_a_killed_server(tmp_path: Path, proce
                 os.kill(pid, signal.SIGKILL)
         assert set(fates(store).values()) == {"queued"}
         rotel.start()
-        with vllm(tmp_path, env=env) as server:
+        with vllm(tmp_path, env={**env, "COREVITAL_PROCESS": "process"}) as server:
             within(60, lambda: set(fates(store).values()) == {"sent"})
             ask(server, 5)
             within(60, lambda: len(rotel.sink.spans) >= 25)

@@ -21,6 +21,7 @@ from corevital_otel.store.writer import StoreWriter
 Make = Callable[..., RequestReport]
 
 IDS = ("chatcmpl-a80331ac0ed668af", "chatcmpl-a80331ac1ed668af", "cmpl-b80331ac0ed668afb80331ac0ed668af")
+MANY = "SELECT request_id, created_at_utc, model, finish_reason, prompt_tokens, trace_id, span_id FROM reports"
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def filled(tmp_path: Path, report: Make) -> Path:
     return path
 
 
-def at_terminal(folder: Path, *arguments: str) -> list[str]:
+def at_terminal(folder: Path, *arguments: str, status: int = 0) -> list[str]:
     """Lines of the output as a terminal of 80 columns gets them."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80", "LINES": "50"}
@@ -50,7 +51,7 @@ def at_terminal(folder: Path, *arguments: str) -> list[str]:
         except OSError:  # Linux: the last writer has closed
             break
     os.close(ours)
-    assert process.wait(30) == 0, output
+    assert process.wait(30) == status, output
     return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()  # NO_COLOR leaves bold and dim
 
 
@@ -72,3 +73,25 @@ def test_the_charts_mark_the_loop_and_the_unsure_steps(filled: Path, tmp_path: P
     assert "▲" in charts[: charts.index("surprisal")]
     assert "▲" not in charts[charts.index("surprisal") :]
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "names"),
+    [
+        (["slo", "--since", "1h"], 1, ["objective", "budget used", "verdict"]),
+        (["compare", "runs/corevital.db", "runs/corevital.db"], 0, ["flag", "interval", "change"]),
+        (["query", MANY], 0, ["request_id", "created_at_utc", "finish_reason"]),
+    ],
+)
+def test_a_table_that_is_too_wide_is_printed_row_by_row_and_cuts_nothing(
+    filled: Path, arguments: list[str], status: int, names: list[str]
+) -> None:
+    lines = at_terminal(filled.parents[1], *arguments, status=status)
+    assert "…" not in "".join(lines)
+    for name in names:
+        assert [line for line in lines if line.startswith(f"{name}  ")], name
+
+
+def test_a_table_that_fits_is_one(filled: Path) -> None:
+    lines = at_terminal(filled.parents[1], "query", "SELECT model, count(*) AS requests FROM reports GROUP BY model")
+    assert [line.split() for line in lines if line.strip()] == [["model", "requests"], ["tiny", "3"]]

@@ -8,8 +8,9 @@ from typing import Final
 import typer
 from rich.table import Table
 
-from corevital_otel.cli.common import argument, cell, console, print_text
+from corevital_otel.cli.common import argument, cell, print_text
 from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.layout import print_table
 from corevital_otel.cli.terminal import print_error
 from corevital_otel.compare.shifts import Rate, Shift
 from corevital_otel.compare.slices import MOST_ROWS, Slice, SliceError
@@ -46,9 +47,9 @@ def _print(found: Comparison, sides: list[Slice]) -> None:
         newest = ", the newest" if count == MOST_ROWS else ""
         print_text(f"{name}: {cell(side.text)}, {count} requests{newest}")
     print_text("prompts are not matched" if found.matched is None else f"{found.matched} prompts of both, matched")
-    console().print(_signals(found.signals))
+    print_table(_signals(found.signals))
     print_text("")
-    console().print(_flags(found.flags))
+    print_table(_flags(found.flags))
     print_text("")
     if (answers := found.fidelity) is not None:
         against = "themselves" if answers.repeated else "rounding in float32"

@@ -14,8 +14,9 @@ import pydantic_core
 from rich.table import Table
 
 from corevital.text import printable_json
-from corevital_otel.cli.common import argument, cell, console, print_text, store_path
+from corevital_otel.cli.common import argument, cell, print_text, store_path
 from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.layout import print_table
 from corevital_otel.cli.terminal import print_error
 from corevital_otel.store import cells
 from corevital_otel.store.files import StoreError
@@ -100,7 +101,7 @@ def _print_table(names: list[str], rows: _Rows) -> None:
         table.add_column(cell(name), overflow="fold")
     for row in rows:
         table.add_row(*map(_shown, row))
-    console().print(table)
+    print_table(table)
 
 
 def _shown(value: object) -> str:

@@ -9,8 +9,9 @@ from typing import Final
 import typer
 from rich.table import Table
 
-from corevital_otel.cli.common import argument, cell, console, duration, print_text, store_path, warn_of_damage
+from corevital_otel.cli.common import argument, cell, duration, print_text, store_path, warn_of_damage
 from corevital_otel.cli.errors import CommandError
+from corevital_otel.cli.layout import print_table
 from corevital_otel.slo.budget import Budget, budgets, verdict
 from corevital_otel.slo.objectives import DEFAULT, ObjectiveError, read
 from corevital_otel.store.reader import EmptyStoreError, StoreError, StoreReader
@@ -42,7 +43,7 @@ def run(file: Path | None, *, since: str, model: str | None, as_json: bool, db: 
         facts = {"verdict": overall, "since": since, "model": model, "requests": len(reports)}
         print_text(json.dumps(facts | {"objectives": [budget.as_json() for budget in found]}, indent=2))
     else:
-        console().print(_table(found))
+        print_table(_table(found))
         print_text(f"{overall}: {len(reports)} requests in {since}" + (f" to {cell(model)}" if model else ""))
     if len(reports) == _MOST_ROWS and not as_json:
         print_text(f"only the newest {_MOST_ROWS} requests were read: use a shorter --since")
