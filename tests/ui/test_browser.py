@@ -6,6 +6,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import pytest
 from tests.harness import served
 from tests.harness.chromium import CHROMIUM, browser, serving
 
+from corevital.frames.lifecycle import CoreFacts
 from corevital_otel.report import RequestReport, Risk
 from corevital_otel.store.content import Content
 from corevital_otel.store.listing import Filter, Listing
@@ -116,6 +118,10 @@ def test_the_keyboard_is_enough(tab: Open) -> None:
     page.keyboard.press("/")
     page.keyboard.type("chatcmpl-1")
     page.wait_for_url("**/trends?id=chatcmpl-1")
+    page.reload()
+    page.keyboard.press("/")
+    page.keyboard.type("chatcmpl-2")
+    page.wait_for_url("**/trends?id=chatcmpl-2")
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     assert page.locator("#keys").evaluate("dialog => dialog.open")
@@ -131,13 +137,78 @@ def test_tokens_and_charts_follow_each_other(tab: Open, store: Path) -> None:
     assert page.locator("svg.plot").count() == 0
     onset = report.summary["corevital.health.loop_onset"]
     assert page.locator("#tokens li.onset").get_attribute("data-at") == str(onset)
+    position = "line => getComputedStyle(line).position"
+    assert page.locator("#token").evaluate(position) == "static", "an empty line would hide tokens"
     page.locator("#tokens").focus()
     for _ in range(3):
         page.keyboard.press("ArrowRight")
     assert page.locator("#token").text_content().startswith("token 2 · surprisal")
+    assert page.locator("#token").evaluate(position) == "sticky"
     page.wait_for_selector(".u-legend .u-value:text-is('2')")
     page.locator("#charts .u-over").first.hover(position={"x": 300, "y": 60})
     page.wait_for_selector("#token:not(:has-text('token 2 '))")
+
+
+@pytest.fixture
+def wide_numbers(tmp_path: Path, report: Callable[..., RequestReport]) -> Iterator[str]:
+    """A page over requests of the last minutes; the newest has three tokens and long numbers, and was ended early."""
+    made = report(tokens=3, end_ns=time.time_ns() + 10**9, model="an-organization/a-model-with-a-name-" + 8 * "as-long")
+    features = dataclasses.replace(
+        made.features, entropy_sum=234567.89, surprisal_mean=12.34, surprisal_max=23.45, surprisal_sum=234567.89
+    )
+    outcome = dataclasses.replace(made.outcome, core=CoreFacts(stop_reason="corevital:loop"))
+    made = dataclasses.replace(made, features=features, outcome=outcome)
+    db = served.fill(tmp_path / "wide.db", [*served.traffic(60), made])
+    with serving(Application(db, None)) as address:
+        yield address
+
+
+def test_no_page_scrolls_sideways(tab: Open, wide_numbers: str) -> None:
+    page = tab("/requests")
+    too_wide = []
+    since = datetime.now(UTC) - timedelta(minutes=3)
+    models = f"a=model%3D{served.MODELS[0]}&b=model%3D{served.MODELS[1]}"
+    for place in (
+        "/requests", "/request?id=chatcmpl-1", "/trends", f"/trends?since={since:%Y-%m-%dT%H:%M:%S}", "/now",
+        "/compare", f"/compare?{models}",
+    ):  # fmt: skip
+        page.goto(f"{wide_numbers}{place}")
+        for width in (390, 700, 1280, 1440):
+            page.set_viewport_size({"width": width, "height": 800})
+            widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            if widths[0] > widths[1]:
+                too_wide.append((place, width, widths[0]))
+    assert too_wide == []
+
+
+def test_the_hint_in_a_slice_s_field_is_not_cut(tab: Open) -> None:
+    page = tab("/compare")
+    shown = """fields => fields.map(field => {
+        const style = getComputedStyle(field), pen = document.createElement("canvas").getContext("2d");
+        pen.font = style.font;
+        const place = field.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+        return place - pen.measureText(field.placeholder).width;
+    })"""
+    for width in (390, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert min(page.locator("form.filters input").evaluate_all(shown)) > 0
+
+
+def test_the_axis_of_a_short_output_counts_whole_tokens(tab: Open, wide_numbers: str) -> None:
+    page = tab("/requests")
+    page.add_init_script("""
+        window.drawn = [];
+        const own = CanvasRenderingContext2D.prototype.fillText;
+        CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+            drawn.push([text, this.textAlign]);
+            return own.call(this, text, ...place);
+        };
+    """)
+    page.goto(f"{wide_numbers}/request?id=chatcmpl-1")
+    page.wait_for_selector("#charts[data-drawn]")
+    page.wait_for_function("drawn.length > 0")
+    below = {text for text, align in page.evaluate("drawn") if align == "center" and re.match(r"\d", text)}
+    assert below == {"0", "1", "2"}
 
 
 def test_dark_and_light_are_the_system_s_or_chosen(tab: Open) -> None:

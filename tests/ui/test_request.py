@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tests.harness import served
 
-from corevital.frames.lifecycle import Segment
+from corevital.frames.lifecycle import CoreFacts, Segment
 from corevital_otel.report import Assessed, Features, Health, Part, RequestReport, Risk, Segments, Series
 from corevital_otel.store import decode
 from corevital_otel.store.content import Content
@@ -42,6 +42,20 @@ def test_it_explains_score_factors_and_flags(one: One, browse: Browse) -> None:
         "vllm 0.32.0 v1",
     ):  # fmt: skip
         assert part in shown, part
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [("corevital:loop", "stop (corevital:loop)"), ("</s>", "stop"), ("2", "stop"), (None, "stop")],
+)
+def test_what_corevital_ended_early_shows_its_stop_reason(
+    one: One, browse: Browse, report: Callable[..., RequestReport], reason: str | None, finish: str
+) -> None:
+    outcome = dataclasses.replace(report().outcome, core=CoreFacts(stop_reason=reason))
+    client = browse(one(outcome=outcome))
+    assert f"finish: {finish} tokens" in text_of(client.get("/request?id=chatcmpl-1").text)
+    listed = text_of(client.get("/requests").text)
+    assert ("stop corevital:loop" in listed) == ("corevital" in finish)
 
 
 def test_it_names_the_parts_of_the_output_and_which_the_risk_is_of(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tests.harness import served
 from tests.harness.processes import free_port
 
 from corevital_otel.cli.live import LiveServer
+from corevital_otel.report import Admission, RequestReport
 from corevital_otel.store.listing import Filter
 from corevital_otel.ui import application, trends
 
@@ -119,7 +122,52 @@ def test_a_slice_that_became_less_sure_is_worse(tmp_path: Path, browse: Browse) 
 def test_a_slice_without_a_meaning_is_one_line(store: Path, browse: Browse, a: str, line: str) -> None:
     answer = browse(store).get("/compare", params={"a": a, "b": "model=qwen3-8b"})
     assert answer.status_code == 400
-    assert line in answer.text
+    (error,) = re.findall(r'role="alert">([^<]*)<', answer.text)
+    assert line in error
+    assert "STORE" not in error, "a field takes a part of this store only"
+    assert f'name="a" list="slices" value="{a}"' in answer.text
+    assert 'name="b" list="slices" value="model=qwen3-8b"' in answer.text
+
+
+@pytest.mark.parametrize(
+    ("hours", "changes", "offered"),
+    [
+        ((1,), {}, ["the last 24 hours"]),
+        ((30,), {}, ["the day before"]),
+        ((1, 30), {}, ["the last 24 hours", "the day before"]),
+        ((1, 30), {"admission": Admission(drawn=False)}, []),
+        ((50,), {}, []),
+    ],
+)
+def test_only_days_with_requests_are_offered(
+    tmp_path: Path,
+    browse: Browse,
+    report: Callable[..., RequestReport],
+    hours: tuple[int, ...],
+    changes: dict[str, Any],
+    offered: list[str],
+) -> None:
+    ends = [time.time_ns() - hour * 3600 * 10**9 for hour in hours]
+    client = browse(served.fill(tmp_path / "days.db", [report(end_ns=end, **changes) for end in ends]))
+    page = html.unescape(client.get("/compare").text)
+    assert [day for day in ("the last 24 hours", "the day before") if f">{day}<" in page] == offered
+    links = re.findall(r'<a href="([^"]*)">Compare the last 24 hours', page)
+    assert len(links) == (len(offered) == 2)
+    for link in links:
+        assert client.get(link).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("seconds", "columns", "shown"),
+    [
+        (10, 20, ["19:45:10", "19:46:00", "19:46:50", "19:47:40"]),
+        (60, 20, ["19:45", "19:48", "19:51", "19:54", "19:57", "20:00"]),
+        (7200, 40, ["12-01 19:45", "12-02 15:45", "12-03 11:45", "12-04 07:45"]),
+    ],
+)
+def test_no_time_of_the_axis_is_there_twice(seconds: int, columns: int, shown: list[str]) -> None:
+    start = datetime(2026, 12, 1, 19, 45, 10 if seconds == 10 else 0, tzinfo=UTC)
+    assert [text for _, text in trends._ticks(start, timedelta(seconds=seconds), columns)] == shown
 
 
 def test_a_filter_of_nothing_allows_everything() -> None:

@@ -18,6 +18,7 @@ MOST_ROWS: Final = 20_000
 _PREFIX: Final = "corevital."
 _SHORT: Final = {"model": names.REQUEST_MODEL}
 _FORMS: Final = "write STORE, STORE@2026-01-31..2026-02-01T12:00 or STORE@engine.version=1.2"
+_FORMS_WITHIN: Final = "write 2026-01-31..2026-02-01T12:00 or engine.version=1.2"
 _SHOWN: Final = 100
 
 
@@ -61,7 +62,7 @@ class Slice:
         if not ends or whole.exists():
             return cls(text, whole)
         end = next((end for end in ends if Path(text[:end]).expanduser().exists()), ends[0])
-        return cls._of(text, Path(text[:end]).expanduser(), text[end + 1 :])
+        return cls._of(text, Path(text[:end]).expanduser(), text[end + 1 :], _FORMS)
 
     @classmethod
     def within(cls, path: Path, text: str) -> Slice:
@@ -70,19 +71,19 @@ class Slice:
         Raises:
             SliceError: it has another form.
         """
-        return cls._of(text, path, text) if text else cls("everything", path)
+        return cls._of(text, path, text, _FORMS_WITHIN) if text else cls("everything", path)
 
     @classmethod
-    def _of(cls, text: str, path: Path, rest: str) -> Slice:
+    def _of(cls, text: str, path: Path, rest: str, forms: str) -> Slice:
         name, equals, value = rest.partition("=")
         if equals:
             if not re.fullmatch(r"[\w.-]+", name):
-                raise _wrong(text, "its attribute has no name")
+                raise _wrong(text, "its attribute has no name", forms)
             return cls(text, path, attribute=(name, _SHORT.get(name, _PREFIX + name), value))
         first, dots, last = rest.partition("..")
         if not dots or not (first or last):
-            raise _wrong(text, "neither a time span nor an attribute")
-        return cls(text, path, (_moment(first, text), _moment(last, text)))
+            raise _wrong(text, "neither a time span nor an attribute", forms)
+        return cls(text, path, (_moment(first, text, forms), _moment(last, text, forms)))
 
     def read(self) -> tuple[list[StoredReport], str]:
         """Its requests, newest first, :data:`MOST_ROWS` at most, and what was wrong with rows left out; "" if none.
@@ -121,7 +122,7 @@ def _unread(error: StoreError) -> SliceError:
     return SliceError(str(error).replace(", or name it with --db", "").replace(" with --db", ""))
 
 
-def _moment(text: str, whole: str) -> datetime | None:
+def _moment(text: str, whole: str, forms: str) -> datetime | None:
     """A moment in ISO 8601, UTC where it names no offset; None where there is no text."""
     if not text:
         return None
@@ -129,8 +130,8 @@ def _moment(text: str, whole: str) -> datetime | None:
         found = datetime.fromisoformat(text)
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise _wrong(whole, f"{printable(text, 40)!r} is not a time in ISO 8601") from None
+        raise _wrong(whole, f"{printable(text, 40)!r} is not a time in ISO 8601", forms) from None
 
 
-def _wrong(text: str, why: str) -> SliceError:
-    return SliceError(f"{printable(text, _SHOWN)!r} is not a slice ({why}): {_FORMS}", usage=True)
+def _wrong(text: str, why: str, forms: str) -> SliceError:
+    return SliceError(f"{printable(text, _SHOWN)!r} is not a slice ({why}): {forms}", usage=True)

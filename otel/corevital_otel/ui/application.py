@@ -178,7 +178,7 @@ class Application:
         values = await to_thread.run_sync(
             partial(comparison.view, self._db, a, b), limiter=self._comparing, abandon_on_cancel=True
         )
-        return self._pages.show(request, "compare.html", values)
+        return self._pages.show(request, "compare.html", values, 400 if values["error"] else 200)
 
     async def _found(self, request: Request) -> tuple[StoredReport | None, list[StoredReport]]:
         request_id, span_id = (request.query_params.get(name, "") for name in ("id", "span"))

@@ -11,17 +11,18 @@ from corevital_otel import conventions as names
 from corevital_otel.compare.shifts import Shift
 from corevital_otel.compare.slices import MOST_ROWS, Slice, SliceError
 from corevital_otel.compare.verdict import Comparison, compare
-from corevital_otel.store.listing import Listing
+from corevital_otel.store.listing import Filter, Listing
 from corevital_otel.store.reader import StoreReader
-from corevital_otel.ui.asked import AskedError
 
 _REACH: Final = 2.0
 """Standard deviations to each end of the picture of an interval."""
+_LOOKED_AT: Final = (200, MOST_ROWS)
+"""Newest requests among which one to compare is looked for: few first, then as many as a slice has."""
 _NEEDS_SCIPY: Final = "comparing needs scipy: pip install 'corevital[ui]'"
 
 
 def view(db: Path, a: str, b: str) -> dict[str, Any]:
-    """The values of the template.
+    """The values of the template. ``error`` is "", or one line: a slice has no meaning, or no requests.
 
     Args:
         db: the store; no other one can be named.
@@ -29,9 +30,10 @@ def view(db: Path, a: str, b: str) -> dict[str, Any]:
 
     Raises:
         StoreError: the store cannot be read.
-        AskedError: a slice has no meaning, or no requests.
     """
-    values: dict[str, Any] = {"a": a, "b": b, "found": None, "examples": _examples(db), "damage": ""}
+    days, others = _days(db), _named(db)
+    values: dict[str, Any] = {"a": a, "b": b, "found": None, "error": "", "damage": ""}
+    values |= {"examples": [*days, *others], "days": [text for text, _ in days]}
     if not (a or b):
         return values
     try:
@@ -40,9 +42,9 @@ def view(db: Path, a: str, b: str) -> dict[str, Any]:
         (first, damage), (second, more) = (side.read() for side in sides)
         found = compare(first, second, exact=exact)
     except SliceError as error:
-        raise AskedError(str(error)) from None
+        return values | {"error": str(error)}
     except ModuleNotFoundError:
-        raise AskedError(_NEEDS_SCIPY) from None
+        return values | {"error": _NEEDS_SCIPY}
     return values | {
         "found": found,
         "needed": found.requests_needed,
@@ -73,18 +75,37 @@ def _answers(found: Comparison) -> str:
     )
 
 
-def _examples(db: Path) -> list[tuple[str, str]]:
-    """What a slice can be: each model, each engine version, and days."""
+def _named(db: Path) -> list[tuple[str, str]]:
+    """Slices by attribute: each model and each engine version."""
     models: Sequence[str] = Listing(db).choices().models
     versions = sorted(StoreReader(db).resource_values(f"{names.RESOURCE_ENGINE}version"))
-    now = datetime.now(UTC).replace(second=0, microsecond=0, tzinfo=None)
-    day = timedelta(days=1)
-    times = [
-        (f"{(now - day).isoformat(timespec='minutes')}..", "the last 24 hours"),
-        (
-            f"{(now - 2 * day).isoformat(timespec='minutes')}..{(now - day).isoformat(timespec='minutes')}",
-            "the day before",
-        ),
-    ]
     named = [(f"model={model}", "model") for model in models]
-    return [*times, *named, *((f"engine.version={version}", "engine version") for version in versions)]
+    return [*named, *((f"engine.version={version}", "engine version") for version in versions)]
+
+
+def _days(db: Path) -> list[tuple[str, str]]:
+    """Of the last 24 hours and the day before, those that have requests to compare."""
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    first, second = now - timedelta(days=2), now - timedelta(days=1)
+    spans = ((second, None, "the last 24 hours"), (first, second, "the day before"))
+    return [
+        ("..".join(_minute(moment) for moment in (since, until)), title)
+        for since, until, title in spans
+        if _has_requests(db, since, until)
+    ]
+
+
+def _minute(moment: datetime | None) -> str:
+    return "" if moment is None else moment.replace(tzinfo=None).isoformat(timespec="minutes")
+
+
+def _has_requests(db: Path, since: datetime, until: datetime | None) -> bool:
+    """Whether a time has a request that :meth:`Slice.read` does not leave out."""
+    store, which = Listing(db), Filter(since=since, until=until)
+    for most in _LOOKED_AT:
+        rows = store.values(which, (names.ROLE, names.SAMPLED), most)
+        if any(role is None and sampled != 0 for *_, role, sampled in rows):
+            return True
+        if len(rows) < most:
+            return False
+    return False

@@ -14,7 +14,7 @@ from corevital_otel.risk.meaning import flag_text, meaning
 from corevital_otel.risk.summary import parameters, parts
 from corevital_otel.store.reader import StoredReport, StoreReader, ids_of
 from corevital_otel.ui import pictures, tokens
-from corevital_otel.ui.listing import level
+from corevital_otel.ui.listing import level, stopped
 
 _FACTS: Final = (
     ("entropy", ("entropy_mean", "entropy_max", "entropy_sum"), "bits"),
@@ -127,10 +127,11 @@ def _facts(report: StoredReport) -> list[tuple[str, str]]:
     found = report.summary
     first = found.get(names.RESPONSE_TIME_TO_FIRST_CHUNK)
     engine = " ".join(str(found[name]) for name in (names.ENGINE, names.ENGINE_VERSION, names.RUNNER) if name in found)
+    early = f" ({reason})" if (reason := stopped(report)) else ""
     facts = [
         ("model", report.model),
         ("ended", _ended(report)),
-        ("operation", f"{found.get(names.OPERATION_NAME, 'unknown')}, finish: {report.finish_reason}"),
+        ("operation", f"{found.get(names.OPERATION_NAME, 'unknown')}, finish: {report.finish_reason}{early}"),
         ("tokens", f"{report.prompt_tokens:,} in, {report.output_tokens:,} out"),
         ("first token", f"{first * 1000:,.0f} ms" if isinstance(first, int | float) else ""),
         ("parameters", parameters(found)),

@@ -126,16 +126,17 @@ def _words(step: timedelta) -> str:
 
 
 def _ticks(start: datetime, step: timedelta, count: int) -> list[tuple[int, str]]:
-    """About eight columns with their times."""
-    every = max(1, math.ceil(count / 8))
-    form = (
-        "%m-%d"
-        if step >= timedelta(days=1)
-        else "%H:%M"
-        if step * count <= timedelta(days=1, hours=2)
-        else "%m-%d %H:%M"
-    )
-    return [(number, (start + step * number).strftime(form)) for number in range(0, count, every)]
+    """About eight columns with their times; four of longer times, and none at the end, where they have no place."""
+    if step >= timedelta(days=1):
+        form, most = "%m-%d", 8
+    elif step < timedelta(minutes=1):
+        form, most = "%H:%M:%S", 4
+    elif step * count <= timedelta(days=1, hours=2):
+        form, most = "%H:%M", 8
+    else:
+        form, most = "%m-%d %H:%M", 4
+    numbers = range(0, math.floor(count * 7 / 8) + 1, max(1, math.ceil(count / most)))
+    return [(number, (start + step * number).strftime(form)) for number in numbers if number < count]
 
 
 def _column(asked: Asked, rows: list[Sequence[Any]], start: datetime, step: timedelta, most: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@
     return found;
   };
   const value = (digits) => (_, number) => number == null ? "–" : number.toFixed(digits);
+  const whole = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6]; // steps between labels
   let plots = [];
   let quiet = false;
 
@@ -48,7 +49,7 @@
       cursor: { sync: { key: "tokens" }, y: false, points: { size: 7 } },
       legend: { live: true },
       scales: { x: { time: false }, y: { range } },
-      axes: [{ ...axis, size: 28 }, { ...axis, size: 44, label, labelSize: 18, labelFont: "11px system-ui, sans-serif" }],
+      axes: [{ ...axis, size: 28, incrs: whole }, { ...axis, size: 44, label, labelSize: 18, labelFont: "11px system-ui, sans-serif" }],
       series: [{ label: "token" }, ...names.map((name) => ({
         label: name, stroke: colour(name), width: 1.5, spanGaps: false, value: value(2),
         points: { show: positions.length < 80, size: 5 },

@@ -22,9 +22,15 @@
     next?.scrollIntoView({ block: "nearest" });
   }
 
+  function search() {
+    const field = document.querySelector("input[type=search]");
+    field?.focus();
+    field?.select();
+  }
+
   const places = { n: "/now", r: "/requests", t: "/trends", c: "/compare" };
   const actions = {
-    "/": () => document.querySelector("input[type=search]")?.focus(),
+    "/": search,
     "?": () => keys.showModal(),
     "j": () => step(1),
     "k": () => step(-1),
