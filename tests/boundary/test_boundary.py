@@ -6,6 +6,7 @@ from pathlib import Path
 
 import corevital
 import corevital_otel
+from corevital_otel.asset_files import PACKAGED
 
 CODE = """
 import importlib, pkgutil, sys
@@ -17,6 +18,7 @@ class Blocked:
 
 sys.meta_path.insert(0, Blocked())
 import corevital_otel
+from corevital_otel.asset_files import PACKAGED
 names = [module.name for module in pkgutil.walk_packages(corevital_otel.__path__, "corevital_otel.")]
 names = [name for name in names if not name.endswith("__main__")]
 for name in names:
@@ -48,6 +50,8 @@ MAY_NAME_AN_ENGINE = {
     OTEL / "cli" / "app.py": "the help of demo",
 }
 """Folders and files, and why."""
+ASSETS = OTEL / PACKAGED
+"""In a wheel: files for others, and no module of the package."""
 
 
 def named(folder: Path) -> list[str]:
@@ -55,7 +59,7 @@ def named(folder: Path) -> list[str]:
     return [
         f"{file.relative_to(folder.parent)}:{number}: {line.strip()}"
         for file in sorted(folder.rglob("*.py"))
-        if not any(file.is_relative_to(place) for place in MAY_NAME_AN_ENGINE)
+        if not any(file.is_relative_to(place) for place in (*MAY_NAME_AN_ENGINE, ASSETS))
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if any(engine in line.lower() for engine in ("vllm", "sglang", "tgi.", "dynamo"))
     ]
