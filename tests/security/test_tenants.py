@@ -10,13 +10,11 @@ import asyncio
 import json
 import logging
 import sqlite3
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -26,6 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from tests.harness.processes import within
 from tests.harness.seen import Seen
+from tests.harness.tokenizer_stand_in import StandIn, install
 
 from corevital import log
 from corevital.frames.layout import ROW, SAMPLED, Source
@@ -54,25 +53,6 @@ HOSTILE = (
 )
 WRITTEN = "mallory</textarea><script>mallory(2)</script>"
 """What stands for a token of mallory's output."""
-
-
-class StandIn:
-    """A stand-in for a tokenizer, each of whose tokens is :data:`WRITTEN`."""
-
-    def decode(self, ids: Sequence[int], **_: object) -> str:
-        return WRITTEN * len(ids)
-
-    def decode_batch(self, batch: Sequence[Sequence[int]], **_: object) -> list[str]:
-        return [self.decode(ids) for ids in batch]
-
-
-class StandInStream:
-    """A stand-in for ``DecodeStream``."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def step(self, tokenizer: StandIn, token: int) -> str | None:
-        return tokenizer.decode([token])
 
 
 @dataclass
@@ -139,12 +119,7 @@ def shared(
 ) -> Iterator[Shared]:
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    (tmp_path / "tokenizer.json").touch()
-    module: Any = ModuleType("tokenizers")
-    module.Tokenizer = SimpleNamespace(from_file=lambda path: StandIn())
-    module.decoders = SimpleNamespace(DecodeStream=StandInStream)
-    monkeypatch.setitem(sys.modules, "tokenizers", module)
-    monkeypatch.setitem(sys.modules, "tokenizers.decoders", module.decoders)
+    install(monkeypatch, tmp_path, StandIn(lambda token: WRITTEN))
     db, lines = tmp_path / "corevital.db", []
 
     class Lines(logging.Handler):

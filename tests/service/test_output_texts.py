@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.harness.tokenizer_stand_in import StandIn, install
 
 from corevital.frames.layout import ROW, SAMPLED, Source
 from corevital.frames.lifecycle import Admitted, Finished
@@ -29,34 +29,10 @@ Make = Callable[..., RequestReport]
 HIGH = Risk(score=0.9, level="high")
 
 
-class StandIn:
-    """A stand-in for a tokenizer, whose tokens are ``<number>``: the unit tests have no ``tokenizers``."""
-
-    def decode(self, ids: Sequence[int], **_: object) -> str:
-        return "".join(f"<{one}>" for one in ids)
-
-    def decode_batch(self, batch: Sequence[Sequence[int]], **_: object) -> list[str]:
-        return [self.decode(ids) for ids in batch]
-
-
-class StandInStream:
-    """A stand-in for ``DecodeStream``."""
-
-    def __init__(self, **_: object) -> None: ...
-
-    def step(self, tokenizer: StandIn, token: int) -> str | None:
-        return None if token == 3 else tokenizer.decode([token])
-
-
 @pytest.fixture
 def tokenizers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The folder of a tokenizer that the stand-in reads."""
-    (tmp_path / "tokenizer.json").touch()
-    module: Any = ModuleType("tokenizers")
-    module.Tokenizer = SimpleNamespace(from_file=lambda path: StandIn())
-    module.decoders = SimpleNamespace(DecodeStream=StandInStream)
-    monkeypatch.setitem(sys.modules, "tokenizers", module)
-    monkeypatch.setitem(sys.modules, "tokenizers.decoders", module.decoders)
+    install(monkeypatch, tmp_path, StandIn(lambda token: f"<{token}>", unfinished=[3]))
     return str(tmp_path)
 
 

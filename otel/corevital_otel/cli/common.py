@@ -11,11 +11,10 @@ from typing import Final
 from rich.text import Text
 
 from corevital.text import printable
-from corevital_otel import conventions as names
 from corevital_otel import durations
 from corevital_otel.cli.errors import CommandError
 from corevital_otel.cli.terminal import console, print_error, print_text
-from corevital_otel.risk.meaning import short_flag
+from corevital_otel.risk.meaning import short_flag, stopped
 from corevital_otel.risk.summary import is_number
 from corevital_otel.settings import load
 from corevital_otel.store.reader import StoredReport, StoreReader
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 _STYLES: Final = {"high": "bold red", "medium": "yellow", "low": "green", "unknown": "dim"}
-_OURS: Final = "corevital:"
 _CELL: Final = 1000
 """Characters of a table's cell."""
 
@@ -49,9 +47,8 @@ def cell(value: object) -> str:
 
 def finish_text(report: StoredReport) -> str:
     """How it ended; with ``corevital:loop`` and the like where corevital ended it."""
-    reason = report.summary.get(names.STOP_REASON)
-    ours = isinstance(reason, str) and reason.startswith(_OURS)
-    return f"{cell(report.finish_reason)} ({cell(reason)})" if ours else cell(report.finish_reason)
+    reason = stopped(report.summary)
+    return f"{cell(report.finish_reason)} ({reason})" if reason else cell(report.finish_reason)
 
 
 def argument(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from corevital.supported import stopped_by
 from corevital.text import printable
 from corevital_otel import conventions as names
 
@@ -40,6 +41,12 @@ def explanation(score: float | None, basis: str, factors: Sequence[str]) -> str:
     reasons = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else "".join(factors)
     because = f"Raised by: {reasons}." if reasons else "No signal stands out."
     return f"{meaning(score, basis)} {because}"
+
+
+def stopped(summary: Mapping[str, Any]) -> str:
+    """The stop reason, such as ``corevital:loop``, of a sequence that corevital ended early; "" for any other."""
+    reason = summary.get(names.STOP_REASON)
+    return str(reason) if stopped_by(reason) else ""
 
 
 def flag_text(flag: str, summary: Mapping[str, Any]) -> str:

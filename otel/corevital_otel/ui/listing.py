@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from corevital.supported import stopped_by
 from corevital_otel import conventions as names
+from corevital_otel.risk.meaning import stopped
 from corevital_otel.store.listing import MOST_COUNTED, Choices, Listing
 from corevital_otel.store.reader import StoredReport
 from corevital_otel.ui.asked import FLAGS, LEVELS, PERIODS, Asked
@@ -71,19 +71,13 @@ def _row(report: StoredReport) -> dict[str, Any]:
         "prompt_tokens": report.prompt_tokens,
         "tokens": report.output_tokens,
         "finish": report.finish_reason,
-        "stopped": stopped(report),
+        "stopped": stopped(report.summary),
         "entropy": entropy if isinstance(entropy, int | float) else None,
         "score": report.risk_score,
         "level": level(report.risk_level),
         "basis": report.risk_basis,
         "flags": [(flag, flag in names.HARMLESS) for flag in report.flags],
     }
-
-
-def stopped(report: StoredReport) -> str:
-    """The stop reason, such as ``corevital:loop``, of a sequence that corevital ended early; "" for any other."""
-    reason = report.summary.get(names.STOP_REASON)
-    return str(reason) if stopped_by(reason) else ""
 
 
 def level(text: str) -> str:

@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 from corevital_otel import conventions as names
 from corevital_otel.report import Series
-from corevital_otel.risk.meaning import flag_text, meaning
+from corevital_otel.risk.meaning import flag_text, meaning, stopped
 from corevital_otel.risk.summary import parameters, parts
 from corevital_otel.store.reader import StoredReport, StoreReader, ids_of
 from corevital_otel.ui import pictures, tokens
-from corevital_otel.ui.listing import level, stopped
+from corevital_otel.ui.listing import level
 
 _FACTS: Final = (
     ("entropy", ("entropy_mean", "entropy_max", "entropy_sum"), "bits"),
@@ -127,7 +127,7 @@ def _facts(report: StoredReport) -> list[tuple[str, str]]:
     found = report.summary
     first = found.get(names.RESPONSE_TIME_TO_FIRST_CHUNK)
     engine = " ".join(str(found[name]) for name in (names.ENGINE, names.ENGINE_VERSION, names.RUNNER) if name in found)
-    early = f" ({reason})" if (reason := stopped(report)) else ""
+    early = f" ({reason})" if (reason := stopped(found)) else ""
     facts = [
         ("model", report.model),
         ("ended", _ended(report)),
